@@ -1,0 +1,205 @@
+# Helpers of the rules; no rule here, no function elsewhere.
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+from moediff import config as settings
+from moediff.errors import ConfigError
+
+SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
+try:
+    config.update(settings.complete(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))))
+except ConfigError as error:
+    sys.exit(f"config error: {error}")
+
+DOMAINS = list(config["corpus"]["domains"])
+TRAINED = [name for name, model in config["models"].items() if "train" in model]
+LOADED = [name for name, model in config["models"].items() if "load" in model]
+FITS = settings.fits(config)
+MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
+# What a job of models or dictionaries takes of the resource gpu; a cluster profile sets its own.
+GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
+VERSIONS = settings.STAGE_VERSIONS
+
+
+def result(path):
+    """A path under the results folder: the one place where that folder is named."""
+    return f"{config['results']}/{path}"
+
+
+def log_of(name):
+    return result(f"logs/{name}.log")
+
+
+def benchmark_of(name):
+    return result(f"benchmarks/{name}.tsv")
+
+
+def one_of(names):
+    """A wildcard constraint that matches these names only; none at all when there are none."""
+    return "|".join(names) or "(?!)"
+
+
+# --- corpus ---
+
+
+def domain_settings(wildcards):
+    return config["corpus"]["domains"][wildcards.domain]
+
+
+def domain_bytes(wildcards):
+    return settings.text_bytes(config, wildcards.domain)
+
+
+def corpus_files():
+    return [result(f"corpus/{domain}.parquet") for domain in DOMAINS]
+
+
+def tokenizer_sources(wildcards):
+    """A trained tokenizer reads the corpus, a pretrained one nothing."""
+    return corpus_files() if "train" in config["corpus"]["tokenizer"] else []
+
+
+def token_shard(split, shard):
+    return result(f"corpus/{split}/{int(shard):05d}.h5")
+
+
+def token_shards(split):
+    return [token_shard(split, shard) for shard in range(settings.shard_count(config, split))]
+
+
+# --- models ---
+
+
+def trial_files(wildcards):
+    """The trials of a sweep over peak learning rates; none when one rate is given."""
+    rates = settings.peak_rates(config)
+    if len(rates) == 1:
+        return []
+    return [result(f"models/{wildcards.model}/sweep/lr-{rate}.json") for rate in rates]
+
+
+def best_rate_file(wildcards):
+    several = len(settings.peak_rates(config)) > 1
+    return [result(f"models/{wildcards.model}/sweep/best.json")] if several else []
+
+
+def model_settings(wildcards):
+    return config["models"][wildcards.model]
+
+
+def architecture(wildcards):
+    return config["models"][wildcards.model]["train"]
+
+
+def training_settings(wildcards):
+    """What decides a training run; the seeds are chosen by the wildcards."""
+    left_out = ("seeds", "sweep_tokens")
+    return {key: value for key, value in config["training"].items() if key not in left_out}
+
+
+def manifest(model, seed):
+    return result(f"models/{model}/seed-{seed}/model.json")
+
+
+def model_files(wildcards):
+    """What a later stage needs of a model: its manifest, and its weights when trained here."""
+    folder = f"models/{wildcards.model}/seed-{wildcards.seed}"
+    names = ["model.json"]
+    if wildcards.model in TRAINED:
+        names += ["model.safetensors", "config.json"]
+    return [result(f"{folder}/{name}") for name in names]
+
+
+def manifests():
+    return [manifest(m, seed) for m in config["models"] for seed in settings.seeds(config, m)]
+
+
+def histories():
+    return [
+        result(f"models/{m}/seed-{seed}/history.parquet")
+        for m in TRAINED
+        for seed in settings.seeds(config, m)
+    ]
+
+
+# --- activations ---
+
+
+def hook_settings(wildcards):
+    """What decides which activations a row is; layers as the config gives them."""
+    activations = config["activations"]
+    return {key: activations[key] for key in ("hook", "layer", "drop", "dtype")}
+
+
+def activation_shards(source, split):
+    return [
+        result(f"activations/{source.model}/seed-{source.seed}/{split}/{shard:05d}.zarr.zip")
+        for shard in range(settings.shard_count(config, split))
+    ]
+
+
+def member_of(wildcards):
+    return MEMBERS[wildcards.comparison, wildcards.member]
+
+
+def member_shards(split):
+    """Input function: the shards of every source of a member, source by source."""
+
+    def shards(wildcards):
+        member = member_of(wildcards)
+        return [path for source in member.sources for path in activation_shards(source, split)]
+
+    return shards
+
+
+def source_names(wildcards):
+    return [source.name for source in member_of(wildcards).sources]
+
+
+# --- dictionaries and metrics ---
+
+
+def recipe_settings(wildcards):
+    return {k: v for k, v in config["recipes"][wildcards.recipe].items() if k != "seeds"}
+
+
+def fit_folder(fit):
+    return f"dictionaries/{fit.member.comparison}/{fit.member.name}/{fit.recipe}/seed-{fit.seed}"
+
+
+def fit_files(name, sources=None):
+    """A file of every dictionary, or of those with `sources` sources."""
+    return [
+        result(f"{fit_folder(fit)}/{name}")
+        for fit in FITS
+        if sources is None or len(fit.member.sources) == sources
+    ]
+
+
+def has_pairs():
+    return any(len(fit.member.sources) == 2 for fit in FITS)
+
+
+# --- report ---
+
+PLOTS = ["training", "fve"] if TRAINED else ["fve"]
+PLOTS += ["relative-norm", "density"] if has_pairs() else []
+FORMATS = ("html", "svg", "png")
+
+
+def plot_files(name):
+    return [result(f"plots/{name}.{kind}") for kind in FORMATS]
+
+
+wildcard_constraints:
+    domain=one_of(DOMAINS),
+    model=one_of(config["models"]),
+    recipe=one_of(config["recipes"]),
+    comparison=one_of(config["comparisons"]),
+    member=r"[A-Za-z0-9._-]+",
+    split=one_of(settings.SPLITS),
+    seed=r"\d+",
+    shard=r"\d{5}",
+    rate=r"[0-9.e+-]+",

@@ -1,0 +1,71 @@
+# Text -> documents -> tokenizer -> token shards.
+
+
+rule documents:
+    output:
+        result("corpus/{domain}.parquet"),
+    log:
+        log_of("documents/{domain}"),
+    benchmark:
+        benchmark_of("documents/{domain}")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        settings=domain_settings,
+        splits=config["corpus"]["splits"],
+        most_bytes=domain_bytes,
+        version=VERSIONS["documents"],
+    script:
+        "../scripts/documents.py"
+
+
+rule tokenizer:
+    input:
+        tokenizer_sources,
+    output:
+        tokenizer=result("corpus/tokenizer.json"),
+        vocabulary=result("corpus/vocabulary.json"),
+    log:
+        log_of("tokenizer"),
+    benchmark:
+        benchmark_of("tokenizer")
+    conda:
+        "../envs/moediff.yaml"
+    threads: 2
+    params:
+        settings=config["corpus"]["tokenizer"],
+        version=VERSIONS["tokenizer"],
+    script:
+        "../scripts/tokenizer.py"
+
+
+# One rule a split: more text to fit dictionaries on must not retrain a language model.
+for split in settings.SPLITS:
+
+    rule:
+        name:
+            f"token_shards_{split}"
+        input:
+            corpus=corpus_files(),
+            tokenizer=result("corpus/tokenizer.json"),
+            vocabulary=result("corpus/vocabulary.json"),
+        output:
+            token_shards(split),
+        log:
+            log_of(f"token_shards/{split}"),
+        benchmark:
+            benchmark_of(f"token_shards/{split}")
+        conda:
+            "../envs/moediff.yaml"
+        threads: 2
+        params:
+            split=split,
+            domains=DOMAINS,
+            weights=[domain["weight"] for domain in config["corpus"]["domains"].values()],
+            sequences=settings.sequences(config, split),
+            length=config["corpus"]["sequence"]["length"],
+            shard_tokens=config["corpus"]["shard_tokens"],
+            seed=config["corpus"]["seed"],
+            version=VERSIONS["token_shards"],
+        script:
+            "../scripts/token_shards.py"

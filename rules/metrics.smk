@@ -1,0 +1,49 @@
+# Dictionary x validation activations -> its numbers, one row a feature, and fve.json.
+
+
+rule metrics:
+    input:
+        dictionary=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
+        ),
+        components=result("baselines/{comparison}/{member}/components.safetensors"),
+        validation=member_shards("validation"),
+    output:
+        metrics=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/metrics.json"),
+        features=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/features.parquet"),
+    log:
+        log_of("metrics/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("metrics/{comparison}-{member}-{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: 2
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        features=config["features"],
+        version=VERSIONS["metrics"],
+    script:
+        "../scripts/metrics.py"
+
+
+rule fve:
+    input:
+        fit_files("metrics.json"),
+    output:
+        report(
+            result("fve.json"),
+            category="Numbers",
+            labels={"file": "fraction of variance explained"},
+        ),
+    log:
+        log_of("fve"),
+    benchmark:
+        benchmark_of("fve")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["metrics"],
+    script:
+        "../scripts/fve.py"

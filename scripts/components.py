@@ -1,0 +1,17 @@
+"""Principal components of the fit rows: the baseline of every dictionary on the same sources."""
+
+from _job import job
+
+with job(snakemake, torch_threads=True):
+    from moediff import artifact
+    from moediff.activations import AlignedRows
+    from moediff.evaluation import principal_components
+
+    names = snakemake.params.sources
+    rows = AlignedRows.of(snakemake.input, len(names))
+    found = principal_components(rows)
+    artifact.write_tensors(
+        snakemake.output[0],
+        {"vectors": found.vectors, "variances": found.variances},
+        artifact.made_by("baselines", sources=names, models=rows.models),
+    )

@@ -1,0 +1,29 @@
+"""Fit one dictionary."""
+
+from _job import job
+
+with job(snakemake, torch_threads=True) as log:
+    from moediff import artifact, fitting, models
+    from moediff.activations import AlignedRows
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    rows = AlignedRows.of(snakemake.input, len(params.sources))
+    device = models.pick_device(snakemake.config["device"])
+    seed = int(wildcards.seed)
+    facts = {
+        "sources": list(params.sources),
+        "models": rows.models,
+        "rows": rows.digest,
+        "recipe": dict(params.recipe),
+        "seed": seed,
+    }
+    state = artifact.state_folder(
+        snakemake.config["results"], "dictionary", facts, params.version, device.type
+    )
+    name = f"{wildcards.comparison}/{wildcards.recipe}"
+    dictionary, history = fitting.fit(rows, params.recipe, seed, state, device, name)
+    made_by = artifact.made_by("dictionaries", **facts)
+    dictionary.save(snakemake.output.dictionary, made_by)
+    artifact.write_parquet(snakemake.output.history, history, made_by)
+    last = history.row(-1, named=True)
+    log.info("%s: fve %.4f in training, %.1f %% dead", name, last["fve"], 100 * last["dead_share"])

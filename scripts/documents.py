@@ -1,0 +1,15 @@
+"""Read the documents of one domain and assign each to a split."""
+
+from _job import job
+
+with job(snakemake) as log:
+    from moediff import artifact, sources
+
+    params = snakemake.params
+    name = snakemake.wildcards.domain
+    table = sources.documents(name, params.settings, params.splits, params.most_bytes)
+    settings = {key: value for key, value in params.settings.items() if key != "weight"}
+    provenance = artifact.made_by("documents", domain=settings, splits=params.splits)
+    artifact.write_parquet(snakemake.output[0], table, provenance)
+    megabytes = table["text"].str.len_bytes().sum() / 1e6
+    log.info("domain %s: %d documents, %.1f MB of text", name, len(table), megabytes)

@@ -1,0 +1,55 @@
+"""Measure one dictionary on the validation rows, beside its baselines."""
+
+from _job import job
+
+with job(snakemake, torch_threads=True) as log:
+    from moediff import artifact, evaluation, features, models
+    from moediff.activations import AlignedRows
+    from moediff.dictionary import Dictionary
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    names = list(params.sources)
+    rows = AlignedRows.of(snakemake.input.validation, len(names))
+    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
+    evaluation.check_models(rows, facts, snakemake.input.dictionary)
+    recipe = facts["recipe"]
+    measured = evaluation.measure(
+        dictionary,
+        evaluation.Baseline.load(snakemake.input.components),
+        rows,
+        names,
+        recipe["k"],
+        recipe["batch"],
+        models.pick_device(snakemake.config["device"]),
+    )
+    table = features.feature_table(
+        dictionary,
+        measured,
+        names,
+        rows.domains,
+        params.features["dead_below"],
+        tuple(params.features["bounds"]),
+    )
+    classes = features.class_counts(table)
+    about = {
+        "comparison": wildcards.comparison,
+        "member": wildcards.member,
+        "recipe": wildcards.recipe,
+        "seed": int(wildcards.seed),
+        "k": recipe["k"],
+        "features": len(table),
+    }
+    made_by = artifact.made_by("metrics", features=dict(params.features), models=rows.models)
+    artifact.write_parquet(snakemake.output.features, table, made_by)
+    artifact.write_json(
+        snakemake.output.metrics,
+        made_by
+        | {
+            **about,
+            "sources": names,
+            "classes": classes,
+            "fve": evaluation.fve_rows(measured, names, classes["dead"], about),
+        },
+    )
+    log.info("%s/%s: fve %.4f, classes %s", wildcards.comparison, wildcards.recipe,
+             measured.fve["threshold", evaluation.POOLED], classes)  # fmt: skip

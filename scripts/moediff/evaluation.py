@@ -1,0 +1,200 @@
+"""Streaming sums over rows: variance explained, L0, firing counts, baselines. All in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff import artifact
+from moediff.activations import AlignedRows
+from moediff.dictionary import Dictionary
+from moediff.errors import UserError
+from moediff.progress import Progress
+
+DEFINITION = (
+    "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
+    "pooled is the plain mean over sources"
+)
+MODES = ("threshold", "batchtopk")
+POOLED = "pooled"
+
+
+class VarianceExplained:
+    """FVE = 1 - SSE / SST of rows [row, d], SST about `mean` [d]: a ratio of sums (decision 4).
+
+    Exactly 0 for the prediction of `mean` everywhere and 1 for a perfect one, since both sums are
+    taken in the same order. Equals sklearn's r2_score(multioutput="variance_weighted").
+    """
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean.double()
+        self.error = 0.0
+        self.total = 0.0
+
+    def add(self, rows: Tensor, reconstruction: Tensor) -> None:
+        """Count rows [row, d] and their reconstruction."""
+        rows = rows.double()
+        self.error += float((rows - reconstruction.double()).square().sum())
+        self.total += float((rows - self.mean).square().sum())
+
+    @property
+    def value(self) -> float:
+        return 1.0 - self.error / self.total
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Principal components of the standardised fit rows, joint over the sources."""
+
+    vectors: Tensor  # [D, components], float64, by falling variance
+    variances: Tensor  # [components]
+
+    @classmethod
+    def load(cls, path: Path | str) -> Baseline:
+        """Read what the components rule wrote."""
+        tensors, metadata = artifact.read_tensors(path)
+        artifact.check_format(path, metadata)
+        return cls(tensors["vectors"], tensors["variances"])
+
+    def reconstruct(self, rows: Tensor, k: int) -> Tensor:
+        """Standardised rows [row, D] from their first k components."""
+        basis = self.vectors[:, :k]
+        return (rows @ basis) @ basis.T
+
+
+def principal_components(data: AlignedRows, batch: int = 4096) -> Baseline:
+    """Components of the fit rows, from a covariance streamed in float64.
+
+    Each source is centred and scaled to total variance 1, as for a dictionary.
+    """
+    moments = data.moments()
+    mean = torch.from_numpy(np.concatenate([part for part, _ in moments]))
+    scale = torch.cat(
+        [torch.full((len(part),), variance**0.5).double() for part, variance in moments]
+    )
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    progress = Progress(data.count, "principal components", "rows")
+    for sources in data.in_order(batch):
+        rows = (torch.cat(sources, dim=1).double() - mean) / scale
+        covariance += rows.T @ rows
+        progress.advance(len(rows))
+    progress.close()
+    variances, vectors = torch.linalg.eigh(covariance / data.count)
+    return Baseline(vectors.flip(1), variances.flip(0))
+
+
+def check_models(data: AlignedRows, facts: Mapping[str, Any], path: Path | str) -> None:
+    """Refuse a dictionary that was fitted on other models than those behind the rows."""
+    if data.models != facts["models"]:
+        raise UserError(
+            f"{path}: fitted on other models than the validation rows come from; "
+            f"remove it and run the same snakemake command again"
+        )
+
+
+@dataclass
+class Measured:
+    """What one pass over the validation rows finds; arrays are [feature] or [feature, domain]."""
+
+    fve: dict[tuple[str, str], float]  # (mode or baseline, source or pooled) -> FVE
+    l0: dict[str, float]  # mode -> mean features a row
+    fired: np.ndarray  # rows on which a feature fires, threshold mode
+    activation: np.ndarray  # summed value where it fires
+    fired_in: np.ndarray  # [feature, domain]
+    domain_rows: np.ndarray  # [domain]
+    rows: int
+
+
+def measure(
+    dictionary: Dictionary,
+    baseline: Baseline,
+    data: AlignedRows,
+    names: Sequence[str],
+    k: int,
+    batch: int,
+    device: torch.device,
+) -> Measured:
+    """FVE, L0 and firings of a dictionary on the validation rows, and its baselines' FVE.
+
+    Batches have `batch` rows whatever the chunks and shards, since a BatchTopK code depends on its
+    batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
+    """
+    dictionary = dictionary.double().to(device)
+    shape = dictionary.shape
+    means = dictionary.standardise([torch.from_numpy(m)[None].to(device) for m, _ in data.moments()])
+    sums = {
+        (method, name): VarianceExplained(means[0, shape.columns(s)])
+        for method in (*MODES, "mean", "pca")
+        for s, name in enumerate(names)
+    }
+    active = dict.fromkeys(MODES, 0)
+    fired = torch.zeros(shape.features, dtype=torch.int64)
+    activation = torch.zeros(shape.features, dtype=torch.float64)
+    domains = torch.from_numpy(data.column("domain").astype(np.int64))
+    fired_in = torch.zeros(shape.features * len(data.domains), dtype=torch.int64)
+    baseline = Baseline(baseline.vectors.to(device), baseline.variances)
+    progress, done = Progress(data.count, "evaluation", "rows"), 0
+    for sources in data.in_order(batch):
+        rows = dictionary.standardise([part.to(device) for part in sources])
+        found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, k)}
+        for mode in MODES:
+            entries, values = dictionary.encode(rows, k if mode == "batchtopk" else None)
+            found[mode] = dictionary.decode(values, entries, len(rows), dictionary.panels())
+            active[mode] += len(values)
+            if mode == "threshold":
+                features = entries[1].cpu()
+                fired += torch.bincount(features, minlength=shape.features)
+                activation.index_add_(0, features, values.cpu())
+                cell = features * len(data.domains) + domains[done + entries[0].cpu()]
+                fired_in += torch.bincount(cell, minlength=len(fired_in))
+        for (method, name), total in sums.items():
+            columns = shape.columns(names.index(name))
+            total.add(rows[:, columns], found[method][:, columns])
+        done += len(rows)
+        progress.advance(len(rows))
+    progress.close()
+    fve = {key: total.value for key, total in sums.items()}
+    for method in (*MODES, "mean", "pca"):
+        fve[method, POOLED] = float(np.mean([fve[method, name] for name in names]))
+    return Measured(
+        fve=fve,
+        l0={mode: count / data.count for mode, count in active.items()},
+        fired=fired.numpy(),
+        activation=activation.numpy(),
+        fired_in=fired_in.view(shape.features, -1).numpy(),
+        domain_rows=np.bincount(domains.numpy(), minlength=len(data.domains)),
+        rows=data.count,
+    )
+
+
+def fve_rows(
+    measured: Measured, names: Sequence[str], dead: int, about: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Flat rows for fve.json: one for each mode and source, and one pooled.
+
+    `dead` counts dead features; `about` holds comparison, member, recipe, seed, k and features.
+    An SAE's pooled value is that of its one source.
+    """
+    return [
+        {
+            **about,
+            "source": name,
+            "mode": mode,
+            "fve": measured.fve[mode, name],
+            "baseline_mean": measured.fve["mean", name],
+            "baseline_pca": measured.fve["pca", name],
+            "l0": measured.l0[mode],
+            "dead_share": dead / about["features"],
+            "firings_per_feature": float(measured.fired.mean()),
+            "rows": measured.rows,
+            "definition": DEFINITION,
+        }
+        for mode in MODES
+        for name in (POOLED, *names)
+    ]

@@ -1,0 +1,244 @@
+"""Language models: build, load, count parameters, and run on packed sequences."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3MoeConfig
+from transformers.models.qwen3_moe import Qwen3MoeForCausalLM
+
+from moediff import artifact
+from moediff.errors import DamagedError, UserError
+from moediff.tokens import Vocabulary, segment_positions
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k")
+
+
+def build(
+    settings: Mapping[str, Any], vocabulary: int, context: int, end_of_text: int, seed: int
+) -> PreTrainedModel:
+    """A freshly initialised model; dense and MoE are the same class (decision 1).
+
+    `settings` are the config's `train` keys. Dense is an MoE class whose every layer is named in
+    `mlp_only_layers`, so that only the feed-forward differs.
+    """
+    experts, layers = settings["experts"], settings["layers"]
+    config = Qwen3MoeConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings["d_model"],
+        num_hidden_layers=layers,
+        num_attention_heads=settings["heads"],
+        num_key_value_heads=settings["heads"],
+        head_dim=settings["d_model"] // settings["heads"],
+        intermediate_size=settings["ffn"],
+        moe_intermediate_size=settings["ffn"],
+        num_experts=experts,
+        num_experts_per_tok=settings["top_k"],
+        norm_topk_prob=settings["renormalise"],
+        mlp_only_layers=list(range(layers)) if experts == 1 else [],
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        use_cache=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3MoeForCausalLM(config)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts; `active` are those that one token uses."""
+
+    total: int
+    active: int
+    embedding: int  # token embedding and unembedding, part of both
+    router: int  # part of both
+
+
+def count_parameters(model: PreTrainedModel) -> Parameters:
+    """Counts by structure: of `.experts.` tensors a token uses top_k of every expert's."""
+    total = active = embedding = router = 0
+    expert_count, top_k = _first(model, _EXPERT_COUNTS), _first(model, _TOP_K)
+    unembedding = model.get_output_embeddings()
+    heads = {id(part) for part in model.get_input_embeddings().parameters()}
+    heads |= {id(part) for part in unembedding.parameters()} if unembedding is not None else set()
+    for name, parameter in model.named_parameters():
+        size = parameter.numel()
+        total += size
+        if ".experts." in name and expert_count and top_k:
+            size = size * top_k // expert_count
+        active += size
+        if id(parameter) in heads:
+            embedding += size
+        elif name.endswith(("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")):
+            router += size
+    return Parameters(total, active, embedding, router)
+
+
+def _first(model: PreTrainedModel, names: tuple[str, ...]) -> int | None:
+    config = model.config.get_text_config()
+    return next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write config.json and model.safetensors as `save_pretrained` does, each whole or absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+        model.save_pretrained(scratch, max_shard_size="1TB")
+        for name in (CONFIG, WEIGHTS):
+            artifact.copy_whole(Path(scratch) / name, folder / name)
+
+
+def fetch(name: str, revision: str | None) -> Path:
+    """Folder of a checkpoint: a local one as it is, a Hub id downloaded (safetensors only)."""
+    if Path(name).is_dir():
+        folder = Path(name)
+    else:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(
+                snapshot_download(
+                    name, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"]
+                )
+            )
+        except Exception as error:  # the Hub's client raises a dozen unrelated classes
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"model '{name}': no such folder, and the Hub cannot be read "
+                f"({type(error).__name__}: {reason}); check the name, the revision and the network"
+            ) from error
+    if not (folder / CONFIG).is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model '{name}': needs {CONFIG} and safetensors weights in {folder.name}/"
+        )
+    return folder
+
+
+def digest(folder: Path) -> str:
+    """Digest of a checkpoint's config and weights."""
+    return artifact.digest_files([folder / CONFIG, *sorted(folder.glob("*.safetensors"))])
+
+
+def load(folder: Path, dtype: str = "float32", device: str | torch.device = "cpu") -> PreTrainedModel:
+    """A causal language model of a folder, for inference; no code of the folder is run.
+
+    Raises UserError when transformers has no such class, DamagedError when weights are cut.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+        )
+    except SafetensorError as error:
+        raise DamagedError(folder, f"its weights are not whole ({error})") from error
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{folder}: transformers cannot load it as a causal language model "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def write_manifest(
+    path: Path | str,
+    model: PreTrainedModel,
+    folder: Path,
+    shown: str,
+    dtype: str,
+    made_by: Mapping[str, Any],
+) -> None:
+    """Write what later stages need of a model: where it is, its digest, its sizes."""
+    config = model.config.get_text_config()
+    artifact.write_json(
+        path,
+        {
+            **made_by,
+            "folder": shown,  # "." is the manifest's own
+            "digest": digest(folder),
+            "dtype": dtype,
+            "class": type(model).__name__,
+            "layers": config.num_hidden_layers,
+            "d_model": config.hidden_size,
+            "parameters": asdict(count_parameters(model)),
+        },
+    )
+
+
+def open_manifest(path: Path | str, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model that a manifest describes, and the manifest.
+
+    Raises DamagedError when the weights are no longer those that it describes.
+    """
+    facts = artifact.read_json(path)
+    artifact.check_format(path, facts)
+    folder = Path(path).parent if facts["folder"] == "." else Path(facts["folder"])
+    if digest(folder) != facts["digest"]:
+        changed = folder / WEIGHTS if facts["folder"] == "." else path
+        raise DamagedError(changed, "the weights are not those that model.json describes")
+    return load(folder, facts["dtype"], device), facts
+
+
+def check_vocabulary(
+    folder: Path, model: PreTrainedModel, vocabulary: Vocabulary, name: str
+) -> None:
+    """Refuse a checkpoint whose tokens are not those of the corpus."""
+    entries = model.get_input_embeddings().num_embeddings
+    if vocabulary.size > entries:
+        raise UserError(
+            f"model '{name}': its vocabulary has {entries} entries, the corpus tokenizer "
+            f"{vocabulary.size}; set corpus.tokenizer to {{load: {name}}}"
+        )
+    own = folder / "tokenizer.json"
+    if own.is_file():
+        size = Tokenizer.from_file(str(own)).get_vocab_size(with_added_tokens=True)
+        if size != vocabulary.size:
+            raise UserError(
+                f"model '{name}': its tokenizer has {size} entries, that of the corpus "
+                f"{vocabulary.size}; set corpus.tokenizer to {{load: {name}}}"
+            )
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is CUDA when there is one; a device that is missing is refused."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for and there is none; set device to auto or cpu")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def model_inputs(
+    tokens: np.ndarray, starts: np.ndarray, device: torch.device | str
+) -> dict[str, Tensor | bool | None]:
+    """Arguments of a forward pass over packed sequences [batch, position].
+
+    Positions count from 0 in every segment. transformers reads such positions, without an
+    attention mask, as packed sequences and keeps attention inside each.
+    """
+    positions = torch.from_numpy(segment_positions(starts)).to(device)
+    return {
+        "input_ids": torch.from_numpy(tokens.astype(np.int64)).to(device),
+        "position_ids": positions,
+        "use_cache": False,
+    }
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its unembedding."""
+    return model.base_model

@@ -1,0 +1,38 @@
+"""One trial of the sweep over peak learning rates: fewer tokens, judged on the fit split."""
+
+from _job import job
+
+with job(snakemake, torch_threads=True) as log:
+    from dataclasses import asdict, replace
+
+    from moediff import artifact, models, training
+    from moediff.tokens import TokenSplit, read_vocabulary
+
+    params, rate = snakemake.params, float(snakemake.wildcards.rate)
+    name = f"{snakemake.wildcards.model} at {rate}"
+    train = TokenSplit(snakemake.input.train, params.across)
+    judge = TokenSplit(snakemake.input.fit[:1], params.across)
+    plan = replace(
+        training.Plan.of(params.training, rate, params.seed),
+        sequences=max(1, params.sweep_tokens // train.tokens.shape[1]),
+        epochs=1,
+        evaluations=1,
+    )
+    vocabulary = read_vocabulary(snakemake.input.vocabulary)
+    device = models.pick_device(snakemake.config["device"])
+    model = models.build(
+        params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text,
+        params.seed,
+    )  # fmt: skip
+    facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": train.digest}
+    state = artifact.state_folder(
+        snakemake.config["results"], "trial", facts, params.version, device.type
+    )
+    history = training.train(model, plan, train, judge, state, device, name)
+    loss = training.final_loss(history)
+    artifact.write_json(
+        snakemake.output[0],
+        artifact.made_by("models", seed=params.seed, **facts)
+        | {"peak_lr": rate, "cross_entropy": loss},
+    )
+    log.info("%s: %.4f nats a token on the fit split", name, loss)
