@@ -20,6 +20,8 @@ FITS = settings.fits(config)
 MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
 # What a job of models or dictionaries takes of the resource gpu; a cluster profile sets its own.
 GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
+# Two heavy jobs share the cores: two models on one thread each train faster than one on two.
+THREADS = max(1, (workflow.cores or 2) // 2)
 VERSIONS = settings.STAGE_VERSIONS
 
 

@@ -33,7 +33,7 @@ rule dictionary:
         benchmark_of("dictionary/{comparison}-{member}-{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         gpu=GPU,
     params:

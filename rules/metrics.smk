@@ -17,7 +17,7 @@ rule metrics:
         benchmark_of("metrics/{comparison}-{member}-{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         gpu=GPU,
     params:

@@ -37,7 +37,7 @@ rule trial:
         "../envs/moediff.yaml"
     wildcard_constraints:
         model=one_of(TRAINED),
-    threads: 2
+    threads: THREADS
     resources:
         gpu=GPU,
     params:
@@ -87,7 +87,7 @@ rule train:
         "../envs/moediff.yaml"
     wildcard_constraints:
         model=one_of(TRAINED),
-    threads: 2
+    threads: THREADS
     resources:
         gpu=GPU,
     params:

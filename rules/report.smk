@@ -91,7 +91,7 @@ rule budget:
         benchmark_of("budget")
     conda:
         "../envs/moediff.yaml"
-    threads: 2
+    threads: THREADS
     resources:
         gpu=GPU,
     params:

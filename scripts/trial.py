@@ -29,7 +29,7 @@ with job(snakemake, torch_threads=True) as log:
         snakemake.config["results"], "trial", facts, params.version, device.type
     )
     history = training.train(model, plan, train, judge, state, device, name)
-    loss = training.final_loss(history)
+    loss = training.final_losses(history)["all"]
     artifact.write_json(
         snakemake.output[0],
         artifact.made_by("models", seed=params.seed, **facts)

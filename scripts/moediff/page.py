@@ -1,0 +1,112 @@
+"""The report: one self-contained HTML page of findings, tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+BARELY = 0.1  # nats: a model must beat the trigram by more to be evidence (our definition)
+WORSE = 0.02  # nats: an MoE this much worse than its dense twin is said in the first lines
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+.warning { border-left: 4px solid #D55E00; padding: .2rem .8rem; background: #fdf3ec }
+.plain { border-left: 4px solid #0072B2; padding: .2rem .8rem; background: #eef5fb }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
+"""
+
+
+def verdicts(
+    losses: Mapping[str, float], trigram: float, moes: set[str]
+) -> list[tuple[str, str]]:
+    """What a reader must know first, as (kind, sentence).
+
+    `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
+    seeds); `moes` names the models that are Mixtures of Experts.
+    """
+    found = []
+    weak = [name for name, loss in losses.items() if trigram - loss <= BARELY]
+    if weak:
+        listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
+        found.append(
+            (
+                "warning",
+                f"This run is a pipeline check, not evidence: {listed} nats a token do not beat a "
+                f"smoothed trigram model ({trigram:.3f}) by more than {BARELY}. Train on more tokens.",
+            )
+        )
+    elif losses:
+        found.append(("plain", f"Every model beats a smoothed trigram ({trigram:.3f} nats a token)."))
+    dense = [name for name in losses if name not in moes]
+    for moe in sorted(moes & losses.keys()):
+        for other in dense:
+            gap = losses[moe] - losses[other]
+            if gap > WORSE:
+                found.append(
+                    (
+                        "warning",
+                        f"The MoE {moe} models text worse than {other}, by {gap:.3f} nats a token: "
+                        "differences between their features may be differences in quality.",
+                    )
+                )
+            elif gap < -WORSE:
+                found.append(
+                    (
+                        "plain",
+                        f"The MoE {moe} models text better than {other}, by {-gap:.3f} nats a token; "
+                        "the two are matched in active size, not in loss.",
+                    )
+                )
+    found.append(
+        (
+            "plain",
+            "Counts of features by class have no null here: they depend on the number of features, "
+            "on k and on noise, and no dictionary knows how many features there are. Two models "
+            "that share every concept also show exclusive features.",
+        )
+    )
+    return found
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """An HTML table; numbers to four digits."""
+    if not rows:
+        return "<p>none</p>"
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_shown(value))}</td>" for value in row.values()) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def page(
+    sentences: Sequence[tuple[str, str]],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    plots: Mapping[str, str],
+    versions: Mapping[str, str],
+) -> str:
+    """The whole page. `plots` maps a heading to SVG text, which is put in as it is."""
+    said = "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in sentences)
+    shown = "".join(f"<h2>{escape(name)}</h2>{table(rows)}" for name, rows in tables.items())
+    drawn = "".join(f"<h2>{escape(name)}</h2><figure>{svg}</figure>" for name, svg in plots.items())
+    made = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>moediff report</title>'
+        f"<style>{_STYLE}</style></head><body><h1>What the MoE represents that the dense model "
+        f"does not</h1>{said}{shown}{drawn}<p><small>Made by {escape(made)}.</small></p></body></html>\n"
+    )

@@ -1,0 +1,20 @@
+"""Draw the training curves with the n-gram levels."""
+
+from _job import job
+
+with job(snakemake):
+    import polars as pl
+    from moediff import artifact, plots
+
+    tables = []
+    for path in snakemake.input.histories:
+        model, seed = path.split("/")[-3], path.split("/")[-2].removeprefix("seed-")
+        table = artifact.read_parquet(path)
+        tables.append(table.with_columns(pl.lit(model).alias("model"), pl.lit(seed).alias("seed")))
+    overall = (pl.col("split") == "validation") & (pl.col("domain") == "all")
+    history = pl.concat(tables).filter(overall)
+    ngrams = pl.DataFrame(artifact.read_json(snakemake.input.ngrams)["rows"])
+    chart = plots.training_chart(
+        history, ngrams.filter(pl.col("domain") == "all"), snakemake.params.plots
+    )
+    plots.save(chart, snakemake.output)

@@ -1,0 +1,64 @@
+"""Gather numbers and plots into one self-contained page."""
+
+from pathlib import Path
+
+from _job import job
+
+with job(snakemake):
+    from statistics import mean
+
+    from moediff import artifact, page, training
+
+    titles = {
+        "training": "Training",
+        "fve": "Variance explained",
+        "relative-norm": "Relative decoder norm",
+        "density": "Density by class",
+    }
+    ngrams = artifact.read_json(snakemake.input.ngrams)["rows"]
+    manifests = {path.split("/")[-3]: artifact.read_json(path) for path in snakemake.input.manifests}
+    ends: dict[str, list[dict[str, float]]] = {}
+    for path in snakemake.input.histories:
+        ends.setdefault(path.split("/")[-3], []).append(
+            training.final_losses(artifact.read_parquet(path))
+        )
+    losses = {
+        model: {domain: mean(end[domain] for end in found) for domain in found[0]}
+        for model, found in ends.items()
+    }
+    counts = {model: facts["parameters"] for model, facts in manifests.items()}
+    levels: dict[str, dict[str, float]] = {}
+    for row in ngrams:
+        levels.setdefault(row["model"], {})[row["domain"]] = row["cross_entropy"]
+    metrics = [artifact.read_json(path) for path in snakemake.input.metrics]
+    names = [(found, f"{found['member'].replace('_', ' + ')}, {found['recipe']}, seed {found['seed']}")
+             for found in metrics]  # fmt: skip
+    tables = {
+        "Models: parameters": [
+            {"model": model, **{key: value for key, value in found.items()}}
+            for model, found in counts.items()
+        ],
+        "Validation cross-entropy (nats a token)": [
+            {"model": model, **found} for model, found in {**losses, **levels}.items()
+        ],
+        "Fraction of validation variance explained": [
+            {"dictionary": name, **{key: row[key] for key in (
+                "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",
+                "firings_per_feature")}}
+            for found, name in names for row in found["fve"]
+        ],
+        "Features by class (A is the first source, B the second)": [
+            {"dictionary": name, **found["classes"]} for found, name in names
+            if len(found["sources"]) == 2
+        ],
+    }  # fmt: skip
+    moes = {model for model, found in counts.items() if found["total"] != found["active"]}
+    sentences = page.verdicts(
+        {model: found["all"] for model, found in losses.items()}, levels["trigram"]["all"], moes
+    )
+    drawn = {
+        titles[Path(path).stem]: Path(path).read_text(encoding="utf-8")
+        for path in snakemake.input.plots
+    }
+    versions = artifact.made_by("plots")["versions"]
+    artifact.write_text(snakemake.output[0], page.page(sentences, tables, drawn, versions))
