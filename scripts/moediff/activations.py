@@ -370,20 +370,31 @@ class AlignedRows:
 
 
 
-def held_out_documents(document: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    """Mask of the rows of whole documents, drawn at random, that together have at least `rows` rows.
+def held_out_documents(
+    document: np.ndarray, domain: np.ndarray, rows: int, seed: int
+) -> np.ndarray:
+    """Mask of the rows of whole documents, drawn at random, at least `rows` rows together.
 
-    `document` [row] are the documents' ids. Raises UserError when that would take most of them.
+    `document` and `domain` [row] are ids. Each domain gives its share of the rows: documents of
+    some domains are a hundred times longer than of others. Raises UserError when most rows of a
+    domain would be taken.
     """
-    names, inverse, counts = np.unique(document, return_inverse=True, return_counts=True)
-    order = np.random.default_rng([seed, len(names)]).permutation(len(names))
-    enough = int(np.searchsorted(np.cumsum(counts[order]), rows)) + 1
-    chosen = np.zeros(len(names), bool)
-    chosen[order[:enough]] = True
-    mask = chosen[inverse]
-    if enough > len(names) or mask.mean() > 0.75:
-        raise UserError(
-            f"the fit split has {len(document)} rows in {len(names)} documents: too few to keep "
-            f"{rows} out for the threshold; raise corpus.tokens.fit or lower threshold_rows"
+    mask = np.zeros(len(document), bool)
+    for index in np.unique(domain):
+        inside = domain == index
+        names, inverse, counts = np.unique(
+            document[inside], return_inverse=True, return_counts=True
         )
+        order = np.random.default_rng([seed, int(index)]).permutation(len(names))
+        wanted = -(-rows * int(inside.sum()) // len(document))
+        enough = int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1
+        chosen = np.zeros(len(names), bool)
+        chosen[order[:enough]] = True
+        if chosen[inverse].mean() > 0.75:
+            raise UserError(
+                f"the fit split has {int(inside.sum())} rows in {len(names)} documents of one "
+                f"domain: too few to keep {wanted} out for the threshold; raise "
+                "corpus.tokens.fit or lower threshold_rows"
+            )
+        mask[inside] = chosen[inverse]
     return mask

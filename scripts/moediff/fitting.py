@@ -163,7 +163,9 @@ def fit(
     dictionary = Dictionary(shape, seed)
     _set_standards(dictionary, data)
     dictionary.to(device)
-    held_out = held_out_documents(data.column("document"), recipe["threshold_rows"], seed)
+    held_out = held_out_documents(
+        data.column("document"), data.column("domain"), recipe["threshold_rows"], seed
+    )
     fitter = Fitter(dictionary, recipe)
     history: list[dict[str, Any]] = []
     found = artifact.newest_checkpoint(state)
