@@ -4,6 +4,7 @@ from _job import job
 
 with job(snakemake):
     import polars as pl
+
     from moediff import artifact, plots
 
     wanted = ["class", "relative_norm", "density"]

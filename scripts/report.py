@@ -16,7 +16,9 @@ with job(snakemake):
         "density": "Density by class",
     }
     ngrams = artifact.read_json(snakemake.input.ngrams)["rows"]
-    manifests = {path.split("/")[-3]: artifact.read_json(path) for path in snakemake.input.manifests}
+    manifests = {
+        path.split("/")[-3]: artifact.read_json(path) for path in snakemake.input.manifests
+    }
     ends: dict[str, list[dict[str, float]]] = {}
     for path in snakemake.input.histories:
         ends.setdefault(path.split("/")[-3], []).append(
@@ -35,7 +37,7 @@ with job(snakemake):
              for found in metrics]  # fmt: skip
     tables = {
         "Models: parameters": [
-            {"model": model, **{key: value for key, value in found.items()}}
+            {"model": model, **found}
             for model, found in counts.items()
         ],
         "Validation cross-entropy (nats a token)": [

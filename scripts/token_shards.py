@@ -3,8 +3,9 @@
 from _job import job
 
 with job(snakemake) as log:
-    from moediff import artifact, tokens
     from tokenizers import Tokenizer
+
+    from moediff import artifact, tokens
 
     params = snakemake.params
     vocabulary = tokens.read_vocabulary(snakemake.input.vocabulary)

@@ -85,7 +85,11 @@ def test_variety(sample: list[str]) -> None:
 
 def test_every_reference_has_a_stock() -> None:
     templates = [line for stock in STOCKS.values() for line in stock]
-    templates += [line for plot in PLOTS.values() for scene in plot
-                  for line in ((scene,) if isinstance(scene, str) else scene)]
+    templates += [
+        line
+        for plot in PLOTS.values()
+        for scene in plot
+        for line in ((scene,) if isinstance(scene, str) else scene)
+    ]
     names = {name for line in templates for name in re.findall(r"\{(\w+)[#.}]", line)}
     assert names <= {*STOCKS, "h", "f", "o", "they", "them", "their"}

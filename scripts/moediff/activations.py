@@ -368,8 +368,6 @@ class AlignedRows:
                     yield [part[start : start + batch] for part in rows]
 
 
-
-
 def held_out_documents(
     document: np.ndarray, domain: np.ndarray, rows: int, seed: int
 ) -> np.ndarray:

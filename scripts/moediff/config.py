@@ -180,7 +180,8 @@ def _branch(branches: list[Mapping], value: Any, path: tuple) -> Mapping:
 
 def _refuse_schema_errors(config: Config, schema: Mapping) -> None:
     errors = sorted(
-        Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path))
+        Draft202012Validator(schema).iter_errors(config),
+        key=lambda error: list(map(str, error.path)),
     )
     if errors:
         raise ConfigError(_explain(errors[0]))

@@ -104,7 +104,9 @@ class Dictionary(nn.Module):
         if shape.tie == "direction" and shape.tied:
             shared = common[: shape.tied, : shape.widths[0]]
             common = torch.cat([shared.repeat(1, len(shape.widths)), common[shape.tied :]])
-        alone = [_directions(n, w, random) for n, w in zip(shape.exclusive, shape.widths, strict=True)]
+        alone = [
+            _directions(n, w, random) for n, w in zip(shape.exclusive, shape.widths, strict=True)
+        ]
 
         self.encoder = nn.Parameter(common.clone())  # [C, D]
         self.encoder_bias = nn.Parameter(torch.zeros(shape.features))  # [F]

@@ -127,7 +127,9 @@ def measure(
     """
     dictionary = dictionary.double().to(device)
     shape = dictionary.shape
-    means = dictionary.standardise([torch.from_numpy(m)[None].to(device) for m, _ in data.moments()])
+    means = dictionary.standardise(
+        [torch.from_numpy(m)[None].to(device) for m, _ in data.moments()]
+    )
     sums = {
         (method, name): VarianceExplained(means[0, shape.columns(s)])
         for method in (*MODES, "mean", "pca")

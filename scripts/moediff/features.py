@@ -90,7 +90,9 @@ def feature_table(
         "decoder_cosine": _decoder_cosine(dictionary) if paired else nothing,
         "fired": measured.fired,
         "density": measured.fired / measured.rows,
-        "mean_activation": np.where(alive, measured.activation / np.maximum(measured.fired, 1), np.nan),
+        "mean_activation": np.where(
+            alive, measured.activation / np.maximum(measured.fired, 1), np.nan
+        ),
         "top_domain": [domains[i] if a else None for i, a in zip(top, alive, strict=True)],
         "top_domain_share": np.where(alive, densities.max(1) / spread, np.nan),
     }

@@ -73,7 +73,9 @@ class Fitter:
         self._count_silent(entries[1], size)
         dead = (self.silent > self.dead_after).nonzero().squeeze(1)
         if len(dead) and recipe["aux_weight"]:
-            loss = loss + recipe["aux_weight"] * self._auxiliary(rows, residual.detach(), dead, norms)
+            loss = loss + recipe["aux_weight"] * self._auxiliary(
+                rows, residual.detach(), dead, norms
+            )
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"])
         rate = self.learning_rate(self.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -93,13 +94,13 @@ class Capture:
     @torch.no_grad()
     def __call__(self, **inputs: Any) -> Tensor:
         """Activations [batch, position, d_model] of one forward pass."""
-        try:
+        with suppress(_Reached):
             backbone(self.model)(**inputs)
-        except _Reached:
-            pass
         taken, self.taken = self.taken, None
         if taken is None:
-            raise UserError(f"{type(self.model).__name__}: its forward pass never met the hook point")
+            raise UserError(
+                f"{type(self.model).__name__}: its forward pass never met the hook point"
+            )
         return taken
 
     def __enter__(self) -> Capture:

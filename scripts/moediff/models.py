@@ -86,7 +86,9 @@ def count_parameters(model: PreTrainedModel) -> Parameters:
         active += size
         if id(parameter) in heads:
             embedding += size
-        elif name.endswith(("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")):
+        elif name.endswith(
+            ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
+        ):
             router += size
     return Parameters(total, active, embedding, router)
 
@@ -125,9 +127,7 @@ def fetch(name: str, revision: str | None) -> Path:
                 f"({type(error).__name__}: {reason}); check the name, the revision and the network"
             ) from error
     if not (folder / CONFIG).is_file() or not list(folder.glob("*.safetensors")):
-        raise UserError(
-            f"model '{name}': needs {CONFIG} and safetensors weights in {folder.name}/"
-        )
+        raise UserError(f"model '{name}': needs {CONFIG} and safetensors weights in {folder.name}/")
     return folder
 
 
@@ -136,7 +136,9 @@ def digest(folder: Path) -> str:
     return artifact.digest_files([folder / CONFIG, *sorted(folder.glob("*.safetensors"))])
 
 
-def load(folder: Path, dtype: str = "float32", device: str | torch.device = "cpu") -> PreTrainedModel:
+def load(
+    folder: Path, dtype: str = "float32", device: str | torch.device = "cpu"
+) -> PreTrainedModel:
     """A causal language model of a folder, for inference; no code of the folder is run.
 
     Raises UserError when transformers has no such class, DamagedError when weights are cut.

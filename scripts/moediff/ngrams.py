@@ -34,9 +34,7 @@ def ngram_losses(train: TokenSplit, validation: TokenSplit, vocabulary: int) -> 
         for index, label in enumerate(validation.domains):
             inside = loss[domain == index]
             if len(inside):
-                rows.append(
-                    {"model": name, "domain": label, "cross_entropy": float(inside.mean())}
-                )
+                rows.append({"model": name, "domain": label, "cross_entropy": float(inside.mean())})
     return rows
 
 

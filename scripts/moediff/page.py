@@ -10,7 +10,8 @@ BARELY = 0.1  # nats: a model must beat the trigram by more to be evidence (our 
 WORSE = 0.02  # nats: an MoE this much worse than its dense twin is said in the first lines
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; 
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 .warning { border-left: 4px solid #D55E00; padding: .2rem .8rem; background: #fdf3ec }
 .plain { border-left: 4px solid #0072B2; padding: .2rem .8rem; background: #eef5fb }
@@ -21,9 +22,7 @@ figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto 
 """
 
 
-def verdicts(
-    losses: Mapping[str, float], trigram: float, moes: set[str]
-) -> list[tuple[str, str]]:
+def verdicts(losses: Mapping[str, float], trigram: float, moes: set[str]) -> list[tuple[str, str]]:
     """What a reader must know first, as (kind, sentence).
 
     `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
@@ -41,7 +40,9 @@ def verdicts(
             )
         )
     elif losses:
-        found.append(("plain", f"Every model beats a smoothed trigram ({trigram:.3f} nats a token)."))
+        found.append(
+            ("plain", f"Every model beats a smoothed trigram ({trigram:.3f} nats a token).")
+        )
     dense = [name for name in losses if name not in moes]
     for moe in sorted(moes & losses.keys()):
         for other in dense:
@@ -87,7 +88,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

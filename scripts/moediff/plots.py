@@ -75,7 +75,9 @@ def training_chart(history: pl.DataFrame, ngrams: pl.DataFrame, size: Size) -> a
     rules = (
         alt.Chart(ngrams)
         .mark_rule(strokeDash=[4, 4], color="#666")
-        .encode(alt.Y("cross_entropy:Q"), tooltip=["model", alt.Tooltip("cross_entropy", format=".3f")])
+        .encode(
+            alt.Y("cross_entropy:Q"), tooltip=["model", alt.Tooltip("cross_entropy", format=".3f")]
+        )
     )
     labels = rules.mark_text(align="left", dx=4, dy=-5, color="#666").encode(
         text="model:N", x=alt.value(0)
@@ -149,9 +151,9 @@ def relative_norm_chart(
         .properties(**size)
     )
     title = f"{100 * common:.0f} % of live untied features are common ({bounds[0]} to {bounds[1]})"
-    return bars.facet(
-        column=alt.Column("dictionary:N", title=None), title=title
-    ).resolve_scale(y="independent")
+    return bars.facet(column=alt.Column("dictionary:N", title=None), title=title).resolve_scale(
+        y="independent"
+    )
 
 
 def density_chart(features: pl.DataFrame, size: Size) -> alt.Chart:
@@ -185,6 +187,8 @@ def density_chart(features: pl.DataFrame, size: Size) -> alt.Chart:
         .properties(width=size["width"], height=150)
         .facet(
             column=alt.Column("dictionary:N", title=None),
-            title=alt.TitleParams(title, subtitle="a tick is a feature, a diamond the median of its class"),
+            title=alt.TitleParams(
+                title, subtitle="a tick is a feature, a diamond the median of its class"
+            ),
         )
     )

@@ -14,7 +14,9 @@ log = logging.getLogger("moediff")
 class Progress:
     """Counts `total` units of work; on a terminal a bar, elsewhere a log line every `seconds`."""
 
-    def __init__(self, total: int, name: str, unit: str, start: int = 0, seconds: float = 20) -> None:
+    def __init__(
+        self, total: int, name: str, unit: str, start: int = 0, seconds: float = 20
+    ) -> None:
         self.total, self.name, self.unit, self.seconds = total, name, unit, seconds
         self.first = self.done = start
         self.began = self.said = time.monotonic()

@@ -135,8 +135,7 @@ def _parquet_rows(path: Path, column: str, group: str | None) -> Iterator[Mappin
 
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    with opened as lines:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:

@@ -45,7 +45,9 @@ def entries_above(scores: Tensor, threshold: float) -> Entries:
     return rows, features
 
 
-def weighted_rows(table: Tensor, index: Tensor, groups: Tensor, weights: Tensor, size: int) -> Tensor:
+def weighted_rows(
+    table: Tensor, index: Tensor, groups: Tensor, weights: Tensor, size: int
+) -> Tensor:
     """Sum of weights[j] * table[index[j]] over the j of each group: [size, width].
 
     `groups` [n] must be sorted.
@@ -59,13 +61,13 @@ class _SelectedValues(torch.autograd.Function):
     """Pre-activations at the entries; the dense product is done, its gradient is sparse."""
 
     @staticmethod
-    def forward(ctx, dense, inputs, encoder, bias, rows, features):  # noqa: ANN001, ANN205
+    def forward(ctx, dense, inputs, encoder, bias, rows, features):
         ctx.save_for_backward(inputs, rows, features)
         ctx.size = len(encoder)
         return dense[rows, features]
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
+    def backward(ctx, grad):
         inputs, rows, features = ctx.saved_tensors
         by_feature = features.argsort(stable=True)
         grouped, weights = features[by_feature], grad[by_feature].contiguous()
@@ -88,12 +90,12 @@ def selected_values(
 
 class _SparseDecode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values, decoder, rows, features, size):  # noqa: ANN001, ANN205
+    def forward(ctx, values, decoder, rows, features, size):
         ctx.save_for_backward(values, decoder, rows, features)
         return weighted_rows(decoder, features, rows, values, size)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
+    def backward(ctx, grad):
         values, decoder, rows, features = ctx.saved_tensors
         grad = grad.contiguous()
         by_value = (grad[rows] * decoder[features]).sum(1)

@@ -15,7 +15,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 def _frames(text: str) -> tuple[str, ...]:
     """Sentence frames, with the full stop that a frame without its own end mark gets."""
-    ends = (".", ".\"", "!\"", "?\"", "{weather@season}")
+    ends = (".", '."', '!"', '?"', "{weather@season}")
     return tuple(line if line.endswith(ends) else f"{line}." for line in _lines(text))
 
 
@@ -62,8 +62,10 @@ travelling companion, rival, schoolmate, partner"""),
 }
 
 _WORDS = {
-    "metal": _words("brass, copper, silver, iron, tin, pewter, steel, bronze, gilded, rusty, \
-bright"),
+    "metal": _words(
+        "brass, copper, silver, iron, tin, pewter, steel, bronze, gilded, rusty, \
+bright"
+    ),
     "metal_thing": _words("""
 compass, key, whistle, bell, lantern, thimble, spoon, locket, buckle, kettle, horn, medal, watch,
 ring, coin, brooch, hand mirror, penknife, anchor charm, candlestick, teapot, padlock,
@@ -83,9 +85,11 @@ mitten, apron, sash, banner, waistcoat, slipper, pillowcase, tablecloth, hood, c
 notebook, map, teacup, umbrella, marble, music box, book of songs, feather, seashell, jar of honey,
 paintbrush, sketchbook, magnifying glass, basket, fishing rod, almanac, bottle, chess set, jug,
 spyglass, recipe book, ball of twine, paper boat, oil lamp, wind chime, snow globe, hourglass"""),
-    "age": _words("old, worn, ancient, brand-new, well-loved, dented, patched, tiny, heavy, \
+    "age": _words(
+        "old, worn, ancient, brand-new, well-loved, dented, patched, tiny, heavy, \
 curious, plain, splendid, faded, polished, cracked, odd, dusty, beautiful, battered, slender, \
-round"),
+round"
+    ),
     "adj": _words("""
 narrow, crooked, quiet, empty, sunny, shady, dusty, mossy, windy, muddy, ruined, crowded, lonely,
 whitewashed, half-hidden, ivy-covered, steep, broken, silent, ancient, bright, moonlit, frosty,
@@ -118,8 +122,10 @@ roasted chestnuts, pancakes, rice with saffron, apple pie, flatbread, pickled be
 noodles, ginger biscuits, baked potatoes, corn porridge, olives, date bread, mushroom pie, toast,
 cinnamon buns, bean stew, poppy-seed rolls, smoked trout, cherry tart, buttered turnips,
 oatcakes"""),
-    "drink": _words("mint tea, warm milk, cider, cocoa, cold water, black tea, elderflower \
-cordial, ginger tea, apple juice, barley water, coffee, lemonade, broth, goat milk, rosehip tea"),
+    "drink": _words(
+        "mint tea, warm milk, cider, cocoa, cold water, black tea, elderflower \
+cordial, ginger tea, apple juice, barley water, coffee, lemonade, broth, goat milk, rosehip tea"
+    ),
     "plant": _words("""
 pear tree, rose bush, pumpkin vine, sunflower, apple tree, lemon tree, walnut tree, peony, bean
 vine, cherry tree, lavender bush, fig tree, melon vine, hazel bush, plum tree, magnolia, lily,
@@ -151,12 +157,16 @@ cheerful, delighted, peaceful, thankful, rich, brave, warm, at home, wide awake"
     "moved": _words("""
 walked, hurried, ran, wandered, climbed, trudged, crept, strolled, marched, limped, hastened,
 skipped, plodded, rushed, tramped, tiptoed, rambled, scrambled, went, set off"""),
-    "number": _words("two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, \
-twenty"),
+    "number": _words(
+        "two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, \
+twenty"
+    ),
     "few": _words("two, three, four, five, six, seven"),
     "season": ("spring", "summer", "autumn", "winter"),
-    "voice_kind": _words("low, small, bright, hoarse, steady, trembling, loud, gentle, sleepy, \
-clear"),
+    "voice_kind": _words(
+        "low, small, bright, hoarse, steady, trembling, loud, gentle, sleepy, \
+clear"
+    ),
     "quality": _words("""
 patience, honesty, kindness, courage, good humour, friendship, trust, hard work, a steady hand,
 a listening ear, generosity, curiosity, a kept promise, forgiveness, a plain answer,
@@ -168,30 +178,54 @@ Dapple, Ever, Fox, Goose, Heather, Long, Marl, North, Otter, Pine, Rook, Silver,
     "town_b": _words("""
 ford, mere, wick, ton, haven, bridge, dale, field, combe, stead, gate, hurst, port, moor, brook,
 cliff, well, bury, marsh, den, holm, crest, fold, ness"""),
-    "month": _words("January, February, March, April, May, June, July, August, September, \
-October, November, December"),
-    "ordinal": _words("first, second, third, fourth, fifth, sixth, seventh, ninth, tenth, \
-twelfth, fourteenth, twentieth, twenty-first"),
+    "month": _words(
+        "January, February, March, April, May, June, July, August, September, \
+October, November, December"
+    ),
+    "ordinal": _words(
+        "first, second, third, fourth, fifth, sixth, seventh, ninth, tenth, \
+twelfth, fourteenth, twentieth, twenty-first"
+    ),
 }
 
 _PHRASES = {
-    "town": ("{town_a}{town_b}",) * 4 + ("{town_a} {town_end}", "Port {town_a}",
-                                      "Little {town_a}{town_b}"),
+    "town": ("{town_a}{town_b}",) * 4
+    + ("{town_a} {town_end}", "Port {town_a}", "Little {town_a}{town_b}"),
     "both_third": ("{h} and {f.obj}", "{h} and {f.obj}", "{f} and {h.obj}"),
     "both_teller": ("{f} and I",),
     "town_end": ("Bay", "Hill", "Cross", "Green", "Falls", "Point", "Landing"),
-    "thing": ("{metal} {metal_thing}", "{wood} {wood_thing}", "{colour} {cloth_thing}",
-              "{age} {other_thing}", "{age} {metal_thing}", "{colour} {other_thing}"),
-    "spot": ("[under|behind|beside|next to] the [{adj} |{colour} |old |]{spot_noun}",
-             "[under|behind|close to] the {spot_noun} [of|at|near] the {place}",
-             "in the shadow of the [{adj} |old |]{spot_noun}"),
-    "where": ("at the [{adj} |]{place}", "near the {adj} {place}",
-              "[behind|beside|outside] the {place}",
-              "at the edge of the {wild}", "on the road to {town}", "among the {plural}"),
-    "path": ("past the {adj} {place}", "along the {adj} [lane|road|path|street|bank]",
-             "through the {wild}", "across the {adj} [square|field|yard|hill]",
-             "down to the {place}", "up the {adj} hill", "from the {place} to the {place}",
-             "as far as the {place}", "between the {plural} and the {adj} wall"),
+    "thing": (
+        "{metal} {metal_thing}",
+        "{wood} {wood_thing}",
+        "{colour} {cloth_thing}",
+        "{age} {other_thing}",
+        "{age} {metal_thing}",
+        "{colour} {other_thing}",
+    ),
+    "spot": (
+        "[under|behind|beside|next to] the [{adj} |{colour} |old |]{spot_noun}",
+        "[under|behind|close to] the {spot_noun} [of|at|near] the {place}",
+        "in the shadow of the [{adj} |old |]{spot_noun}",
+    ),
+    "where": (
+        "at the [{adj} |]{place}",
+        "near the {adj} {place}",
+        "[behind|beside|outside] the {place}",
+        "at the edge of the {wild}",
+        "on the road to {town}",
+        "among the {plural}",
+    ),
+    "path": (
+        "past the {adj} {place}",
+        "along the {adj} [lane|road|path|street|bank]",
+        "through the {wild}",
+        "across the {adj} [square|field|yard|hill]",
+        "down to the {place}",
+        "up the {adj} hill",
+        "from the {place} to the {place}",
+        "as far as the {place}",
+        "between the {plural} and the {adj} wall",
+    ),
     "time": _lines("""
 that evening
 the next morning
@@ -252,8 +286,16 @@ sitting down on a {spot_noun}
 leaning on the {spot_noun}
 between two bites of {food}"""),
     "self_less": ("a", "one thoughtful"),
-    "tag": ("", "", "", " {adv}", ", {ger}", " in a {voice_kind} voice", " at last",
-            " {adv}, {ger}"),
+    "tag": (
+        "",
+        "",
+        "",
+        " {adv}",
+        ", {ger}",
+        " in a {voice_kind} voice",
+        " at last",
+        " {adv}, {ger}",
+    ),
     "sound": _lines("""
 the [creak|squeak|rattle] of the {adj} {place}
 the song of a {trade} {where}
@@ -385,8 +427,12 @@ suddenly the {place} looked {good_mood_place}
 {h} could have danced {path}
 all the {feeling} of that {season#season} fell away {simile}
 {h} had not felt so {good_mood} since {h.he} first saw the {wild}"""),
-    "good_mood_place": ("friendly", "smaller and kinder", "as new as a {thing}",
-                        "almost beautiful"),
+    "good_mood_place": (
+        "friendly",
+        "smaller and kinder",
+        "as new as a {thing}",
+        "almost beautiful",
+    ),
     "go": _frames("""
 {time}, {h} {moved} {path}, {while}
 {h} {moved} {path} and then {path}
@@ -883,8 +929,15 @@ at night the {creature#pet} cried, and {h} sang to it about {plural}
 {f} built a small house of {stuff} for the {creature#pet}
 the {creature#pet} learned to follow {h.obj} {path}
 {h} called the {creature#pet} {name_any#petname}, after a {trade} in {town}"""),
-    "name_any": ("{name_female}", "{name_male}", "Button", "Pepper", "Biscuit", "Captain",
-                 "Thimble"),
+    "name_any": (
+        "{name_female}",
+        "{name_male}",
+        "Button",
+        "Pepper",
+        "Biscuit",
+        "Captain",
+        "Thimble",
+    ),
     "pet_free": _frames("""
 {time}, the {creature#pet} was strong again. ^{h} opened the gate, and it ran {path}
 "it belongs to the {wild}," {o.said}{tag}. ^{h} knew it, and let the {creature#pet} go
@@ -943,39 +996,105 @@ _CHAIN = {
 STOCKS = {**_NAMES, **_PEOPLE, **_WORDS, **_PHRASES, **_SCENES, **_CHAIN}
 
 # A paragraph each; `?` marks an optional one, an inner tuple some paragraphs in any order.
-_ASIDES = ("{told}", "{smalltalk} {weather@season}", "{rest} {smalltalk}",
-           "{go} {rest}")
+_ASIDES = ("{told}", "{smalltalk} {weather@season}", "{rest} {smalltalk}", "{go} {rest}")
 PLOTS: dict[str, tuple[str | tuple[str, ...], ...]] = {
-    "lost": ("{lose} {feel_bad}", ("{search} {search}", "{go} {search}", "{smalltalk} {search}"),
-             "{hint}[ {smalltalk}|]", "?{told}", "{go}[ {weather@season}|]", "{found} {feel_good}"),
-    "journey": ("{errand} {smalltalk}", ("{go} {hardship}", "{hardship} {feel_bad}", *_ASIDES),
-                "{hardship} {rest}", "{arrive} {feel_good}"),
-    "quarrel": ("{smalltalk} {quarrel}", "{feel_bad} {apart}", ("{apart} {go}",
-                "{told} {feel_bad}"),
-                "?{apart} {weather@season}", "{mend} {feel_good}"),
-    "riddles": ("{contest}[ {feel_bad}|]", "?{smalltalk} {go}", "{riddle}", "{riddle}",
-                "?{told}", "?{riddle}", "{riddle} {win}"),
-    "building": ("{plan} {smalltalk}", "{gather} {gather}", ("{labour} {feel_bad}",
-                 "{labour} {rest}",
-                 "{labour} {smalltalk}", "{told}"), "{labour} {done}"),
-    "stranger": ("{weather@season} {stranger}", "{help} {smalltalk}", ("{told}", "{help} {rest}"),
-                 "?{go} {feel_bad}", "{reward} {feel_good}"),
-    "storm": ("{storm_near} {pet_home}", "?{go} {smalltalk}", "{storm_on} {feel_bad}",
-              ("{storm_on} {smalltalk}", "{told}"),
-              "?{storm_on}", "{storm_end} {feel_good}"),
-    "trade": ("{trade_wish} {feel_bad}", "{swap1}", "?{go} {smalltalk}", "{swap2}", "?{told}",
-              "{go} {swap3}", "{trade_last} {feel_good}"),
-    "mystery": ("{mystery} {smalltalk}", "{clue} {go}", ("{clue} {smalltalk}", "{clue} {feel_bad}",
-                "{told}"), "{watch}[ {feel_bad}|]", "{solved} {feel_good}"),
-    "letter": ("{letter_find} {letter_text}", "{feel_bad} {smalltalk}", ("{go} {rest}", "{told}",
-               "{smalltalk} {go}"), "{letter_true} {feel_good}"),
-    "race": ("{race} {smalltalk}", "?{told}", "{race_on} {race_on}", "?{feel_bad} {race_on}",
-             "{race_end} {feel_good}"),
-    "planting": ("{seed} {feel_bad}", ("{tend} {smalltalk}", "{tend} {tend}", "{told}"),
-                 "{tend} {rest}", "{bloom} {feel_good}"),
-    "creature": ("{go} {pet_find}", "{pet_care} {pet_care}", ("{told}", "{pet_care} {smalltalk}",
-                 "{rest} {feel_good}"), "{pet_free} {feel_bad}"),
-    "feast": ("{feast} {feel_bad}", "{cooking} {smalltalk}", ("{cooking} {cooking}", "{told}",
-              "{go} {cooking}"), "{served} {feel_good}"),
+    "lost": (
+        "{lose} {feel_bad}",
+        ("{search} {search}", "{go} {search}", "{smalltalk} {search}"),
+        "{hint}[ {smalltalk}|]",
+        "?{told}",
+        "{go}[ {weather@season}|]",
+        "{found} {feel_good}",
+    ),
+    "journey": (
+        "{errand} {smalltalk}",
+        ("{go} {hardship}", "{hardship} {feel_bad}", *_ASIDES),
+        "{hardship} {rest}",
+        "{arrive} {feel_good}",
+    ),
+    "quarrel": (
+        "{smalltalk} {quarrel}",
+        "{feel_bad} {apart}",
+        ("{apart} {go}", "{told} {feel_bad}"),
+        "?{apart} {weather@season}",
+        "{mend} {feel_good}",
+    ),
+    "riddles": (
+        "{contest}[ {feel_bad}|]",
+        "?{smalltalk} {go}",
+        "{riddle}",
+        "{riddle}",
+        "?{told}",
+        "?{riddle}",
+        "{riddle} {win}",
+    ),
+    "building": (
+        "{plan} {smalltalk}",
+        "{gather} {gather}",
+        ("{labour} {feel_bad}", "{labour} {rest}", "{labour} {smalltalk}", "{told}"),
+        "{labour} {done}",
+    ),
+    "stranger": (
+        "{weather@season} {stranger}",
+        "{help} {smalltalk}",
+        ("{told}", "{help} {rest}"),
+        "?{go} {feel_bad}",
+        "{reward} {feel_good}",
+    ),
+    "storm": (
+        "{storm_near} {pet_home}",
+        "?{go} {smalltalk}",
+        "{storm_on} {feel_bad}",
+        ("{storm_on} {smalltalk}", "{told}"),
+        "?{storm_on}",
+        "{storm_end} {feel_good}",
+    ),
+    "trade": (
+        "{trade_wish} {feel_bad}",
+        "{swap1}",
+        "?{go} {smalltalk}",
+        "{swap2}",
+        "?{told}",
+        "{go} {swap3}",
+        "{trade_last} {feel_good}",
+    ),
+    "mystery": (
+        "{mystery} {smalltalk}",
+        "{clue} {go}",
+        ("{clue} {smalltalk}", "{clue} {feel_bad}", "{told}"),
+        "{watch}[ {feel_bad}|]",
+        "{solved} {feel_good}",
+    ),
+    "letter": (
+        "{letter_find} {letter_text}",
+        "{feel_bad} {smalltalk}",
+        ("{go} {rest}", "{told}", "{smalltalk} {go}"),
+        "{letter_true} {feel_good}",
+    ),
+    "race": (
+        "{race} {smalltalk}",
+        "?{told}",
+        "{race_on} {race_on}",
+        "?{feel_bad} {race_on}",
+        "{race_end} {feel_good}",
+    ),
+    "planting": (
+        "{seed} {feel_bad}",
+        ("{tend} {smalltalk}", "{tend} {tend}", "{told}"),
+        "{tend} {rest}",
+        "{bloom} {feel_good}",
+    ),
+    "creature": (
+        "{go} {pet_find}",
+        "{pet_care} {pet_care}",
+        ("{told}", "{pet_care} {smalltalk}", "{rest} {feel_good}"),
+        "{pet_free} {feel_bad}",
+    ),
+    "feast": (
+        "{feast} {feel_bad}",
+        "{cooking} {smalltalk}",
+        ("{cooking} {cooking}", "{told}", "{go} {cooking}"),
+        "{served} {feel_good}",
+    ),
 }
 PINNED = {"planting": {"season": "spring"}}

@@ -129,7 +129,9 @@ def balance_loss(logits: list[Tensor], top_k: int) -> Tensor:
     return total
 
 
-def token_losses(model: PreTrainedModel, split: TokenSplit, rows: np.ndarray, device: Any) -> Tensor:
+def token_losses(
+    model: PreTrainedModel, split: TokenSplit, rows: np.ndarray, device: Any
+) -> Tensor:
     """Cross-entropy in nats of every target: [batch, position - 1]; 0 where there is no target."""
     tokens, starts = split.tokens[rows], split.starts[rows]
     hidden = backbone(model)(**model_inputs(tokens, starts, device)).last_hidden_state
@@ -164,10 +166,17 @@ class LossSums:
         balance = self.balance / self.batches
         sums = {"all": (self.loss.sum(), self.count.sum())}
         sums |= {
-            name: (self.loss[i], self.count[i]) for i, name in enumerate(self.domains) if self.count[i]
+            name: (self.loss[i], self.count[i])
+            for i, name in enumerate(self.domains)
+            if self.count[i]
         }
         return [
-            {**columns, "domain": name, "cross_entropy": float(loss / count), "balance_loss": balance}
+            {
+                **columns,
+                "domain": name,
+                "cross_entropy": float(loss / count),
+                "balance_loss": balance,
+            }
             for name, (loss, count) in sums.items()
         ]
 
@@ -328,7 +337,9 @@ def _marks(steps: int, points: int) -> set[int]:
 
 def _refuse_divergence(row: Mapping[str, Any], name: str, step: int) -> None:
     if not math.isfinite(row["cross_entropy"]):
-        raise UserError(f"{name}: the loss is no longer finite at step {step}; lower training.peak_lr")
+        raise UserError(
+            f"{name}: the loss is no longer finite at step {step}; lower training.peak_lr"
+        )
 
 
 # --- checkpoints -----------------------------------------------------------------------------
