@@ -14,7 +14,7 @@ with job(snakemake, torch_threads=True) as log:
     name = f"{snakemake.wildcards.model}.{seed}"
     rates = params.training["peak_lr"]
     if snakemake.input.get("rate"):
-        rate = artifact.read_json(snakemake.input.rate)["peak_lr"]
+        rate = artifact.read_json(snakemake.input.rate[0])["peak_lr"]
     else:
         rate = rates[0] if isinstance(rates, list) else rates
     plan = training.Plan.of(params.training, rate, seed)

@@ -1,0 +1,117 @@
+"""Small worlds that the tests share: synthetic rows in shards, tiny models, packed tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moediff import activations, artifact, models, tokens
+
+VOCABULARY = 64
+DENSE = {
+    "d_model": 32, "layers": 2, "heads": 2, "ffn": 64, "experts": 1, "top_k": 1,
+    "renormalise": False,
+}  # fmt: skip
+MOE = DENSE | {"ffn": 32, "experts": 4, "top_k": 2}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["dense", "moe"])
+def architecture(request: pytest.FixtureRequest) -> dict:
+    """Settings of a tiny dense model and of a tiny MoE of the same active size."""
+    return DENSE if request.param == "dense" else MOE
+
+
+@pytest.fixture
+def tiny_model() -> Callable:
+    """Builds a tiny model from an architecture and a seed."""
+    return lambda settings, seed=0: models.build(settings, VOCABULARY, 64, 0, seed)
+
+
+def write_tokens(path: Path, sequences: int, length: int, seed: int = 0) -> Path:
+    """A token shard of random documents (a noisy cycle, so that there is something to learn)."""
+    random = np.random.default_rng(seed)
+    flat = np.empty(sequences * length, np.uint16)
+    document = np.empty(flat.size, np.int64)
+    place, name = 0, 1
+    while place < flat.size:
+        size = min(int(random.integers(5, 3 * length)), flat.size - place)
+        walk = random.integers(1, VOCABULARY) + np.cumsum(random.integers(1, 3, size))
+        flat[place : place + size] = 1 + walk % (VOCABULARY - 1)
+        flat[place + size - 1] = 0
+        document[place : place + size] = name
+        place, name = place + size, name + 1
+    arrays = {
+        "tokens": flat.reshape(sequences, length),
+        "document": document.reshape(sequences, length),
+        "domain": (document % 2).astype(np.uint8).reshape(sequences, length),
+    }
+    provenance = artifact.made_by("token_shards")
+    tokens.write_token_shard(path, arrays, ["odd", "even"], "tokenizer", 0, provenance)
+    return path
+
+
+@pytest.fixture
+def token_shard(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a token shard under the test's folder."""
+    return lambda name="tokens.h5", sequences=24, length=32, seed=0: write_tokens(
+        tmp_path / name, sequences, length, seed
+    )
+
+
+@pytest.fixture
+def aligned_rows(tmp_path: Path) -> Callable[..., activations.AlignedRows]:
+    """Writes arrays [row, d], one a source, as shards of `shard_rows` rows and opens them."""
+
+    def write(
+        sources: Sequence[np.ndarray],
+        shard_rows: int = 10_000,
+        chunk_rows: int = 512,
+        document_rows: int = 50,
+        folder: str = "rows",
+    ) -> activations.AlignedRows:
+        count = len(sources[0])
+        row = np.arange(count)
+        document = row // document_rows
+        every = {
+            "token": (row % VOCABULARY).astype(np.uint32),
+            "document": document.astype(np.int64),
+            "sequence": document.astype(np.int64),
+            "position": (row % document_rows).astype(np.int32),
+            "domain": (document % 2).astype(np.uint8),
+        }
+        paths = []
+        for number, rows in enumerate(sources):
+            paths.append([])
+            for start in range(0, count, shard_rows):
+                part = slice(start, start + shard_rows)
+                path = tmp_path / folder / f"{number}-{start}.zarr.zip"
+                block = rows[part].astype(np.float32)
+                facts = {
+                    **artifact.made_by("activations"), "model": str(number), "hook": "made.0",
+                    "domains": ["odd", "even"],
+                }  # fmt: skip
+                columns = {name: values[part] for name, values in every.items()}
+                activations.write_shard(
+                    path, iter([block]), columns, rows.shape[1], "float32", 0, chunk_rows, facts
+                )
+                paths[-1].append(path)
+        return activations.AlignedRows(paths)
+
+    return write
+
+
+RECIPE = {
+    "select": "batchtopk", "k": 8, "features": 256, "tied": 0.0, "tie": "norm", "exclusive": 0.0,
+    "rows": 400_000, "batch": 512, "lr": 3e-3, "warmup": 0.05, "decay": 0.3, "clip": 1.0,
+    "aux_weight": 0.03125, "aux_k": None, "dead_after": 0.05, "threshold_rows": 2000,
+    "pool_chunks": 8, "checkpoints": 4, "seeds": [0],
+}  # fmt: skip

@@ -1,0 +1,246 @@
+"""Blocks, ties, selection and files of a dictionary, and what fitting must find in known worlds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from conftest import RECIPE
+from moediff.dictionary import Dictionary, Shape
+from moediff.errors import DamagedError
+from moediff.evaluation import measure, principal_components
+from moediff.features import class_counts, classify, feature_table, relative_norm
+from moediff.fitting import Fitter, exact_threshold, fit
+from moediff.planted import planted
+
+CPU = torch.device("cpu")
+
+
+def random_rows(count: int, width: int, seed: int = 0, rank: int = 24) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    codes = torch.randn(count, rank, generator=random).relu()
+    return codes @ torch.randn(rank, width, generator=random) / rank
+
+
+@pytest.mark.parametrize(
+    ("tie", "tied", "exclusive"), [("norm", 16, 8), ("direction", 16, 8), ("norm", 0, 0)]
+)
+def test_blocks_keep_their_promise_through_training(tie: str, tied: int, exclusive: int) -> None:
+    recipe = RECIPE | {"features": 64, "tie": tie, "tied": tied, "exclusive": exclusive, "k": 6}
+    dictionary = Dictionary(Shape.of(recipe, [10, 10]))
+    fitter = Fitter(dictionary, recipe)
+    for step in range(20):
+        fitter.update(random_rows(128, 20, seed=step))
+    a, b = dictionary.decoders()
+    norms = dictionary.norms()
+    torch.testing.assert_close(norms[:tied, 0], norms[:tied, 1])
+    if tie == "direction" and tied:
+        torch.testing.assert_close(a[:tied], b[:tied])
+    common = dictionary.shape.common
+    assert (b[common : common + exclusive] == 0).all()
+    assert (a[common + exclusive :] == 0).all()
+    assert (a[common : common + exclusive] != 0).any(1).all()
+    blocks = Counter(dictionary.shape.blocks())
+    assert sum(blocks.values()) == 64
+    assert blocks["tied"] == tied
+    assert blocks["exclusive-0"] == blocks["exclusive-1"] == exclusive
+
+
+def test_one_training_step_equals_the_dense_form() -> None:
+    recipe = RECIPE | {"features": 40, "tied": 8, "exclusive": 4, "k": 5, "clip": 1e9}
+    rows = random_rows(64, 22)
+    sparse, dense = (Dictionary(Shape.of(recipe, [12, 10]), seed=3) for _ in range(2))
+    fitter = Fitter(sparse, recipe)
+    before = {name: value.clone() for name, value in sparse.named_parameters()}
+
+    decoder = torch.zeros(40, 22)
+    encoder = torch.zeros(40, 22)
+    for panel in dense.panels():
+        index = torch.arange(panel.features.start, panel.features.stop)
+        width = panel.columns.stop - panel.columns.start
+        pad = (panel.columns.start, 22 - panel.columns.start - width)
+        decoder = decoder.index_add(0, index, torch.nn.functional.pad(panel.decoder, pad))
+        encoder = encoder.index_add(0, index, torch.nn.functional.pad(panel.encoder, pad))
+    activation = (rows @ encoder.T + dense.encoder_bias).relu()
+    scores = activation * dense.norms().sum(1)
+    edge = scores.flatten().topk(5 * 64).values.min()
+    guess = (activation * (scores >= edge)) @ decoder + dense.decoder_bias
+    ((rows - guess).square().sum() / (64 * 2)).backward()
+
+    found = {}
+    step = fitter.optimizer.step
+    fitter.optimizer.step = lambda: found.update(
+        {name: value.grad.clone() for name, value in sparse.named_parameters()}
+    )
+    measured = fitter.update(rows)
+    fitter.optimizer.step = step
+    assert measured["error"] == pytest.approx(
+        float((rows - guess).detach().square().sum()), rel=1e-5
+    )
+    for name, value in dense.named_parameters():
+        torch.testing.assert_close(found[name], value.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(before[name], value.detach())
+
+
+def test_aux_reaches_the_encoders_of_dead_features_and_nothing_else() -> None:
+    recipe = RECIPE | {"features": 32, "k": 2, "aux_weight": 1.0}
+    dictionary = Dictionary(Shape.of(recipe, [10, 6]))
+    fitter = Fitter(dictionary, recipe)
+    rows, residual = random_rows(64, 16), random_rows(64, 16, seed=1)
+    dead = torch.tensor([3, 7, 20])
+    fitter._auxiliary(rows, residual, dead, dictionary.norms().sum(1)).backward()
+    reached = dictionary.encoder.grad.abs().sum(1) > 0
+    assert set(reached.nonzero().squeeze(1).tolist()) <= set(dead.tolist())
+    assert reached.sum() >= 2
+    assert dictionary.decoder_bias.grad is None
+
+
+def test_dead_features_come_back() -> None:
+    recipe = RECIPE | {"features": 64, "k": 4, "rows": 200 * 512, "aux_weight": 0.1}
+    shares = {}
+    for weight in (0.0, 0.1):
+        dictionary = Dictionary(Shape.of(recipe, [24]))
+        with torch.no_grad():
+            dictionary.encoder_bias[:32] = -5.0  # half are born dead
+        fitter = Fitter(dictionary, recipe | {"aux_weight": weight})
+        with torch.no_grad():
+            dictionary.encoder_bias[:32] = -0.5
+        for step in range(200):
+            fitter.update(random_rows(512, 24, seed=step))
+        shares[weight] = float((fitter.silent > fitter.dead_after).double().mean())
+    assert shares[0.1] < shares[0.0]
+
+
+def test_save_and_load_give_the_same_codes(tmp_path: Path) -> None:
+    recipe = RECIPE | {"features": 48, "tied": 8, "exclusive": 4}
+    dictionary = Dictionary(Shape.of(recipe, [12, 10]), seed=5)
+    dictionary.threshold.fill_(0.2)
+    dictionary.mean.normal_(generator=torch.Generator().manual_seed(0))
+    dictionary.save(tmp_path / "one.safetensors", {"format": 1, "recipe": recipe})
+    dictionary.save(tmp_path / "two.safetensors", {"recipe": recipe, "format": 1})
+    loaded, metadata = Dictionary.load(tmp_path / "one.safetensors")
+    assert metadata["recipe"] == recipe
+    rows = random_rows(32, 22)
+    torch.testing.assert_close(loaded.reconstruct(rows), dictionary.reconstruct(rows))
+    one, two = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    (tmp_path / "one.safetensors").write_bytes(one[: len(one) // 2])
+    with pytest.raises(DamagedError, match=r"one\.safetensors"):
+        Dictionary.load(tmp_path / "one.safetensors")
+
+
+def test_threshold_fires_k_features_on_the_held_out_rows(aligned_rows) -> None:
+    data = aligned_rows([random_rows(5000, 20).numpy()])
+    dictionary = Dictionary(Shape.of(RECIPE | {"features": 96}, [20]))
+    held_out = np.zeros(5000, bool)
+    held_out[1000:4000] = True
+    found = [exact_threshold(dictionary, data, held_out, 7, batch) for batch in (64, 1000)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    dictionary.threshold.fill_(found[0])
+    rows = torch.cat([part[0] for part in data.selected(held_out, 500)])
+    (fired, _), _ = dictionary.encode(rows)
+    assert len(fired) == pytest.approx(7 * 3000, abs=3)
+
+
+def test_relative_norm_and_classes_by_hand() -> None:
+    norms = np.array([[1, 0], [0, 1], [1, 1], [1, 0.5], [0.5, 1], [0, 0]], float)
+    found = relative_norm(norms)
+    np.testing.assert_allclose(found[:5], [0, 1, 0.5, 0.25, 0.75])
+    assert np.isnan(found[5])
+    blocks = ["free"] * 4 + ["tied", "free"]
+    fired = np.array([5, 5, 5, 5, 5, 0])
+    names = classify(blocks, fired, found, 1, (0.3, 0.7))
+    assert names == ["A-only", "B-only", "common", "A-only", "tied", "dead"]
+    assert classify(blocks, fired, None, 6, (0.3, 0.7)) == ["dead"] * 6
+
+
+# --- what fitting must find -----------------------------------------------------------------
+
+
+def fitted(data, recipe: dict, tmp_path: Path, seed: int = 0):
+    torch.set_num_threads(2)
+    dictionary, history = fit(data, recipe, seed, tmp_path / f"state-{seed}", CPU)
+    names = [f"s{i}" for i in range(len(data.widths))]
+    measured = measure(
+        dictionary, principal_components(data), data, names, recipe["k"], recipe["batch"], CPU
+    )
+    table = feature_table(dictionary, measured, names, data.domains, 1, (0.3, 0.7))
+    return dictionary, measured, table, history
+
+
+def test_identical_sides_from_equal_starts_stay_identical() -> None:
+    recipe = RECIPE | {"features": 128, "k": 6, "rows": 100 * 256}
+    dictionary = Dictionary(Shape.of(recipe, [16, 16]))
+    with torch.no_grad():
+        for table in (dictionary.encoder, dictionary.decoder_free):
+            table[:, 16:] = table[:, :16]
+    fitter = Fitter(dictionary, recipe)
+    for step in range(100):
+        one = random_rows(256, 16, seed=step)
+        fitter.update(torch.cat([one, one], dim=1))
+    relative = relative_norm(dictionary.norms().numpy())
+    np.testing.assert_allclose(relative, 0.5, atol=1e-4)
+    a, b = dictionary.reconstruct(torch.cat([one, one], dim=1), 6).split(16, dim=1)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_identical_sides_from_independent_starts_are_common(aligned_rows, tmp_path: Path) -> None:
+    rows = planted(40_000, (32, 32), 192, 0.6, 6, seed=0).rows[0]
+    data = aligned_rows([rows, rows])
+    recipe = RECIPE | {"features": 256, "rows": 1200 * 512}
+    _, measured, table, _ = fitted(data, recipe, tmp_path)
+    frequent = table.filter(table["density"] > 1e-3)
+    inside = frequent["relative_norm"].is_between(0.45, 0.55)
+    assert len(frequent) > 50
+    assert inside.mean() >= 0.95
+    assert measured.fve["threshold", "s0"] == pytest.approx(
+        measured.fve["threshold", "s1"], abs=2e-3
+    )
+
+
+@pytest.mark.slow
+def test_a_rotated_twin_has_nothing_of_its_own(aligned_rows, tmp_path: Path) -> None:
+    rows = planted(40_000, (32, 32), 192, 0.6, 6, seed=0).rows[0]
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(32, 32)))[0].astype(np.float32)
+    recipe = RECIPE | {"features": 256, "rows": 1200 * 512}
+    same = fitted(aligned_rows([rows, rows], folder="same"), recipe, tmp_path / "same")[1]
+    data = aligned_rows([rows, 7.5 * rows @ turn], folder="turned")
+    _, measured, table, _ = fitted(data, recipe, tmp_path / "turned")
+    frequent = table.filter(table["density"] > 1e-3)
+    alone = frequent["class"].is_in(["A-only", "B-only"])
+    assert alone.mean() <= 0.01
+    gap = measured.fve["threshold", "pooled"] - same.fve["threshold", "pooled"]
+    assert abs(gap) <= 0.01
+
+
+@pytest.mark.slow
+def test_planted_features_of_every_class_are_recovered(aligned_rows, tmp_path: Path) -> None:
+    truth = planted(60_000, (64, 48), 256, 0.6, 8, seed=0)
+    data = aligned_rows(truth.rows)
+    recipe = RECIPE | {"features": 512, "k": 8, "rows": 2000 * 1024, "batch": 1024, "lr": 3e-3}
+    dictionary, _, table, _ = fitted(data, recipe, tmp_path)
+    live = np.flatnonzero((table["class"] != "dead").to_numpy())
+    joint = torch.cat(dictionary.decoders(), dim=1).numpy()[live]
+    scale = np.repeat(dictionary.scale.numpy(), dictionary.shape.widths)
+    wanted = truth.directions / scale
+    joint /= np.linalg.norm(joint, axis=1, keepdims=True)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    cosine = wanted @ joint.T
+    planted_index, found_index = linear_sum_assignment(-cosine)
+    recovered = cosine[planted_index, found_index] >= 0.95
+    classes = table["class"].to_numpy()[live]
+    for name in ("common", "A-only", "B-only"):
+        members = truth.owner[planted_index] == name
+        assert recovered[members].mean() >= 0.9, name
+    right = classes[found_index[recovered]] == truth.owner[planted_index[recovered]]
+    assert right.mean() >= 0.95
+    unmatched = set(range(len(live))) - set(found_index[recovered].tolist())
+    counts = Counter(classes[list(unmatched)].tolist())
+    print("live features without a planted one, by class:", dict(counts))
+    assert sum(class_counts(table).values()) == 512
