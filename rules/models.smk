@@ -33,10 +33,10 @@ rule trial:
         log_of("trial/{model}-{rate}"),
     benchmark:
         benchmark_of("trial/{model}-{rate}")
-    conda:
-        "../envs/moediff.yaml"
     wildcard_constraints:
         model=one_of(TRAINED),
+    conda:
+        "../envs/moediff.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
@@ -83,10 +83,10 @@ rule train:
         log_of("train/{model}-{seed}"),
     benchmark:
         benchmark_of("train/{model}-{seed}")
-    conda:
-        "../envs/moediff.yaml"
     wildcard_constraints:
         model=one_of(TRAINED),
+    conda:
+        "../envs/moediff.yaml"
     threads: THREADS
     resources:
         gpu=GPU,
@@ -108,10 +108,10 @@ rule load:
         log_of("load/{model}-{seed}"),
     benchmark:
         benchmark_of("load/{model}-{seed}")
-    conda:
-        "../envs/moediff.yaml"
     wildcard_constraints:
         model=one_of(LOADED),
+    conda:
+        "../envs/moediff.yaml"
     params:
         settings=model_settings,
         version=VERSIONS["models"],

@@ -128,7 +128,7 @@ def test_no_key_with_a_default_is_left_out_at_any_depth() -> None:
         assert not parts.keys() - value.keys() - {"like", "active"}, path
         return sum(compare(parts[key], value[key], f"{path}.{key}") for key in value)
 
-    assert compare(SCHEMA, complete(), "") > 90
+    assert compare(SCHEMA, complete(), "") >= 90
 
 
 def test_recipes_may_be_left_out() -> None:
@@ -197,8 +197,8 @@ def test_a_number_with_a_point_is_a_share_and_a_whole_number_a_count(
 
 @pytest.mark.parametrize(
     ("layer", "layers", "index"),
-    [(0.5, 5, 2), (0.5, 4, 2), (0.5, 1, 0), (0.0, 5, 0), (1.0, 5, 4), (0.99, 5, 4), (1, 5, 1),
-     (0, 5, 0), (4, 5, 4)],
+    [(0.5, 5, 2), (0.5, 7, 3), (0.5, 4, 2), (0.5, 1, 0), (0.0, 5, 0), (1.0, 5, 4), (0.99, 5, 4),
+     (1, 5, 1), (0, 5, 0), (4, 5, 4)],
 )  # fmt: skip
 def test_layer_by_index_or_by_share_of_depth(layer: float, layers: int, index: int) -> None:
     assert settings.resolve_layer(layer, layers, "dense") == index
@@ -498,3 +498,52 @@ def test_a_tie_by_direction_needs_equal_widths_only_where_something_is_tied() ->
     assert complete(slim + pair + "recipes: {default: {tie: norm}}")
     assert complete(slim + pair + "recipes: {default: {tie: direction, tied: 0}}")
     assert complete(slim + "recipes: {default: {tie: direction}}")  # no member holds both
+
+
+# --- known defects ---------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="passes, or ends in a traceback or in two lines")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("models: {moe: {like: [dense]}}", "models.moe.like"),
+        ("corpus: {domains: {code: {source: [stdlib]}}}", "corpus.domains.code.source"),
+        ("corpus: {domains: {code: {source: hub, id: a/b, revision: 2024-01-01}}}", "revision"),
+        ("training: {peak_lr: .nan}", "training.peak_lr"),
+        ("training: {peak_lr: .inf}", "training.peak_lr"),
+        ("features: {bounds: [0.7, 0.3]}", "features.bounds"),
+        ('training: {peak_lr: "5e-4\\n"}', "training.peak_lr"),
+    ],
+)
+def test_odd_values_are_refused_in_one_line(change: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        complete(change)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="found by the first row, after the jobs have started")
+def test_a_group_pattern_that_is_no_regular_expression() -> None:
+    here = {"source": "files", "paths": [__file__], "group": "source", "group_pattern": "("}
+    with pytest.raises(ConfigError, match=r"corpus\.domains\.code\.group_pattern"):
+        complete({"corpus": {"domains": {"code!": here}}})
+
+
+@pytest.mark.xfail(strict=True, reason="a traceback of the JSON reader")
+def test_a_checkpoint_whose_config_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"n_layer": 5, ', encoding="utf-8")
+    load = {"load": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"models\.mine"):
+        complete({"corpus": {"tokenizer!": load}, "models": {"mine": load}})
+
+
+@pytest.mark.xfail(strict=True, reason="stays a float: range() and torch refuse it in a job")
+@pytest.mark.parametrize(
+    "change",
+    ["corpus: {tokens: {train: 4.5e+5}}", "models: {dense: {train: {layers: 5.0}}}"],
+)
+def test_a_whole_number_written_with_a_point_is_a_whole_number(change: str) -> None:
+    whole = complete(change)
+    assert range(settings.shard_count(whole, "train"))
+    assert range(whole["models"]["dense"]["train"]["layers"])

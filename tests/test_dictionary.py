@@ -163,7 +163,6 @@ def test_relative_norm_and_classes_by_hand() -> None:
 
 
 def fitted(data, recipe: dict, tmp_path: Path, seed: int = 0):
-    torch.set_num_threads(2)
     dictionary, history = fit(data, recipe, seed, tmp_path / f"state-{seed}", CPU)
     names = [f"s{i}" for i in range(len(data.widths))]
     measured = measure(

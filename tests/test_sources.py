@@ -21,6 +21,7 @@ from moediff.errors import UserError
 from moediff.sources import Document, assign_split
 
 SPLITS = {"fit": 0.25, "validation": 0.1}
+KNOWN_SPLITS = "fttftvttvftv"  # first letters
 ROWS = [
     {"text": "The fox ran.", "source": "a.txt#0", "page": 1},
     {"text": "Le renard a filé — vite !", "source": "a.txt#1", "page": 2},
@@ -65,11 +66,8 @@ def test_the_split_of_a_group_is_where_its_hash_falls() -> None:
 
 def test_known_splits_never_move() -> None:
     # Written down: a change here would mix what earlier runs held out with what they learnt from.
-    found = [assign_split(f"group {i}", **SPLITS) for i in range(12)]
-    assert found == KNOWN_SPLITS
-
-
-KNOWN_SPLITS = "fit train train fit train validation train train validation fit train validation".split()
+    found = [assign_split(f"group {i}", **SPLITS)[0] for i in range(12)]
+    assert "".join(found) == KNOWN_SPLITS
 
 
 def test_shares_of_the_groups_are_near_those_asked() -> None:
@@ -90,9 +88,9 @@ def test_a_group_is_in_one_split_whatever_stands_beside_it(tmp_path: Path) -> No
     by_group = whole.group_by("group").agg(pl.col("split").n_unique().alias("n"), pl.len())
     assert by_group["n"].to_list() == [1] * 500
     assert by_group["len"].to_list() == [4] * 500
-    shares = whole.group_by("split").len().rows_by_key("split", unique=True)
-    assert shares["fit"] / 2000 == pytest.approx(0.25, abs=0.06)
-    assert shares["validation"] / 2000 == pytest.approx(0.1, abs=0.04)
+    shares = {split: (whole["split"] == split).mean() for split in ("fit", "validation")}
+    assert shares["fit"] == pytest.approx(0.25, abs=0.06)  # three standard errors of 500 groups
+    assert shares["validation"] == pytest.approx(0.1, abs=0.04)
 
     some = jsonl(tmp_path / "some.jsonl", list(reversed(rows[:300])))  # other file, order, company
     again = read(some, group="source")
@@ -214,9 +212,9 @@ def test_another_column(tmp_path: Path, kind: str) -> None:
 
 def test_a_text_file_is_one_document_and_one_group(tmp_path: Path) -> None:
     for name in ("b", "a"):
-        (tmp_path / f"{name}.txt").write_bytes(f"text of {name}\r\nна двух строках\n".encode())
+        (tmp_path / f"{name}.txt").write_bytes(f"text of {name}\r\n狐は走った\n".encode())
     frame = read(tmp_path / "*.txt")
-    assert frame["text"].to_list() == [f"text of {n}\r\nна двух строках\n" for n in "ab"]
+    assert frame["text"].to_list() == [f"text of {n}\r\n狐は走った\n" for n in "ab"]
     assert frame["group"].to_list() == [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
 
 
@@ -306,7 +304,7 @@ def test_a_group_pattern_that_finds_nothing(tmp_path: Path) -> None:
 
 # --- source code and docstrings --------------------------------------------------------------
 
-LONG = "It explains at length what the thing is good for. " * 5
+LONG = " ".join(["It explains at length what the thing is good for."] * 5)
 MODULE = f'''"""Module. {LONG}"""
 
 raise RuntimeError("imported")
@@ -356,10 +354,10 @@ def test_docstrings_are_read_from_a_package_that_is_never_imported(package: str)
     ]  # fmt: skip
     assert frame["group"].to_list() == [module] * 4
     assert frame["text"].to_list() == [
-        f"core.py. {LONG}".strip(),
-        f"Class. {LONG}".strip(),
-        f"Method. {LONG}\n\n    Indented.",
-        f"Inner. {LONG}".strip(),
+        f"core.py. {LONG}",
+        f"Class. {LONG}",
+        f"Method. {LONG}\n\nIndented.",
+        f"Inner. {LONG}",
     ]
     assert package not in sys.modules
 
@@ -468,3 +466,48 @@ def test_a_hub_data_set_without_the_column(monkeypatch: pytest.MonkeyPatch) -> N
     offer(monkeypatch, lambda *args, **keys: ROWS)
     message = refused(lambda: sources.documents("web", HUB | {"column": "story"}, SPLITS, None))
     assert message == "some/data#0: no text under 'story'; keys: text, source, page"
+
+
+# --- known defects: each must turn into one line -----------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="ends in a traceback that names no file")
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("array.json", b'[{"text": "one"}]'),
+        ("scalar.jsonl", b'"one"\n'),
+        ("surrogate.jsonl", b'{"text": "\\ud800"}'),
+        ("cut.jsonl.gz", gzip.compress(random.Random(0).randbytes(500).hex().encode())[:-20]),
+        ("plain.jsonl.gz", b'{"text": "one"}'),
+    ],
+)
+def test_odd_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert name in refused(lambda: read(tmp_path / name))
+
+
+@pytest.mark.xfail(strict=True, reason="the group of an optional part is None")
+def test_a_group_pattern_whose_group_took_no_part(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROWS)
+    assert "'(x)?'" in refused(lambda: read(path, group="source", group_pattern="(x)?"))
+
+
+@pytest.mark.xfail(strict=True, reason="find_spec imports the package above")
+def test_docstrings_of_a_module_of_a_package_that_is_not_there() -> None:
+    assert "no_such.part" in refused(lambda: list(sources.docstrings(["no_such.part"])))
+
+
+@pytest.mark.xfail(strict=True, reason="folders are opened as if they were files")
+def test_folders_that_a_pattern_matches_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.txt").write_text("word", encoding="utf-8")
+    assert read(tmp_path / "**")["text"].to_list() == ["word"]
+
+
+@pytest.mark.xfail(strict=True, reason="the byte is counted from the start of a line left unnamed")
+def test_the_place_of_a_bad_byte_in_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "one"}\n{"text": "\xff"}\n')
+    message = refused(lambda: read(path))
+    assert f"{path}:2" in message or "byte 26" in message

@@ -1,0 +1,155 @@
+"""Tokens, bytes and hours of a run, before anything starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from moediff import config as settings
+from moediff import models, training
+from moediff.dictionary import Dictionary, Shape
+from moediff.fitting import Fitter
+from moediff.hooks import Capture
+
+VOCABULARY = 50_257  # assumed when a pretrained tokenizer is named: that of GPT-2
+SECONDS = 2.0  # of measuring, for each rate
+WIDTH_UNKNOWN = 768  # assumed for a Hub checkpoint, whose width is known only once it is fetched
+
+
+class _MadeTokens:
+    """A few packed sequences of random tokens, as `TokenSplit` gives them."""
+
+    domains = ("made",)
+
+    def __init__(self, sequences: int, length: int, vocabulary: int) -> None:
+        random = np.random.default_rng(0)
+        self.tokens = random.integers(0, vocabulary, (sequences, length)).astype(np.uint32)
+        self.domain = np.zeros_like(self.tokens, np.uint8)
+        self.starts = np.zeros(self.tokens.shape, bool)
+        self.starts[:, 0] = True
+
+
+def _rate(work: Callable[[], int]) -> float:
+    """Units of work a second: the first call, which warms up, is not counted."""
+    work()
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS:
+        done += work()
+    return done / (time.perf_counter() - began)
+
+
+def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Rows {stage, name, amount, rate, hours, gigabytes} and their sums.
+
+    Trained models are built and stepped on made tokens, dictionaries on made rows; a checkpoint of
+    the Hub is not fetched, and its hours are null. Text reading and plots are left out: seconds
+    beside the rest.
+    """
+    tokens, length = config["corpus"]["tokens"], config["corpus"]["sequence"]["length"]
+    tokenizer = config["corpus"]["tokenizer"]
+    vocabulary = tokenizer.get("train", VOCABULARY)
+    width_of_token = 2 if vocabulary <= 2**16 else 4
+    stages = [_stage("token shards", "", sum(tokens.values()), None, width_of_token + 1)]
+    for name, model in config["models"].items():
+        number = len(settings.seeds(config, name))
+        width = settings.model_width(config, name) or WIDTH_UNKNOWN
+        value = 2 if config["activations"]["dtype"] == "float16" else 4
+        cached = (tokens["fit"] + tokens["validation"]) * number
+        row_bytes = width * value + 25  # columns: token, document, sequence, position, domain
+        if "load" in model:
+            stages.append(_stage("activations", name, cached, None, row_bytes))
+            continue
+        rates = settings.peak_rates(config)
+        trials = len(rates) * config["training"]["sweep_tokens"] if len(rates) > 1 else 0
+        seen = tokens["train"] * config["training"]["epochs"] * number + trials
+        training_rate, forward_rate, parameters = _measure_model(
+            model["train"], config, vocabulary, length, device
+        )
+        # A checkpoint holds weights and two moments; two of them are kept.
+        saved = 4 * parameters * (number + 2 * 3 * (number + len(rates)))
+        row = _stage("training", name, seen, training_rate, 0)
+        stages.append(row | {"gigabytes": round(saved / 1e9, 3)})
+        stages.append(_stage("activations", name, cached, forward_rate, row_bytes))
+    measured: dict[tuple, float] = {}
+    for fit in settings.fits(config):
+        recipe = config["recipes"][fit.recipe]
+        sources = [
+            settings.model_width(config, s.model) or WIDTH_UNKNOWN for s in fit.member.sources
+        ]
+        key = (fit.recipe, *sources)
+        if key not in measured:
+            measured[key] = _measure_fit(recipe, sources, device)
+        name = f"{fit.member.comparison}/{fit.member.name}/{fit.recipe}/{fit.seed}"
+        size = 4 * 2 * recipe["features"] * sum(sources) * (1 + 2 * 3)
+        row = _stage("dictionary", name, recipe["rows"], measured[key], 0)
+        stages.append(row | {"gigabytes": round(size / 1e9, 3)})
+    hours = [stage["hours"] for stage in stages if stage["hours"] is not None]
+    return {
+        "stages": stages,
+        "hours": round(sum(hours), 4),
+        "gigabytes": round(sum(stage["gigabytes"] for stage in stages), 3),
+        "device": device.type,
+        "note": "hours are of one job after another on this machine; null where a checkpoint of "
+        "the Hub would have to be fetched to be timed",
+    }
+
+
+def _stage(stage: str, name: str, amount: int, rate: float | None, each: int) -> dict[str, Any]:
+    """One row; `rate` in tokens or rows a second, `each` in bytes."""
+    return {
+        "stage": stage,
+        "name": name,
+        "amount": amount,
+        "rate": None if rate is None else round(rate, 1),
+        "hours": None if rate is None else round(amount / rate / 3600, 4),
+        "gigabytes": round(amount * each / 1e9, 3),
+    }
+
+
+def _measure_model(
+    architecture: Mapping[str, Any],
+    config: Mapping[str, Any],
+    vocabulary: int,
+    length: int,
+    device: torch.device,
+) -> tuple[float, float, int]:
+    """Tokens a second of training and of caching, and the number of parameters."""
+    model = models.build(architecture, vocabulary, length, 0, 0).to(device)
+    plan = training.Plan.of(config["training"], 1e-4, 0)
+    data = _MadeTokens(plan.batch, length, vocabulary)
+    rows = np.arange(plan.batch)
+    optimizer, tap = training.make_optimizer(model, plan), training.RouterTap(model)
+    precision = training.pick_precision(plan.precision, device)
+
+    def step() -> int:
+        training.train_step(model, optimizer, tap, plan, data, rows, 1e-4, device, precision)
+        return data.tokens.size
+
+    training_rate = _rate(step)
+    tap.close()
+    layers = architecture["layers"]
+    layer = settings.resolve_layer(config["activations"]["layer"], layers, "model")
+    inputs = models.model_inputs(data.tokens, data.starts, device)
+    with Capture(model.eval(), config["activations"]["hook"], layer) as capture:
+
+        def forward() -> int:
+            return capture(**inputs).cpu().shape[:2].numel()
+
+        forward_rate = _rate(forward)
+    return training_rate, forward_rate, models.count_parameters(model).total
+
+
+def _measure_fit(recipe: Mapping[str, Any], widths: list[int], device: torch.device) -> float:
+    """Rows a second of fitting."""
+    fitter = Fitter(Dictionary(Shape.of(recipe, widths)).to(device), recipe)
+    rows = torch.randn(recipe["batch"], sum(widths), device=device) / sum(widths) ** 0.5
+
+    def step() -> int:
+        fitter.update(rows)
+        return len(rows)
+
+    return _rate(step)

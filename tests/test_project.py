@@ -1,0 +1,45 @@
+"""The project's own files agree with each other."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+# Floors: a module imports only from modules before it.
+FLOORS = [
+    "errors", "artifact", "progress", "config", "tale_words", "tales", "sources", "tokens",
+    "ngrams", "models", "training", "hooks", "activations", "capture", "sparse", "dictionary",
+    "fitting", "evaluation", "features", "planted", "budget", "plots", "page",
+]  # fmt: skip
+
+
+def test_environment_and_package_pin_the_same_versions() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "envs/moediff.yaml").read_text())
+    (pip,) = (part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    assert pip == project["dependencies"]
+    assert f"python {project['requires-python']}" in environment["dependencies"]
+
+
+def test_no_module_imports_upward() -> None:
+    modules = {path.stem: path for path in (ROOT / "scripts/moediff").glob("*.py")}
+    modules.pop("__init__")
+    assert set(modules) == set(FLOORS)
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moediff"):
+                parts = node.module.split(".")
+                used = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+                for other in used:
+                    if other in FLOORS:
+                        assert FLOORS.index(other) < FLOORS.index(name), f"{name} imports {other}"
+
+
+def test_every_rule_has_a_script_a_log_and_a_benchmark() -> None:
+    for path in (ROOT / "rules").glob("*.smk"):
+        text = path.read_text(encoding="utf-8")
+        scripts = text.count("    script:")
+        assert text.count("    benchmark:") == scripts
+        assert text.count("    log:") == scripts + text.count("    shell:")

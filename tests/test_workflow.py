@@ -1,0 +1,313 @@
+"""The workflow as its users run it: a tiny study end to end, reruns, damage, bad input, dry-runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from moediff.tales import tales
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "corpus": {
+        "domains": {"made": {"source": "tales"}, "own": {"source": "files", "paths": ["own/*.txt"]}},
+        "tokens": {"train": 16_000, "fit": 12_000, "validation": 4_000},
+        "splits": {"fit": 0.35, "validation": 0.2},
+        "tokenizer": {"train": 400},
+        "sequence": {"length": 64},
+        "shard_tokens": 8_000,
+    },
+    "models": {
+        "dense": {"train": {"d_model": 32, "layers": 2, "heads": 2, "ffn": 64}},
+        "moe": {"like": "dense", "train": {"ffn": 32, "experts": 4, "top_k": 2}},
+    },
+    "training": {"peak_lr": [3.0e-3, 6.0e-3], "sweep_tokens": 4_000, "evaluations": 2},
+    "recipes": {
+        "default": {
+            "k": 6, "features": 96, "exclusive": 4, "rows": 30_000, "batch": 256,
+            "threshold_rows": 2_000,
+        }
+    },
+    "comparisons": {"moe-dense": {"each": ["moe", "dense"]}, "moe": {"each": ["moe"]}},
+}  # fmt: skip
+DICTIONARY = "dictionaries/moe-dense/moe.0_dense.0/default/seed-0"
+
+
+def snakemake(folder: Path, *arguments: str, tree: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(tree / "scripts"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments, "-s", str(tree / "Snakefile"), "-d",
+         str(folder), "--workflow-profile", str(tree / "profiles/default"), "--cores", "2"],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+
+
+def run(folder: Path, *targets: str) -> subprocess.CompletedProcess:
+    return snakemake(folder, *targets, "--configfile", str(folder / "config.yaml"))
+
+
+def planned(folder: Path, *changes: dict, tree: Path = ROOT) -> dict[str, int]:
+    """Jobs that a dry-run of `all` would run, by rule, with changes merged into the config."""
+    files = [str(folder / "config.yaml")]
+    for number, change in enumerate(changes):
+        path = folder / f"change-{number}.yaml"
+        path.write_text(yaml.safe_dump(change))
+        files.append(str(path))
+    found = snakemake(folder, "-n", "--configfile", *files, tree=tree)
+    assert found.returncode == 0, found.stderr
+    if "Nothing to be done" in found.stdout + found.stderr:
+        return {}
+    stats = (found.stdout + found.stderr).rsplit("Job stats:", 1)[1]
+    return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", stats, re.M)}
+
+
+def prepare(folder: Path) -> Path:
+    (folder / "own").mkdir(parents=True)
+    for number, text in enumerate(itertools.islice(tales(7), 150)):
+        (folder / "own" / f"{number:03d}.txt").write_text(text, encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump(TINY))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny study was run to the end."""
+    folder = prepare(tmp_path_factory.mktemp("study"))
+    found = run(folder, "all")
+    assert found.returncode == 0, found.stdout + found.stderr
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The finished study, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "study", symlinks=True))
+
+
+# --- what a run leaves ---
+
+
+@pytest.mark.slow
+def test_a_run_leaves_numbers_tables_and_a_page(finished: Path) -> None:
+    results = finished / "results"
+    rows = pl.DataFrame(json.loads((results / "fve.json").read_text())["rows"])
+    assert set(rows["source"]) == {"pooled", "moe.0", "dense.0"}
+    assert set(rows["mode"]) == {"threshold", "batchtopk"}
+    assert (rows["fve"] > rows["baseline_mean"]).all()
+    pooled = rows.filter(source="pooled", mode="batchtopk", comparison="moe-dense").row(
+        0, named=True
+    )
+    assert pooled["l0"] == pytest.approx(6, rel=0.01)
+    metrics = json.loads((results / DICTIONARY / "metrics.json").read_text())
+    assert sum(metrics["classes"].values()) == 96
+    assert list(metrics["classes"]) == sorted(["tied", "dead", "A-only", "common", "B-only"])
+    features = pl.read_parquet(results / DICTIONARY / "features.parquet")
+    assert features["block"].value_counts().height == 4
+    own = features.filter(block="exclusive-moe.0")
+    assert (own["decoder_norm_dense.0"] == 0).all()
+    assert set(own["class"]) <= {"A-only", "dead"}
+
+
+@pytest.mark.slow
+def test_pages_and_plots_open_offline(finished: Path) -> None:
+    pages = [finished / "results/report.html", *(finished / "results/plots").glob("*.html")]
+    assert len(pages) == 5
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"""(src|href)=["']https?:""", text), page
+    report = (finished / "results/report.html").read_text(encoding="utf-8")
+    assert "pipeline check" in report
+    assert report.count("<svg") >= 4
+
+
+@pytest.mark.slow
+def test_snakemake_makes_its_own_report(finished: Path) -> None:
+    found = run(finished, "--report", "own-report.html")
+    assert found.returncode == 0, found.stderr
+    assert (finished / "own-report.html").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+def test_no_machine_path_stands_in_a_result(finished: Path) -> None:
+    for path in (finished / "results").rglob("*.json"):
+        assert str(finished) not in path.read_text(), path
+
+
+# --- reruns ---
+
+
+@pytest.mark.slow
+def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) -> None:
+    assert planned(finished) == {}
+    after_fit = {"dictionary", "metrics", "fve", "plot_fve", "plot_features", "report", "all"}
+    found = planned(finished, {"recipes": {"default": {"k": 7}}})
+    assert set(found) - {"total"} == after_fit
+    assert found["dictionary"] == 2
+    found = planned(finished, {"plots": {"width": 500}})
+    assert set(found) - {"total"} <= {"plot_training", "plot_fve", "plot_features", "report", "all"}
+    found = planned(finished, {"corpus": {"domains": {"made": {"seed": 5}}}})
+    assert found["documents"] == 1
+    assert found["train"] == 2
+    found = planned(finished, {"corpus": {"tokens": {"fit": 14_000}}})
+    assert "train" not in found
+    assert found["token_shards_fit"] == 1
+    found = planned(finished, {"comparisons": {"dense": {"each": ["dense"]}}})
+    assert found["dictionary"] == 1
+    assert found["metrics"] == 1
+    assert "activations" not in found
+
+
+@pytest.mark.slow
+def test_a_docstring_reruns_nothing(finished: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("scripts", "rules", "config", "profiles"):
+        shutil.copytree(ROOT / name, tree / name)
+    shutil.copy(ROOT / "Snakefile", tree)
+    for module in (tree / "scripts/moediff").glob("*.py"):
+        module.write_text(module.read_text(encoding="utf-8").replace('"""', '"""Edited. ', 1))
+    assert planned(finished, tree=tree) == {}
+
+
+@pytest.mark.slow
+def test_the_same_config_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    again = prepare(tmp_path / "again")
+    assert run(again, "results/fve.json").returncode == 0
+    for name in ("fve.json", f"{DICTIONARY}/dictionary.safetensors"):
+        first, second = (folder / "results" / name for folder in (finished, again))
+        assert first.read_bytes() == second.read_bytes(), name
+
+
+# --- damage ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["corpus/validation/00000.h5", "activations/moe/seed-0/validation/00000.zarr.zip"]
+)
+def test_a_damaged_shard_is_named_and_its_command_rebuilds_it(copied: Path, name: str) -> None:
+    path = copied / "results" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    found = run(copied, "results/fve.json")
+    assert found.returncode != 0
+    line = next(line for line in found.stderr.splitlines() if "error in" in line)
+    assert name in line
+    command = re.search(r"run: (rm '[^']+')", line).group(1)
+    subprocess.run(command, shell=True, cwd=copied, check=True)
+    found = run(copied, "results/fve.json")
+    assert found.returncode == 0, found.stderr
+
+
+# --- bad input ---
+
+BAD_CONFIGS = {
+    "unknown key": ({"corpus": {"sequence": {"lenght": 3}}}, "lenght"),
+    "misspelt source": ({"corpus": {"domains": {"made": {"source": "tails"}}}}, "tails"),
+    "text for a number": ({"training": {"peak_lr": "5e-4"}}, "5.0e-4"),
+    "missing file": ({"corpus": {"domains": {"own": {"paths": ["no/*.txt"]}}}}, "no/*.txt"),
+    "k over features": ({"recipes": {"default": {"k": 97}}}, "97"),
+    "layer": ({"activations": {"layer": 2}}, "layer"),
+    "hook": ({"activations": {"hook": "resid_pre"}}, "resid_pre"),
+    "twice": ({"comparisons": {"x": {"all": ["moe", "moe"]}}}, "twice"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_a_bad_config_ends_in_one_line_before_any_job(tmp_path: Path, name: str) -> None:
+    folder = prepare(tmp_path / "study")
+    change, said = BAD_CONFIGS[name]
+    (folder / "change.yaml").write_text(yaml.safe_dump(change))
+    files = [str(folder / "config.yaml"), str(folder / "change.yaml")]
+    found = snakemake(folder, "results/fve.json", "--configfile", *files)
+    assert found.returncode != 0
+    lines = [line for line in found.stderr.splitlines() if line.startswith("config error:")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert "Traceback" not in found.stderr
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "target", "said"),
+    [
+        ({"corpus": {"tokens": {"fit": 900_000}}}, "corpus/fit/00000.h5", "add text"),
+        ({"corpus": {"domains": {"own": {"paths": ["bad.txt"]}}}}, "corpus/own.parquet", "UTF-8"),
+        (
+            {"corpus": {"domains": {"own": {"paths": ["empty.txt"]}}}},
+            "corpus/own.parquet",
+            "no text",
+        ),
+    ],
+)
+def test_bad_text_ends_in_one_line(tmp_path: Path, change: dict, target: str, said: str) -> None:
+    folder = prepare(tmp_path / "study")
+    (folder / "bad.txt").write_bytes(b"caf\xe9 au lait")
+    (folder / "empty.txt").write_text("  \n")
+    (folder / "change.yaml").write_text(yaml.safe_dump(change))
+    files = [str(folder / "config.yaml"), str(folder / "change.yaml")]
+    found = snakemake(folder, f"results/{target}", "--configfile", *files)
+    assert found.returncode != 0
+    lines = [line for line in found.stderr.splitlines() if "error in" in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+# --- every config, the format ---
+
+
+def parsed(*files: Path) -> dict:
+    from snakemake.utils import update_config
+
+    from moediff.config import complete
+
+    config: dict = {}
+    for file in files:
+        update_config(config, yaml.safe_load(file.read_text(encoding="utf-8")))
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
+    return complete(config, schema)
+
+
+def test_a_named_config_stands_alone_and_two_merge(tmp_path: Path) -> None:
+    paper = ROOT / "config/paper.yaml"
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"recipes": {"extra": {"k": 3}}}))
+    found = snakemake(tmp_path, "-n", "results/paper/fve.json", "--configfile", str(paper))
+    assert found.returncode == 0, found.stderr
+    text = found.stdout + found.stderr
+    domains = set(re.findall(r"corpus/(\w+)\.parquet", text))
+    assert domains == {"arxiv", "code", "stories"} == set(parsed(paper)["corpus"]["domains"])
+    fits = set(re.findall(r"dictionaries/[\w-]+/[\w.]+/([\w-]+)/", text))
+    assert fits == {"paper-k50", "paper-k100", "paper-k300", "sae-k100"}
+    merged = parsed(paper, tmp_path / "more.yaml")
+    assert set(merged["recipes"]) == {*fits, "extra"}
+
+
+def test_the_other_configs_dry_run(tmp_path: Path) -> None:
+    assert snakemake(tmp_path, "-n").returncode == 0
+    (tmp_path / "text").mkdir()
+    for name in ("code", "science", "stories"):
+        pl.DataFrame({"text": ["a"], "source": ["b"]}).write_parquet(
+            tmp_path / f"text/{name}.parquet"
+        )
+    local = str(ROOT / "config/local-text.yaml")
+    found = snakemake(tmp_path, "-n", "results/local-text/fve.json", "--configfile", local)
+    assert found.returncode == 0, found.stderr
+
+
+def test_lint_and_format() -> None:
+    found = snakemake(ROOT, "--lint")
+    assert found.returncode == 0, found.stderr
+    subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"], check=True, cwd=ROOT
+    )
