@@ -254,7 +254,6 @@ def test_a_domain_without_targets_has_no_row(split: Split) -> None:
     assert [row["domain"] for row in rows] == ["all", "code"] * 3
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="looks up the last of no trigrams")
 def test_documents_too_short_for_a_trigram(split: Split) -> None:
     found = losses(split([[1, 2], [1, 2]]), split([[1, 2]]), 5)
     assert found["trigram"] == found["bigram"]

@@ -9,6 +9,8 @@ import copy
 import glob
 import itertools
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +79,10 @@ class Fit:
 
 def complete(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Config:
     """The config with every default filled in, checked. Raises ConfigError with one line."""
-    whole = _expand_like(json.loads(json.dumps(config)))
+    whole = _expand_like(json.loads(json.dumps(config, default=str)))
     resolved = _resolve(schema, whole, schema["$defs"], ())
     _refuse_schema_errors(whole, resolved)
+    whole = _integers(whole, resolved)
     _check(whole)
     return whole
 
@@ -98,7 +101,7 @@ def _expand_like(config: Config) -> Config:
         base = model.get("like")
         if base is None:
             return own
-        if base in (*seen, name) or not isinstance(trained.get(base), dict):
+        if not isinstance(base, str) or base in (*seen, name) or base not in trained:
             raise ConfigError(
                 f"models.{name}.like: '{base}' is not another model; models: {', '.join(models)}"
             )
@@ -171,7 +174,7 @@ def _branch(branches: list[Mapping], value: Any, path: tuple) -> Mapping:
     if not kinds:
         return fitting[0]
     key = next(iter(kinds.values()))[0]
-    if value.get(key) not in kinds:
+    if not isinstance(value.get(key), str) or value[key] not in kinds:
         raise ConfigError(
             f"{where}.{key}: '{value.get(key)}' is not one of {', '.join(sorted(kinds))}"
         )
@@ -187,8 +190,24 @@ def _refuse_schema_errors(config: Config, schema: Mapping) -> None:
         raise ConfigError(_explain(errors[0]))
 
 
+def _integers(value: Any, schema: Mapping) -> Any:
+    """Whole numbers written with a point (4.5e+5) as integers, where the schema asks for those."""
+    if isinstance(value, dict):
+        return {key: _integers(part, schema["properties"][key]) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_integers(part, schema.get("items", {})) for part in value]
+    kinds = schema.get("type", ())
+    if isinstance(value, float) and "integer" in ([kinds] if isinstance(kinds, str) else kinds):
+        return int(value)
+    return value
+
+
 def _explain(error: Any) -> str:
     """One line of plain words for one error of jsonschema."""
+    return " ".join(_explained(error).split())
+
+
+def _explained(error: Any) -> str:
     where = ".".join(str(part) for part in error.absolute_path) or "config"
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
@@ -203,6 +222,16 @@ def _explain(error: Any) -> str:
             f"write {_as_yaml_number(error.instance)}"
         )
     return f"{where}: {error.message}"
+
+
+def _refuse_unbounded(value: Any, where: str) -> None:
+    """NaN and infinity pass every bound of a schema."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {value} is not a finite number")
+    children = value.items() if isinstance(value, dict) else ()
+    children = enumerate(value) if isinstance(value, list) else children
+    for key, part in children:
+        _refuse_unbounded(part, f"{where}.{key}".removeprefix("."))
 
 
 def _looks_like_number(value: Any) -> bool:
@@ -225,6 +254,10 @@ def _as_yaml_number(text: str) -> str:
 
 
 def _check(config: Config) -> None:
+    _refuse_unbounded(config, "")
+    low, high = config["features"]["bounds"]
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(f"features.bounds: [{low}, {high}] must rise from 0 to 1")
     _check_corpus(config["corpus"])
     for name, model in config["models"].items():
         _check_model(name, model, config)
@@ -249,6 +282,17 @@ def _check_corpus(corpus: Config) -> None:
             f"corpus.shard_tokens: {corpus['shard_tokens']} is less than one sequence of {length}"
         )
     for name, domain in corpus["domains"].items():
+        pattern = domain.get("group_pattern")
+        if pattern is not None:
+            if domain["group"] is None:
+                raise ConfigError(f"corpus.domains.{name}.group_pattern: needs a group column")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"corpus.domains.{name}.group_pattern: '{pattern}' is not a regular "
+                    f"expression ({error})"
+                ) from error
         if domain["source"] == "files":
             for pattern in domain["paths"]:
                 if not glob.glob(pattern, recursive=True):
@@ -377,7 +421,7 @@ def count_of(amount: float, whole: int) -> int:
 
 def resolve_layer(layer: float, layers: int, model: str) -> int:
     """Index of a block from an index (a whole number) or a share of depth; 1.0 is the last block."""
-    index = layer if isinstance(layer, int) else min(int(layer * layers), layers - 1)
+    index = layer if isinstance(layer, int) else min(int(layer * layers + 1e-9), layers - 1)
     if index >= layers or (isinstance(layer, float) and layer > 1):
         raise ConfigError(
             f"activations.layer: {layer} does not exist in model '{model}', which has {layers} "
@@ -403,8 +447,11 @@ def _known(config: Config, model: str, key: str, *names: str) -> int | None:
     checkpoint = Path(settings["load"]) / "config.json"
     if not checkpoint.is_file():
         return None
-    found = json.loads(checkpoint.read_text(encoding="utf-8"))
-    found = found.get("text_config", found)
+    try:
+        found = json.loads(checkpoint.read_text(encoding="utf-8"))
+        found = found.get("text_config", found)
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"models.{model}.load: {checkpoint} is not a config ({error})") from error
     return next((found[name] for name in names if name in found), None)
 
 

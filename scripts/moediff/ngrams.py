@@ -46,6 +46,8 @@ def _interpolate(
     A target with less history than `order - 1` tokens in its segment keeps the lower order.
     """
     keys, full = _ngrams(train, order, vocabulary)
+    if not full.any():  # no stretch of the training text is as long
+        return lower
     found, counts = np.unique(keys[full], return_counts=True)  # n-grams and c(h, w)
     contexts, first = np.unique(found // vocabulary, return_index=True)
     totals = np.add.reduceat(counts, first)  # c(h)

@@ -48,10 +48,11 @@ def docstrings(packages: list[str]) -> Iterator[Document]:
 
 
 def _package_folder(package: str) -> Path:
-    found = importlib.util.find_spec(package)
+    # A dotted name would make Python import its parent, and nothing is imported here.
+    found = None if "." in package else importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise UserError(
-            f"docstrings: the package '{package}' is not installed here; "
+            f"docstrings: no package (a folder of modules) '{package}' is installed here; "
             "install it or take it off the list"
         )
     return Path(found.submodule_search_locations[0])
@@ -106,7 +107,7 @@ def files(
     matches nothing, a missing column, a row without text, and text that is not UTF-8.
     """
     for pattern in paths:
-        matches = sorted(glob.glob(pattern, recursive=True))
+        matches = sorted(m for m in glob.glob(pattern, recursive=True) if Path(m).is_file())
         if not matches:
             raise UserError(f"files: no file matches '{pattern}'")
         for match in matches:
@@ -131,25 +132,42 @@ def _parquet_rows(path: Path, column: str, group: str | None) -> Iterator[Mappin
     for name in wanted:
         if name not in found:
             raise UserError(f"{path}: no column '{name}'; columns: {', '.join(found)}")
-    yield from pl.read_parquet(path, columns=wanted).iter_rows(named=True)
+    try:
+        table = pl.read_parquet(path, columns=wanted)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: a damaged parquet file ({str(error).splitlines()[0]})") from error
+    yield from table.iter_rows(named=True)
 
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(_utf8(line, path))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{number}: not JSON ({error.msg})") from error
+    offset = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                text = _utf8(line, path, offset)
+                offset += len(line)
+                if text.strip():
+                    yield _json_row(text, f"{path}:{number}")
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: not a whole gzip file ({error})") from error
 
 
-def _utf8(data: bytes, path: Path) -> str:
+def _json_row(text: str, where: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: each line must be a JSON object with named fields")
+    return row
+
+
+def _utf8(data: bytes, path: Path, offset: int = 0) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: not UTF-8 text (byte {error.start} is {data[error.start]:#04x}); "
+            f"{path}: not UTF-8 text (byte {offset + error.start} is {data[error.start]:#04x}); "
             "convert it first"
         ) from error
 
@@ -160,6 +178,8 @@ def _row_document(
     text = row.get(column)
     if not isinstance(text, str):
         raise UserError(f"{name}: no text under '{column}'; keys: {', '.join(row)}")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{name}: half a character (a lone surrogate) stands in its text; mend it")
     if group is None:
         return Document(text, name, name)
     value = row.get(group)
@@ -172,9 +192,10 @@ def _first_group(value: str, pattern: str | None, name: str) -> str:
     if pattern is None:
         return value
     found = re.search(pattern, value)
-    if not found:
+    part = found and (found.group(1) if found.groups() else found.group(0))
+    if part is None:
         raise UserError(f"{name}: group_pattern '{pattern}' finds nothing in '{value}'")
-    return found.group(1) if found.groups() else found.group(0)
+    return part
 
 
 def hub(

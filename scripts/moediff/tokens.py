@@ -134,6 +134,7 @@ def pack(
     one cut. A text that two domains hold stays with the first. Raises UserError when a domain has
     too little text.
     """
+    tokenizer.encode_special_tokens = True  # a text that spells out an end of text does not end
     pieces: list[tuple[np.ndarray, int, int]] = []
     taken: set[str] = set()
     for index, (name, budget) in enumerate(domain_budgets(sequences * length, weights).items()):
@@ -166,6 +167,8 @@ def _take(
 ) -> list[tuple[np.ndarray, int, int]]:
     """Documents, as (tokens, document, domain), until `budget` tokens are full."""
     pieces: list[tuple[np.ndarray, int, int]] = []
+    if budget == 0:
+        return pieces
     found = 0
     for batch in frame.select("text", "document").iter_slices(256):
         encoded = tokenizer.encode_batch_fast(batch["text"].to_list(), add_special_tokens=False)
@@ -230,8 +233,14 @@ def write_token_shard(
         file.attrs["domains"] = json.dumps(list(domains))
         file.attrs["tokenizer"] = tokenizer
         file.attrs["first"] = first
-        file.attrs["digest"] = artifact.digest(*(arrays[name] for name in _ARRAYS))
+        file.attrs["digest"] = _shard_digest(arrays, domains, tokenizer, first)
         file.attrs["made_by"] = artifact.canonical(provenance)
+
+
+def _shard_digest(
+    arrays: Mapping[str, np.ndarray], domains: Sequence[str], tokenizer: str, first: int
+) -> str:
+    return artifact.digest(*(arrays[name] for name in _ARRAYS), list(domains), tokenizer, first)
 
 
 def read_token_shard(path: Path | str) -> TokenShard:
@@ -249,9 +258,9 @@ def read_token_shard(path: Path | str) -> TokenShard:
             )
     except FileNotFoundError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise DamagedError(path, f"not a whole token shard ({error})") from error
-    if artifact.digest(*arrays.values()) != shard.digest:
+    if _shard_digest(arrays, shard.domains, shard.tokenizer, shard.first) != shard.digest:
         raise DamagedError(path, "its tokens do not match their digest")
     return shard
 
@@ -266,6 +275,10 @@ class TokenSplit:
                 f"{paths[0]} and its fellows were made by different tokenizers or domains; "
                 "remove the folder and run again"
             )
+        if [shard.first for shard in shards] != [
+            sum(len(shard.tokens) for shard in shards[:number]) for number in range(len(shards))
+        ]:
+            raise UserError(f"{paths[0]} and its fellows do not follow on; remove the folder")
         self.domains = shards[0].domains
         self.digest = artifact.digest([shard.digest for shard in shards])
         self.tokens = np.concatenate([shard.tokens for shard in shards])  # [sequence, position]

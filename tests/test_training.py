@@ -1,0 +1,170 @@
+"""Training: losses as theory has them, learning, and exact resumption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from conftest import DENSE, MOE, VOCABULARY
+from moediff import artifact, models, training
+from moediff.errors import UserError
+from moediff.tokens import TokenSplit
+
+CPU = torch.device("cpu")
+PLAN = training.Plan(
+    peak_lr=1e-2, batch=4, epochs=2, warmup=0.1, final_lr=0.1, betas=(0.9, 0.99),
+    weight_decay=0.01, clip=1.0, balance=0.01, precision="float32", evaluations=4, data_seed=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def data(token_shard) -> TokenSplit:
+    return TokenSplit([token_shard()])
+
+
+def test_balance_loss_has_its_floor_and_its_ceiling() -> None:
+    even = torch.zeros(8, 4)
+    even[torch.arange(8), torch.arange(8) % 4] = 1e-4  # all chosen equally often
+    even[torch.arange(8), (torch.arange(8) + 1) % 4] = 1e-4
+    assert float(training.balance_loss([even, even], 2)) == pytest.approx(2 * 2, rel=1e-3)
+    collapsed = torch.tensor([[50.0, 49.0, 0.0, 0.0]]).repeat(8, 1)
+    assert float(training.balance_loss([collapsed], 2)) == pytest.approx(4, rel=1e-3)
+
+
+def test_balance_loss_sees_layers_that_are_unbalanced_in_opposite_ways() -> None:
+    one = torch.tensor([[9.0, 0.0]]).repeat(8, 1)
+    two = torch.tensor([[0.0, 9.0]]).repeat(8, 1)
+    pooled = training.balance_loss([torch.cat([one, two])], 1)
+    assert float(pooled) == pytest.approx(1, rel=1e-3)
+    assert float(training.balance_loss([one, two], 1)) == pytest.approx(4, rel=1e-3)
+
+
+def test_the_schedule_rises_to_the_peak_and_falls_to_its_share() -> None:
+    rates = [PLAN.learning_rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert max(rates) == rates[9] == pytest.approx(1e-2)
+    assert rates[-1] == pytest.approx(1e-3)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_every_sequence_comes_once_an_epoch_in_an_order_of_its_seed() -> None:
+    order = np.concatenate(list(training.batch_order(PLAN, 24)))
+    assert sorted(order[:24]) == sorted(order[24:]) == list(range(24))
+    other = np.concatenate(list(training.batch_order(replace(PLAN, data_seed=1), 24)))
+    assert not np.array_equal(order, other)
+    few = np.concatenate(list(training.batch_order(replace(PLAN, sequences=8), 24)))
+    assert set(few) == set(range(8))
+
+
+def test_losses_are_those_of_transformers(data, architecture, tiny_model) -> None:
+    model = tiny_model(architecture).eval()
+    whole = data.starts.copy()
+    whole[:, 1:] = False
+    data.starts = whole
+    rows = np.arange(4)
+    found = training.token_losses(model, data, rows, CPU)
+    ids = torch.from_numpy(data.tokens[rows].astype(np.int64))
+    logits = model(ids).logits[:, :-1]
+    wanted = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    assert float(found.mean()) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_first_token_is_no_target_and_domains_add_up(data, tiny_model) -> None:
+    model = tiny_model(MOE)
+    losses = training.token_losses(model, data, np.arange(24), CPU)
+    assert (losses[torch.from_numpy(data.starts[:, 1:])] == 0).all()
+    sums = training.evaluate(model, data, CPU, torch.float32, batch=5)
+    rows = {row["domain"]: row for row in sums.rows(step=0)}
+    weights = sums.count / sums.count.sum()
+    mean = sum(weights[i] * rows[name]["cross_entropy"] for i, name in enumerate(data.domains))
+    assert rows["all"]["cross_entropy"] == pytest.approx(mean)
+    assert sums.count.sum() == data.is_target.sum()
+    assert rows["all"]["balance_loss"] > 2 * 2 * 0.99
+
+
+def test_micro_batches_take_the_same_step(data, tiny_model) -> None:
+    found = []
+    for micro in (None, 1):
+        model = tiny_model(DENSE)
+        plan = replace(PLAN, micro_batch=micro)
+        optimizer, tap = training.make_optimizer(model, plan), training.RouterTap(model)
+        training.train_step(
+            model, optimizer, tap, plan, data, np.arange(4), 1e-2, CPU, torch.float32
+        )
+        found.append(model.state_dict())
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_it_learns(data, architecture, tiny_model, tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=10)
+    history = training.train(tiny_model(architecture), plan, data, data, tmp_path, CPU)
+    assert history.columns == list(training.HISTORY)
+    first = history.filter(split="validation", domain="all")["cross_entropy"][0]
+    last = training.final_losses(history)["all"]
+    assert last < first - 0.3
+    assert last < np.log(VOCABULARY) - 1
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    data, architecture, tiny_model, tmp_path: Path, monkeypatch
+) -> None:
+    whole = tiny_model(architecture)
+    history = training.train(whole, PLAN, data, data, tmp_path / "whole", CPU)
+
+    model, steps = tiny_model(architecture), 0
+    plain = training.train_step
+
+    def kill(*arguments: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 8:  # two steps after a checkpoint
+            raise Killed
+        return plain(*arguments)
+
+    monkeypatch.setattr(training, "train_step", kill)
+    with pytest.raises(Killed):
+        training.train(model, PLAN, data, data, tmp_path / "killed", CPU)
+    newest = max((tmp_path / "killed").glob("step-*"))
+    cut = newest.with_name("step-000000099.safetensors")
+    cut.write_bytes(newest.read_bytes()[:1000])  # a later one that is not whole is passed over
+
+    resumed = tiny_model(architecture, seed=5)  # nothing of the initial weights may remain
+    steps = 100
+    again = training.train(resumed, PLAN, data, data, tmp_path / "killed", CPU)
+    assert steps < 100 + 12
+    assert again.equals(history)
+    models.save(whole, tmp_path / "a")
+    models.save(resumed, tmp_path / "b")
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert one == two
+
+
+def test_a_loss_that_is_not_finite_and_a_batch_too_large_are_refused(
+    data, tiny_model, tmp_path: Path
+) -> None:
+    model = tiny_model(DENSE)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="finite"):
+        training.train(model, PLAN, data, data, tmp_path, CPU)
+    with pytest.raises(UserError, match="batch"):
+        training.train(tiny_model(DENSE), replace(PLAN, batch=25), data, data, tmp_path / "x", CPU)
+
+
+def test_checkpoints_are_kept_two_at_a_time(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        artifact.save_checkpoint(tmp_path, step, {"a": torch.tensor([step])}, {"history": []})
+    assert len(list(tmp_path.iterdir())) == 2
+    tensors, metadata = artifact.newest_checkpoint(tmp_path)
+    assert metadata["step"] == 3
+    assert tensors["a"].item() == 3
