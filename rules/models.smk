@@ -21,11 +21,10 @@ rule ngrams:
         "../scripts/ngrams.py"
 
 
-# A trial of the sweep is judged on the fit split: validation only reports.
+# A trial of the sweep is judged on the end of the train split: validation only reports.
 rule trial:
     input:
         train=token_shards("train"),
-        fit=token_shards("fit"),
         vocabulary=result("corpus/vocabulary.json"),
     output:
         result("models/{model}/sweep/lr-{rate}.json"),

@@ -1,6 +1,8 @@
-"""One trial of the sweep over peak learning rates: fewer tokens, judged on the fit split."""
+"""One trial of the sweep over peak learning rates: fewer tokens, judged on others of the train split."""
 
 from _job import job
+
+JUDGED = 100_000  # tokens at most, the last of the train split
 
 with job(snakemake, torch_threads=True) as log:
     from dataclasses import asdict, replace
@@ -11,7 +13,9 @@ with job(snakemake, torch_threads=True) as log:
     params, rate = snakemake.params, float(snakemake.wildcards.rate)
     name = f"{snakemake.wildcards.model} at {rate}"
     train = TokenSplit(snakemake.input.train, params.across)
-    judge = TokenSplit(snakemake.input.fit[:1], params.across)
+    judged = max(1, min(len(train) // 10, JUDGED // train.tokens.shape[1]))
+    judge = train.part(slice(len(train) - judged, None))
+    train = train.part(slice(0, len(train) - judged))
     plan = replace(
         training.Plan.of(params.training, rate, params.seed),
         sequences=max(1, params.sweep_tokens // train.tokens.shape[1]),
@@ -35,4 +39,4 @@ with job(snakemake, torch_threads=True) as log:
         artifact.made_by("models", seed=params.seed, **facts)
         | {"peak_lr": rate, "cross_entropy": loss},
     )
-    log.info("%s: %.4f nats a token on the fit split", name, loss)
+    log.info("%s: %.4f nats a token on unseen text", name, loss)

@@ -205,11 +205,14 @@ def test_held_out_documents_are_whole_enough_and_of_every_domain() -> None:
         held_out_documents(document, domain, 15_000, seed=3)
 
 
-def test_a_killed_fit_ends_with_the_same_bytes(aligned_rows, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("sources", [1, 2])
+def test_a_killed_fit_ends_with_the_same_bytes(
+    sources: int, aligned_rows, tmp_path: Path, monkeypatch
+) -> None:
     from moediff import fitting
 
     rows = np.random.default_rng(0).normal(size=(4000, 12)).astype(np.float32)
-    data = aligned_rows([rows, rows[:, :6]], chunk_rows=300)
+    data = aligned_rows([rows, rows[:, :6]][:sources], chunk_rows=300)
     recipe = RECIPE | {"features": 40, "k": 4, "rows": 60 * 128, "batch": 128, "tied": 4,
                        "exclusive": 2, "threshold_rows": 500}  # fmt: skip
     whole, history = fit(data, recipe, 0, tmp_path / "whole", CPU)

@@ -298,12 +298,12 @@ def test_sequences_and_shards() -> None:
 
 def test_text_bytes() -> None:
     # A third of 240,000 tokens at 10 bytes from a quarter of the groups: the fit split rules.
-    assert settings.text_bytes(complete(), "code") == pytest.approx(3_200_000, abs=1)
+    assert settings.text_bytes(complete(), "code") == pytest.approx(2**22, abs=1)
     heavy = complete("corpus: {domains: {code: {weight: 2}}}")
-    assert settings.text_bytes(heavy, "code") == pytest.approx(4_800_000, abs=1)
-    assert settings.text_bytes(heavy, "stories") == pytest.approx(2_400_000, abs=1)
+    assert settings.text_bytes(heavy, "code") == pytest.approx(2**23, abs=1)
+    assert settings.text_bytes(heavy, "stories") == pytest.approx(2**22, abs=1)
     train = complete("corpus: {tokens: {train: 1_950_000}}")  # 65 % of the groups
-    assert settings.text_bytes(train, "code") == pytest.approx(10_000_000, abs=1)
+    assert settings.text_bytes(train, "code") == pytest.approx(2**24, abs=1)
     asked = complete("corpus: {domains: {code: {megabytes: 2.5}}}")
     assert settings.text_bytes(asked, "code") == 2_500_000
     here = {"corpus": {"domains": {"code": {"source": "files", "paths": [__file__]}}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_its_share() -> None:
     assert rates[0] == pytest.approx(1e-3)
     assert max(rates) == rates[9] == pytest.approx(1e-2)
     assert rates[-1] == pytest.approx(1e-3)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_every_sequence_comes_once_an_epoch_in_an_order_of_its_seed() -> None:

@@ -20,7 +20,7 @@ SECONDS = 2.0  # of measuring, for each rate
 WIDTH_UNKNOWN = 768  # assumed for a Hub checkpoint, whose width is known only once it is fetched
 
 
-class _MadeTokens:
+class MadeTokens:
     """A few packed sequences of random tokens, as `TokenSplit` gives them."""
 
     domains = ("made",)
@@ -120,7 +120,7 @@ def _measure_model(
     """Tokens a second of training and of caching, and the number of parameters."""
     model = models.build(architecture, vocabulary, length, 0, 0).to(device)
     plan = training.Plan.of(config["training"], 1e-4, 0)
-    data = _MadeTokens(plan.batch, length, vocabulary)
+    data = MadeTokens(plan.batch, length, vocabulary)
     rows = np.arange(plan.batch)
     optimizer, tap = training.make_optimizer(model, plan), training.RouterTap(model)
     precision = training.pick_precision(plan.precision, device)

@@ -503,7 +503,8 @@ def text_bytes(config: Config, domain: str) -> int | None:
     """Bytes of text to read of a domain: its `megabytes`, or enough for the token budget.
 
     Enough is 8 bytes a token (text runs at 3 to 5) of the split that needs most, with a quarter
-    more for groups that fall unevenly. Files that a user names are read whole: None.
+    more for groups that fall unevenly, rounded up to a power of two: a budget that changes a
+    little reads no text again. Files that a user names are read whole: None.
     """
     corpus = config["corpus"]
     settings = corpus["domains"][domain]
@@ -514,7 +515,7 @@ def text_bytes(config: Config, domain: str) -> int | None:
     weight = settings["weight"] / sum(other["weight"] for other in corpus["domains"].values())
     shares = corpus["splits"] | {"train": 1 - sum(corpus["splits"].values())}
     need = max(corpus["tokens"][split] * weight / shares[split] for split in SPLITS)
-    return int(10 * need)
+    return 2 ** math.ceil(math.log2(10 * need))
 
 
 def sequences(config: Config, split: str) -> int:

@@ -133,6 +133,8 @@ class Fitter:
             strict=True,
         )
         for name, parameter in self.dictionary.named_parameters():
+            if not parameter.numel():  # a block that this dictionary does not have
+                continue
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors[f"optimizer/{name}/{key}"].to(parameter.device)
                 self.optimizer.state[parameter][key] = value

@@ -7,6 +7,7 @@ attention sees when it does not cross documents.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,6 +290,13 @@ class TokenSplit:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def part(self, rows: slice) -> TokenSplit:
+        """A stretch of the sequences."""
+        found = copy.copy(self)
+        found.tokens, found.domain = self.tokens[rows], self.domain[rows]
+        found.starts = self.starts[rows]
+        return found
 
     @property
     def is_target(self) -> np.ndarray:
