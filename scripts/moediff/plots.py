@@ -138,7 +138,7 @@ def relative_norm_chart(
         alt.Chart(live)
         .mark_bar()
         .encode(
-            alt.X("relative_norm:Q", title="relative decoder norm (0: only A, 1: only B)")
+            alt.X("relative_norm:Q", title="relative decoder norm (0: only A, the first model; 1: only B)")
             .bin(step=0.025, extent=[0, 1])
             .scale(domain=[0, 1]),
             alt.Y("count():Q", title="features"),
@@ -171,7 +171,7 @@ def density_chart(features: pl.DataFrame, size: Size) -> alt.Chart:
         alt.Y("class:N", title=None, sort=list(CLASS_COLOURS)),
         alt.X("density:Q", title="density (share of validation rows on which it fires)")
         .scale(type="log")
-        .axis(format="~e"),
+        .axis(format="~e", values=[10.0**power for power in range(-6, 1)]),
     )
     marks = base.mark_tick(opacity=0.25, thickness=1).encode(
         alt.Color("class:N", legend=None).scale(

@@ -1,0 +1,109 @@
+"""Budget, plots and page: numbers known by hand, nothing fetched, the right first sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from moediff import budget, page, plots
+from moediff.config import complete
+
+ROOT = Path(__file__).parent.parent
+
+
+def config() -> dict:
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
+    return complete(
+        {
+            "corpus": {
+                "domains": {"made": {"source": "tales"}},
+                "tokens": {"train": 20_000, "fit": 40_000, "validation": 10_000},
+                "tokenizer": {"train": 400},
+                "sequence": {"length": 64},
+            },
+            "models": {
+                "moe": {
+                    "train": {"d_model": 32, "layers": 2, "heads": 2, "ffn": 32, "experts": 4, "top_k": 2}
+                }
+            },
+            "training": {"peak_lr": [0.001, 0.002], "sweep_tokens": 5_000, "seeds": [0, 1]},
+            "recipes": {"default": {"k": 4, "features": 64, "rows": 50_000}},
+            "comparisons": {"null": {"each": ["moe", "moe"]}},
+        },
+        schema,
+    )
+
+
+def test_budget_counts_what_will_be_done(monkeypatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.05)
+    found = budget.estimate(config(), torch.device("cpu"))
+    stages = {stage["stage"]: stage for stage in found["stages"]}
+    assert stages["token shards"]["amount"] == 70_000
+    assert stages["training"]["amount"] == 2 * 20_000 + 2 * 5_000
+    assert stages["activations"]["amount"] == 2 * 50_000
+    assert stages["activations"]["gigabytes"] == pytest.approx(100_000 * (64 + 25) / 1e9, abs=1e-3)
+    assert stages["dictionary"]["amount"] == 50_000
+    training = stages["training"]
+    assert training["hours"] == pytest.approx(50_000 / training["rate"] / 3600, abs=1e-4)
+    assert found["hours"] == pytest.approx(sum(s["hours"] or 0 for s in found["stages"]), abs=1e-3)
+
+
+def test_the_page_says_first_what_a_reader_must_know() -> None:
+    weak = page.verdicts({"moe": 4.0, "dense": 4.3}, 4.05, {"moe"})
+    assert weak[0][0] == "warning"
+    assert "pipeline check" in weak[0][1]
+    worse = page.verdicts({"moe": 3.53, "dense": 3.5}, 4.5, {"moe"})
+    assert any(kind == "warning" and "worse than dense" in text for kind, text in worse)
+    even = page.verdicts({"moe": 3.51, "dense": 3.5}, 4.5, {"moe"})
+    assert all(kind == "plain" for kind, _ in even)
+
+
+def test_the_page_escapes_text_and_fetches_nothing() -> None:
+    text = page.page([("plain", "a < b")], {"T": [{"x": "<script>", "y": 0.12345}]}, {}, {"a": "1"})
+    assert "<script>" not in text
+    assert "a &lt; b" in text
+    assert "0.1235" in text or "0.1234" in text
+    assert "http" not in text
+
+
+def test_every_chart_is_saved_in_every_format(tmp_path: Path) -> None:
+    size = {"width": 200, "height": 120}
+    history = pl.DataFrame(
+        {"model": ["m", "m"], "seed": ["0", "0"], "tokens": [1, 2], "cross_entropy": [3.0, 2.0]}
+    )
+    ngrams = pl.DataFrame(
+        {"model": ["unigram", "bigram", "trigram"], "cross_entropy": [4.0, 3.0, 2.5]}
+    )
+    rows = pl.DataFrame(
+        {
+            "comparison": ["c"], "member": ["a.0_b.0"], "recipe": ["r"], "seed": [0], "k": [4],
+            "fve": [0.9], "baseline_mean": [-0.01], "baseline_pca": [0.7],
+        }
+    )  # fmt: skip
+    features = pl.DataFrame(
+        {
+            "dictionary": ["d"] * 4, "class": ["A-only", "common", "dead", "B-only"],
+            "relative_norm": [0.1, 0.5, 0.5, 0.9], "density": [0.1, 0.01, 0.0, 0.2],
+        }
+    )  # fmt: skip
+    charts = {
+        "training": plots.training_chart(history, ngrams, size),
+        "fve": plots.fve_chart(rows, size),
+        "norm": plots.relative_norm_chart(features, (0.3, 0.7), size),
+        "density": plots.density_chart(features, size),
+    }
+    said = {
+        "training": "0.50 nats below", "fve": "+0.200", "norm": "33 %",
+        "density": "B-only &gt; A-only &gt; common",
+    }  # fmt: skip
+    for name, chart in charts.items():
+        paths = [tmp_path / f"{name}.{kind}" for kind in ("html", "svg", "png")]
+        plots.save(chart, paths)
+        assert paths[2].read_bytes().startswith(b"\x89PNG")
+        assert said[name] in paths[1].read_text(encoding="utf-8")
+        html = paths[0].read_text(encoding="utf-8")
+        assert 'src="http' not in html
