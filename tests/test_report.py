@@ -27,7 +27,14 @@ def config() -> dict:
             },
             "models": {
                 "moe": {
-                    "train": {"d_model": 32, "layers": 2, "heads": 2, "ffn": 32, "experts": 4, "top_k": 2}
+                    "train": {
+                        "d_model": 32,
+                        "layers": 2,
+                        "heads": 2,
+                        "ffn": 32,
+                        "experts": 4,
+                        "top_k": 2,
+                    }
                 }
             },
             "training": {"peak_lr": [0.001, 0.002], "sweep_tokens": 5_000, "seeds": [0, 1]},

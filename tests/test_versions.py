@@ -14,15 +14,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import DENSE, MOE, RECIPE
-from test_training import PLAN
 
+from conftest import DENSE, MOE, RECIPE
 from moediff import activations, artifact, capture, models, ngrams, sources, tokens, training
 from moediff.config import STAGE_VERSIONS
 from moediff.evaluation import measure, principal_components
 from moediff.features import feature_table
 from moediff.fitting import fit
 from moediff.tales import tales
+from test_training import PLAN
 
 GOLDEN = Path(__file__).parent / "golden.json"
 CPU = torch.device("cpu")

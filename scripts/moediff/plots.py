@@ -138,7 +138,10 @@ def relative_norm_chart(
         alt.Chart(live)
         .mark_bar()
         .encode(
-            alt.X("relative_norm:Q", title="relative decoder norm (0: only A, the first model; 1: only B)")
+            alt.X(
+                "relative_norm:Q",
+                title="relative decoder norm (0: only A, the first model; 1: only B)",
+            )
             .bin(step=0.025, extent=[0, 1])
             .scale(domain=[0, 1]),
             alt.Y("count():Q", title="features"),
