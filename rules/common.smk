@@ -5,11 +5,12 @@ from pathlib import Path
 
 import yaml
 from moediff import config as settings
+from moediff.checks import complete
 from moediff.errors import ConfigError
 
 SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
 try:
-    config.update(settings.complete(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))))
+    config.update(complete(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))))
 except ConfigError as error:
     sys.exit(f"config error: {error}")
 
@@ -47,7 +48,14 @@ def one_of(names):
 
 
 def domain_settings(wildcards):
-    return config["corpus"]["domains"][wildcards.domain]
+    """What a domain's documents are; how many are read is `domain_bytes`."""
+    settings_of = config["corpus"]["domains"][wildcards.domain]
+    return {k: v for k, v in settings_of.items() if k not in ("weight", "megabytes")}
+
+
+def domain_files(wildcards):
+    """The user's own text files: an edited or a new one reads the domain again."""
+    return settings.text_files(config, wildcards.domain)
 
 
 def domain_bytes(wildcards):
@@ -59,8 +67,9 @@ def corpus_files():
 
 
 def tokenizer_sources(wildcards):
-    """A trained tokenizer reads the corpus, a pretrained one nothing."""
-    return corpus_files() if "train" in config["corpus"]["tokenizer"] else []
+    """A trained tokenizer reads the corpus, a pretrained one its folder when it is local."""
+    tokenizer = config["corpus"]["tokenizer"]
+    return corpus_files() if "train" in tokenizer else settings.tokenizer_files(tokenizer["load"])
 
 
 def token_shard(split, shard):
@@ -95,10 +104,21 @@ def architecture(wildcards):
     return config["models"][wildcards.model]["train"]
 
 
-def training_settings(wildcards):
-    """What decides a training run; the seeds are chosen by the wildcards."""
-    left_out = ("seeds", "sweep_tokens")
+def trial_settings(wildcards):
+    """What decides a trial; its rate and its seed are chosen elsewhere."""
+    left_out = ("seeds", "sweep_tokens", "peak_lr")
     return {key: value for key, value in config["training"].items() if key not in left_out}
+
+
+def training_settings(wildcards):
+    """What decides a training run: the rate itself unless a sweep chooses it."""
+    rates = settings.peak_rates(config)
+    return trial_settings(wildcards) | ({"peak_lr": rates[0]} if len(rates) == 1 else {})
+
+
+def checkpoint_files(wildcards):
+    """Files of a local checkpoint: a changed one is described again."""
+    return settings.checkpoint_files(config["models"][wildcards.model]["load"])
 
 
 def manifest(model, seed):

@@ -2,6 +2,8 @@
 
 
 rule documents:
+    input:
+        domain_files,
     output:
         result("corpus/{domain}.parquet"),
     log:

@@ -41,7 +41,7 @@ rule trial:
         gpu=GPU,
     params:
         architecture=architecture,
-        training=training_settings,
+        training=trial_settings,
         sweep_tokens=config["training"]["sweep_tokens"],
         across=config["corpus"]["sequence"]["attend_across_documents"],
         seed=config["training"]["seeds"][0],
@@ -100,6 +100,7 @@ rule train:
 
 rule load:
     input:
+        checkpoint_files,
         vocabulary=result("corpus/vocabulary.json"),
     output:
         manifest=result("models/{model}/seed-{seed}/model.json"),
@@ -113,6 +114,7 @@ rule load:
         "../envs/moediff.yaml"
     params:
         settings=model_settings,
+        length=config["corpus"]["sequence"]["length"],
         version=VERSIONS["models"],
     script:
         "../scripts/load.py"

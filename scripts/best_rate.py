@@ -4,12 +4,16 @@ from _job import job
 
 with job(snakemake) as log:
     from moediff import artifact
+    from moediff.errors import UserError
 
-    found = [artifact.read_json(path) for path in snakemake.input]
-    trials = [{key: trial[key] for key in ("peak_lr", "cross_entropy")} for trial in found]
-    best = min(trials, key=lambda trial: trial["cross_entropy"])
-    artifact.write_json(
-        snakemake.output[0],
-        artifact.made_by("models") | {"peak_lr": best["peak_lr"], "trials": trials},
-    )
-    log.info("%s: peak learning rate %g", snakemake.wildcards.model, best["peak_lr"])
+    trials = [artifact.read_json(path) for path in snakemake.input]
+    ended = [trial for trial in trials if trial["cross_entropy"] is not None]
+    if not ended:
+        raise UserError(
+            f"models.{snakemake.wildcards.model}: the loss was no longer finite at any rate of "
+            "training.peak_lr; add lower ones"
+        )
+    best = min(ended, key=lambda trial: trial["cross_entropy"])["peak_lr"]
+    # The rate alone: a trial more that does not win leaves this file, and so the models, as they are.
+    artifact.write_json(snakemake.output[0], artifact.made_by("models") | {"peak_lr": best})
+    log.info("%s: peak learning rate %g", snakemake.wildcards.model, best)

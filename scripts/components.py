@@ -13,5 +13,5 @@ with job(snakemake, torch_threads=True):
     artifact.write_tensors(
         snakemake.output[0],
         {"vectors": found.vectors, "variances": found.variances},
-        artifact.made_by("baselines", sources=names, models=rows.models),
+        artifact.made_by("baselines", sources=names, origins=rows.origins),
     )

@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, fitting, models
+    from moediff import artifact, checkpoint, fitting, models
     from moediff.activations import AlignedRows
 
     params, wildcards = snakemake.params, snakemake.wildcards
@@ -12,15 +12,20 @@ with job(snakemake, torch_threads=True) as log:
     seed = int(wildcards.seed)
     facts = {
         "sources": list(params.sources),
-        "models": rows.models,
+        "origins": rows.origins,
         "rows": rows.digest,
         "recipe": dict(params.recipe),
         "seed": seed,
     }
-    state = artifact.state_folder(
-        snakemake.config["results"], "dictionary", facts, params.version, device.type
+    state = checkpoint.state_folder(
+        snakemake.config["results"],
+        "dictionary",
+        wildcards.comparison,
+        facts,
+        params.version,
+        device.type,
     )
-    name = f"{wildcards.comparison}/{wildcards.recipe}"
+    name = f"{wildcards.comparison}/{wildcards.member}/{wildcards.recipe}"
     dictionary, history = fitting.fit(rows, params.recipe, seed, state, device, name)
     made_by = artifact.made_by("dictionaries", **facts)
     dictionary.save(snakemake.output.dictionary, made_by)

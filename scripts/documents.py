@@ -8,8 +8,7 @@ with job(snakemake) as log:
     params = snakemake.params
     name = snakemake.wildcards.domain
     table = sources.documents(name, params.settings, params.splits, params.most_bytes)
-    settings = {key: value for key, value in params.settings.items() if key != "weight"}
-    provenance = artifact.made_by("documents", domain=settings, splits=params.splits)
+    provenance = artifact.made_by("documents", domain=dict(params.settings), splits=params.splits)
     artifact.write_parquet(snakemake.output[0], table, provenance)
     megabytes = table["text"].str.len_bytes().sum() / 1e6
     log.info("domain %s: %d documents, %.1f MB of text", name, len(table), megabytes)

@@ -12,6 +12,7 @@ with job(snakemake, torch_threads=True) as log:
     models.check_vocabulary(
         folder, model, read_vocabulary(snakemake.input.vocabulary), settings["load"]
     )
+    models.check_context(model, snakemake.params.length, settings["load"])
     made_by = artifact.made_by("models", load=settings["load"], revision=settings["revision"])
     models.write_manifest(
         snakemake.output.manifest, model, folder, str(folder), settings["dtype"], made_by

@@ -39,7 +39,7 @@ with job(snakemake, torch_threads=True) as log:
         "k": recipe["k"],
         "features": len(table),
     }
-    made_by = artifact.made_by("metrics", features=dict(params.features), models=rows.models)
+    made_by = artifact.made_by("metrics", features=dict(params.features), origins=rows.origins)
     artifact.write_parquet(snakemake.output.features, table, made_by)
     artifact.write_json(
         snakemake.output.metrics,

@@ -10,8 +10,8 @@ with job(snakemake):
     wanted = ["class", "relative_norm", "density"]
     tables = []
     for path in snakemake.input:
-        _, member, recipe, seed, _ = path.rsplit("/", 4)
-        name = f"{member.replace('_', ' + ')}, {recipe}, {seed}"
+        comparison, member, recipe, seed = path.split("/")[-5:-1]
+        name = plots.dictionary_label(comparison, member, recipe, seed.removeprefix("seed-"))
         table = artifact.read_parquet(path, wanted)
         tables.append(table.with_columns(pl.lit(name).alias("dictionary")))
     features = pl.concat(tables)

@@ -7,7 +7,7 @@ from _job import job
 with job(snakemake):
     from statistics import mean
 
-    from moediff import artifact, page, training
+    from moediff import artifact, page, plots, training
 
     titles = {
         "training": "Training",
@@ -33,8 +33,8 @@ with job(snakemake):
     for row in ngrams:
         levels.setdefault(row["model"], {})[row["domain"]] = row["cross_entropy"]
     metrics = [artifact.read_json(path) for path in snakemake.input.metrics]
-    names = [(found, f"{found['member'].replace('_', ' + ')}, {found['recipe']}, seed {found['seed']}")
-             for found in metrics]  # fmt: skip
+    called = ("comparison", "member", "recipe", "seed")
+    names = [(found, plots.dictionary_label(*(found[key] for key in called))) for found in metrics]
     tables = {
         "Models: parameters": [
             {"model": model, **found}

@@ -7,16 +7,15 @@ from _job import job
 with job(snakemake, torch_threads=True) as log:
     from dataclasses import asdict
 
-    from moediff import artifact, models, training
+    from moediff import artifact, checkpoint, models, training
     from moediff.tokens import TokenSplit, read_vocabulary
 
     params, seed = snakemake.params, int(snakemake.wildcards.seed)
     name = f"{snakemake.wildcards.model}.{seed}"
-    rates = params.training["peak_lr"]
     if snakemake.input.get("rate"):
         rate = artifact.read_json(snakemake.input.rate[0])["peak_lr"]
     else:
-        rate = rates[0] if isinstance(rates, list) else rates
+        rate = params.training["peak_lr"]
     plan = training.Plan.of(params.training, rate, seed)
     train = TokenSplit(snakemake.input.train, params.across)
     validation = TokenSplit(snakemake.input.validation, params.across)
@@ -29,7 +28,7 @@ with job(snakemake, torch_threads=True) as log:
     log.info("%s: %s parameters, %s active", name, f"{counts.total:,}", f"{counts.active:,}")
     inputs = [train.digest, validation.digest, vocabulary.digest]
     facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
-    state = artifact.state_folder(
+    state = checkpoint.state_folder(
         snakemake.config["results"], "train", name, facts, params.version, device.type
     )
     history = training.train(model, plan, train, validation, state, device, name)

@@ -7,7 +7,8 @@ JUDGED = 100_000  # tokens at most, the last of the train split
 with job(snakemake, torch_threads=True) as log:
     from dataclasses import asdict, replace
 
-    from moediff import artifact, models, training
+    from moediff import artifact, checkpoint, models, training
+    from moediff.errors import Diverged
     from moediff.tokens import TokenSplit, read_vocabulary
 
     params, rate = snakemake.params, float(snakemake.wildcards.rate)
@@ -28,15 +29,20 @@ with job(snakemake, torch_threads=True) as log:
         params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text,
         params.seed,
     )  # fmt: skip
-    facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": train.digest}
-    state = artifact.state_folder(
-        snakemake.config["results"], "trial", facts, params.version, device.type
+    inputs = [train.digest, judge.digest]
+    facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
+    state = checkpoint.state_folder(
+        snakemake.config["results"], "trial", name, facts, params.version, device.type
     )
-    history = training.train(model, plan, train, judge, state, device, name)
-    loss = training.final_losses(history)["all"]
+    try:
+        history = training.train(model, plan, train, judge, state, device, name)
+        loss = training.final_losses(history)["all"]
+        log.info("%s: %.4f nats a token on unseen text", name, loss)
+    except Diverged as error:  # a rate too high is a finding of the sweep, not its end
+        log.info("%s", error)
+        loss = None
     artifact.write_json(
         snakemake.output[0],
         artifact.made_by("models", seed=params.seed, **facts)
-        | {"peak_lr": rate, "cross_entropy": loss},
+        | {"peak_lr": rate, "cross_entropy": loss},  # null: no longer finite
     )
-    log.info("%s: %.4f nats a token on unseen text", name, loss)

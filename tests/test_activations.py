@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from pathlib import Path
 
@@ -238,3 +239,59 @@ def test_a_killed_fit_ends_with_the_same_bytes(
     assert again.equals(history)
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_more_shards_than_may_be_open_at_once(aligned_rows, monkeypatch) -> None:
+    monkeypatch.setattr(activations, "MOST_OPEN", 3)
+    rows = np.random.default_rng(0).normal(size=(1000, 4))
+    data = aligned_rows([rows, rows + 1], shard_rows=100)
+    assert len(activations.Shard._open) <= 3
+    found = np.concatenate([one for one, _ in data.in_order(64)])
+    np.testing.assert_allclose(found, rows, rtol=1e-6)
+    for seed in (0, 1):  # again, in another order
+        batches = data.shuffled(np.ones(1000, bool), 100, 2, seed)
+        total = sum(float(next(batches)[1].sum()) for _ in range(10))
+        assert total == pytest.approx((rows + 1).sum(), rel=1e-4)
+
+
+def test_the_digest_of_rows_follows_their_values(aligned_rows) -> None:
+    rows = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+    changed = rows.copy()
+    changed[17, 2] = np.nextafter(changed[17, 2], np.float32(np.inf))
+    found = [aligned_rows([values], folder=name).digest
+             for name, values in (("a", rows), ("b", rows), ("c", changed))]  # fmt: skip
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_refusal_of_the_machine_is_not_called_damage(aligned_rows, monkeypatch) -> None:
+    path = aligned_rows([np.random.default_rng(0).normal(size=(50, 4))]).sources[0][0].path
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(activations.zipfile, "ZipFile", refuse)
+    with pytest.raises(UserError, match="cannot be read now") as caught:
+        activations.Shard(path)
+    assert not isinstance(caught.value, DamagedError)
+
+
+def test_every_flip_in_a_shard_is_damage_or_harmless(aligned_rows) -> None:
+    """No byte of a shard, changed, gives other values or a traceback."""
+    values = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    path = aligned_rows([values], chunk_rows=20).sources[0][0].path
+    whole = path.read_bytes()
+    named = 0
+    for place in np.linspace(0, len(whole) - 1, 400).astype(int):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        try:
+            shard = activations.Shard(path)
+            np.testing.assert_array_equal(shard.rows(0, 60), values)
+        except UserError:
+            named += 1
+    assert named > 200
+
+
+def test_rows_that_never_vary_are_refused(aligned_rows) -> None:
+    data = aligned_rows([np.random.default_rng(0).normal(size=(100, 4)), np.ones((100, 4))])
+    with pytest.raises(UserError, match="never vary"):
+        data.moments()

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from moediff import checks
 from moediff import config as settings
 from moediff.config import Member, Source
 from moediff.errors import ConfigError
@@ -39,7 +40,7 @@ def changed(change: dict | str, base: dict = SHIPPED["config"]) -> dict:
 
 
 def complete(change: dict | str = "{}") -> dict:
-    return settings.complete(changed(change), SCHEMA)
+    return checks.complete(changed(change), SCHEMA)
 
 
 # --- defaults --------------------------------------------------------------------------------
@@ -134,15 +135,15 @@ def test_no_key_with_a_default_is_left_out_at_any_depth() -> None:
 def test_recipes_may_be_left_out() -> None:
     config = changed("{}")
     del config["recipes"]
-    assert settings.complete(config, SCHEMA)["recipes"]["default"]["k"] == 12
+    assert checks.complete(config, SCHEMA)["recipes"]["default"]["k"] == 12
 
 
 def test_the_given_config_is_not_changed_and_a_whole_config_stays_as_it_is() -> None:
     config = changed("{}")
-    whole = settings.complete(config, SCHEMA)
+    whole = checks.complete(config, SCHEMA)
     assert config == SHIPPED["config"]
     assert whole != config
-    assert settings.complete(whole, SCHEMA) == whole
+    assert checks.complete(whole, SCHEMA) == whole
     whole["corpus"]["splits"]["fit"] = 0.9  # a default is a copy, not the schema's own
     assert complete()["corpus"]["splits"]["fit"] == 0.25
 
@@ -150,12 +151,12 @@ def test_the_given_config_is_not_changed_and_a_whole_config_stays_as_it_is() -> 
 def test_shipped_configs_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"corpus\.domains\.code\.paths: no file matches"):
-        settings.complete(SHIPPED["local-text"], SCHEMA)
+        checks.complete(SHIPPED["local-text"], SCHEMA)
     Path("text").mkdir()
     for name in ("code", "science", "stories"):
         Path(f"text/{name}.parquet").touch()
-    assert len(settings.fits(settings.complete(SHIPPED["local-text"], SCHEMA))) == 3
-    paper = settings.complete(SHIPPED["paper"], SCHEMA)
+    assert len(settings.fits(checks.complete(SHIPPED["local-text"], SCHEMA))) == 3
+    paper = checks.complete(SHIPPED["paper"], SCHEMA)
     assert [fit.recipe for fit in settings.fits(paper)] == [
         "paper-k50", "paper-k100", "paper-k300", "sae-k100", "sae-k100",
     ]  # fmt: skip
@@ -251,7 +252,7 @@ def test_a_checkpoint_has_one_seed_whatever_the_seeds_of_training() -> None:
         "models": {"gpt2": {"load": "gpt2"}},
         "comparisons": {"pair": {"each": ["dense", "gpt2"]}},
     }
-    config = settings.complete(changed(change), SCHEMA)
+    config = checks.complete(changed(change), SCHEMA)
     assert config["models"]["gpt2"] == {"load": "gpt2", "revision": None, "dtype": "float32"}
     assert settings.members(config, "pair") == [
         Member("pair", (Source("dense", 4), Source("gpt2", 0))),
@@ -286,7 +287,7 @@ def test_one_rate_or_a_sweep() -> None:
 
 
 def test_sequences_and_shards() -> None:
-    paper = settings.complete(SHIPPED["paper"], SCHEMA)
+    paper = checks.complete(SHIPPED["paper"], SCHEMA)
     splits = ("train", "fit", "validation")
     assert [settings.sequences(paper, split) for split in splits] == [1_953_125, 52_734, 1953]
     assert [settings.shard_count(paper, split) for split in splits] == [954, 26, 1]
@@ -307,7 +308,7 @@ def test_text_bytes() -> None:
     asked = complete("corpus: {domains: {code: {megabytes: 2.5}}}")
     assert settings.text_bytes(asked, "code") == 2_500_000
     here = {"corpus": {"domains": {"code": {"source": "files", "paths": [__file__]}}}}
-    assert settings.text_bytes(settings.complete(changed(here), SCHEMA), "code") is None
+    assert settings.text_bytes(checks.complete(changed(here), SCHEMA), "code") is None
 
 
 # --- equal active size -----------------------------------------------------------------------
@@ -349,12 +350,12 @@ def test_a_checkpoint_with_fewer_layers_than_asked(tmp_path: Path, facts: dict) 
         "models": {"mine": {"load": str(tmp_path)}},
         "activations": {"layer": 2},
     }
-    config = settings.complete(changed(change), SCHEMA)
+    config = checks.complete(changed(change), SCHEMA)
     assert settings.layer_count(config, "mine") == 3
     assert settings.model_width(config, "mine") == 128
     change["activations"]["layer"] = 3
     with pytest.raises(ConfigError, match="3 does not exist in model 'mine', which has 3 layers"):
-        settings.complete(changed(change), SCHEMA)
+        checks.complete(changed(change), SCHEMA)
 
 
 def test_a_tie_by_direction_reads_the_width_of_a_checkpoint(tmp_path: Path) -> None:
@@ -366,7 +367,7 @@ def test_a_tie_by_direction_reads_the_width_of_a_checkpoint(tmp_path: Path) -> N
         "comparisons": {"pair": {"each": ["dense", "mine"]}},
     }
     with pytest.raises(ConfigError, match="dense 128, mine 96"):
-        settings.complete(changed(change), SCHEMA)
+        checks.complete(changed(change), SCHEMA)
 
 
 # --- configs that cannot be run --------------------------------------------------------------
@@ -489,7 +490,7 @@ def test_a_config_without_a_required_key(key: str) -> None:
     config = changed("{}")
     del config[key]
     with pytest.raises(ConfigError, match=f"^config: the key '{key}' is missing$"):
-        settings.complete(config, SCHEMA)
+        checks.complete(config, SCHEMA)
 
 
 def test_a_tie_by_direction_needs_equal_widths_only_where_something_is_tied() -> None:
@@ -542,3 +543,13 @@ def test_a_whole_number_written_with_a_point_is_a_whole_number(change: str) -> N
     whole = complete(change)
     assert range(settings.shard_count(whole, "train"))
     assert range(whole["models"]["dense"]["train"]["layers"])
+
+
+def test_files_of_a_local_folder_are_watched_and_a_hub_id_is_not(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "vocab.json", "notes.md"):
+        (tmp_path / name).write_text("x")
+    names = [Path(path).name for path in settings.checkpoint_files(str(tmp_path))]
+    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+    names = [Path(path).name for path in settings.tokenizer_files(str(tmp_path))]
+    assert names == ["tokenizer.json", "vocab.json"]
+    assert settings.checkpoint_files("org/model") == settings.tokenizer_files("org/model") == []

@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from conftest import RECIPE
+from moediff import artifact
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import DamagedError
 from moediff.evaluation import measure, principal_components
@@ -121,8 +122,8 @@ def test_save_and_load_give_the_same_codes(tmp_path: Path) -> None:
     dictionary = Dictionary(Shape.of(recipe, [12, 10]), seed=5)
     dictionary.threshold.fill_(0.2)
     dictionary.mean.normal_(generator=torch.Generator().manual_seed(0))
-    dictionary.save(tmp_path / "one.safetensors", {"format": 1, "recipe": recipe})
-    dictionary.save(tmp_path / "two.safetensors", {"recipe": recipe, "format": 1})
+    dictionary.save(tmp_path / "one.safetensors", {"format": artifact.FORMAT, "recipe": recipe})
+    dictionary.save(tmp_path / "two.safetensors", {"recipe": recipe, "format": artifact.FORMAT})
     loaded, metadata = Dictionary.load(tmp_path / "one.safetensors")
     assert metadata["recipe"] == recipe
     rows = random_rows(32, 22)

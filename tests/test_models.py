@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, OlmoeConfig, OlmoeForCausalLM
 
 from conftest import DENSE, MOE, VOCABULARY
-from moediff import models, tokens
+from moediff import artifact, models, tokens
 from moediff.config import active_block_parameters
 from moediff.errors import DamagedError, UserError
 
@@ -93,7 +96,7 @@ def test_a_saved_model_comes_back_whole(architecture, tiny_model, tmp_path: Path
     model = tiny_model(architecture).eval()
     models.save(model, tmp_path)
     models.write_manifest(
-        tmp_path / "model.json", model, tmp_path, ".", "float32", {"format": 1, "stage": "models"}
+        tmp_path / "model.json", model, tmp_path, ".", "float32", {"format": artifact.FORMAT}
     )
     loaded, facts = models.open_manifest(tmp_path / "model.json", CPU)
     for name, value in model.state_dict().items():
@@ -113,10 +116,60 @@ def test_a_checkpoint_of_a_folder_is_loaded_and_its_tokens_checked(tmp_path: Pat
     folder = models.fetch(str(tmp_path), None)
     loaded = models.load(folder)
     assert models.count_parameters(loaded).total == sum(p.numel() for p in model.parameters())
-    small = tokens.Vocabulary(VOCABULARY, 0, (0,), "digest")
+    small = tokens.Vocabulary(VOCABULARY, 0, (0,), "digest", "entries")
     models.check_vocabulary(folder, loaded, small, "made")
     with pytest.raises(UserError, match="vocabulary"):
-        models.check_vocabulary(folder, loaded, tokens.Vocabulary(65, 0, (0,), "x"), "made")
+        models.check_vocabulary(folder, loaded, replace(small, size=65), "made")
+
+
+def test_a_tokenizer_of_equal_size_and_other_entries_is_refused(tmp_path: Path) -> None:
+    one, other = (
+        tokens.train_tokenizer([text * 50], 265)
+        for text in ("the cat sat on the mat ", "une vache qui rit au pays ")
+    )
+    one.save(str(tmp_path / "tokenizer.json"))
+    model = models.build(DENSE, 265, 64, 0, 0)
+    for tokenizer, wrong in ((one, False), (other, True)):
+        tokens.write_tokenizer(
+            tmp_path / "corpus.json", tmp_path / "vocabulary.json", tokenizer, tokens.END_OF_TEXT,
+            [tokens.END_OF_TEXT],
+        )  # fmt: skip
+        vocabulary = tokens.read_vocabulary(tmp_path / "vocabulary.json")
+        with pytest.raises(UserError, match="not that") if wrong else nullcontext():
+            models.check_vocabulary(tmp_path, model, vocabulary, "made")
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_weights_that_are_missing_or_of_another_shape_are_refused(
+    tmp_path: Path, change: str
+) -> None:
+    gpt2().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / models.WEIGHTS)
+    name = "transformer.h.1.mlp.c_fc.weight"
+    if change == "missing":
+        del weights[name]
+    else:
+        weights[name] = weights[name][:, :-1].contiguous()
+    save_file(weights, tmp_path / models.WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"h\.1\.mlp\.c_fc\.weight") as caught:
+        models.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_is_gone_or_too_short_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    model = gpt2()
+    model.save_pretrained(folder)
+    models.write_manifest(
+        tmp_path / "model.json", model, folder, str(folder), "float32", {"format": artifact.FORMAT}
+    )
+    models.open_manifest(tmp_path / "model.json", CPU)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="gone"):
+        models.open_manifest(tmp_path / "model.json", CPU)
+    models.check_context(model, model.config.n_positions, "made")
+    with pytest.raises(UserError, match=r"corpus\.sequence\.length"):
+        models.check_context(model, model.config.n_positions + 1, "made")
 
 
 def test_a_missing_checkpoint_and_an_unreachable_hub_end_in_one_line(monkeypatch) -> None:

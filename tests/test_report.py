@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from moediff import budget, page, plots
-from moediff.config import complete
+from moediff.checks import complete
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,6 +75,21 @@ def test_the_page_escapes_text_and_fetches_nothing() -> None:
     assert "a &lt; b" in text
     assert "0.1235" in text or "0.1234" in text
     assert "http" not in text
+
+
+def test_dictionaries_of_other_seeds_and_comparisons_have_their_own_bars() -> None:
+    rows = pl.DataFrame(
+        {
+            "comparison": ["c", "c", "d"], "member": ["a.0_b.0"] * 3, "recipe": ["r"] * 3,
+            "seed": [0, 1, 0], "k": [4] * 3, "fve": [0.9, 0.8, 0.7], "baseline_mean": [0.0] * 3,
+            "baseline_pca": [0.5] * 3,
+        }
+    )  # fmt: skip
+    chart = plots.fve_chart(rows, {"width": 200, "height": 100}).to_dict()
+    (data,) = chart["datasets"].values()
+    bars = [(row["dictionary"], row["kind"]) for row in data]
+    assert len(set(bars)) == len(bars) == 9
+    assert "c: a.0 + b.0, r, seed 1" in dict(bars)
 
 
 def test_every_chart_is_saved_in_every_format(tmp_path: Path) -> None:

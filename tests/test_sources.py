@@ -31,7 +31,7 @@ ROWS = [
 
 def settings(*paths: Path | str, **keys: Any) -> dict:
     """Settings of a `files` domain as a whole config holds them."""
-    whole = {"source": "files", "column": "text", "group": None, "group_pattern": None, "weight": 1}
+    whole = {"source": "files", "column": "text", "group": None, "group_pattern": None}
     return whole | {"paths": [str(path) for path in paths]} | keys
 
 
@@ -164,7 +164,7 @@ def test_reading_stops_after_most_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sources.SOURCES, "stdlib", endless)
     for most, count in ((80, 10), (81, 11), (1, 1)):
         given.clear()
-        frame = sources.documents("domain", {"source": "stdlib", "weight": 1}, SPLITS, most)
+        frame = sources.documents("domain", {"source": "stdlib"}, SPLITS, most)
         assert (len(frame), len(given)) == (count, count)
 
 
@@ -346,7 +346,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_docstrings_are_read_from_a_package_that_is_never_imported(package: str) -> None:
-    keys = {"source": "docstrings", "packages": [package], "megabytes": None, "weight": 1}
+    keys = {"source": "docstrings", "packages": [package]}
     frame = sources.documents("science", keys, SPLITS, None)
     module = f"{package}/core.py"
     assert frame["source"].to_list() == [
@@ -383,7 +383,7 @@ def test_stdlib_is_source_files_without_tests_or_installed_packages(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"raise RuntimeError  # {name}\n", encoding="utf-8")
     (tmp_path / "old.py").write_bytes(b"# \xe9")
-    keys = {"source": "stdlib", "megabytes": None, "weight": 1}
+    keys = {"source": "stdlib"}
     frame = sources.documents("code", keys, SPLITS, None)
     assert set(frame["source"]) == kept
     assert frame["group"].to_list() == frame["source"].to_list()
@@ -403,7 +403,7 @@ def test_the_order_of_reading_is_not_that_of_the_split(
 
 
 def test_tales_are_the_same_for_one_seed_and_endless() -> None:
-    keys = {"source": "tales", "megabytes": None, "weight": 1}
+    keys = {"source": "tales"}
     first, again, other = (
         sources.documents("stories", keys | {"seed": seed}, SPLITS, 50_000) for seed in (0, 0, 1)
     )
@@ -416,8 +416,7 @@ def test_tales_are_the_same_for_one_seed_and_endless() -> None:
 
 HUB = {
     "source": "hub", "id": "some/data", "revision": "abc123", "config": None, "files": None,
-    "split": "train", "column": "text", "group": None, "group_pattern": None, "megabytes": None,
-    "weight": 1,
+    "split": "train", "column": "text", "group": None, "group_pattern": None,
 }  # fmt: skip
 
 

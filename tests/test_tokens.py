@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import polars as pl
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from moediff import artifact, tokens
 from moediff.errors import DamagedError, UserError
@@ -396,3 +396,11 @@ def test_a_flipped_byte_of_what_stands_beside_the_arrays(tmp_path: Path, fact: b
     assert content.count(fact) == 1
     path.write_bytes(content.replace(fact, fact[:3] + bytes([fact[3] ^ 1]) + fact[4:]))
     damaged(path)
+
+
+def test_a_vocabulary_with_gaps_is_as_large_as_its_largest_id(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 7, "end": 70_000}, unk_token="a"))
+    tokens.write_tokenizer(
+        tmp_path / "tokenizer.json", tmp_path / "vocabulary.json", tokenizer, "end", ["end"]
+    )
+    assert tokens.read_vocabulary(tmp_path / "vocabulary.json").size == 70_001

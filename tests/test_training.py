@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from conftest import DENSE, MOE, VOCABULARY
-from moediff import artifact, models, training
+from moediff import checkpoint, models, training
 from moediff.errors import UserError
 from moediff.tokens import TokenSplit
 
@@ -164,8 +164,65 @@ def test_a_loss_that_is_not_finite_and_a_batch_too_large_are_refused(
 
 def test_checkpoints_are_kept_two_at_a_time(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        artifact.save_checkpoint(tmp_path, step, {"a": torch.tensor([step])}, {"history": []})
+        checkpoint.save(tmp_path, step, {"a": torch.tensor([step])}, {"history": []})
     assert len(list(tmp_path.iterdir())) == 2
-    tensors, metadata = artifact.newest_checkpoint(tmp_path)
+    tensors, metadata = checkpoint.newest(tmp_path)
     assert metadata["step"] == 3
     assert tensors["a"].item() == 3
+
+
+def test_a_checkpoint_with_a_flipped_byte_is_passed_over(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"a": torch.full((100,), float(step))}, {})
+    newest = tmp_path / "step-000000002.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-40] ^= 1
+    newest.write_bytes(data)
+    assert checkpoint.newest(tmp_path)[1]["step"] == 1
+
+
+def test_what_a_killed_save_left_behind_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".step-000000001.safetensors.123.partial").write_bytes(b"cut")
+    checkpoint.save(tmp_path, 2, {"a": torch.zeros(1)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000002.safetensors"]
+
+
+def test_splits_that_differ_in_what_attention_sees_have_different_digests(token_shard) -> None:
+    shard = token_shard()
+    apart, across = TokenSplit([shard]), TokenSplit([shard], attend_across_documents=True)
+    assert apart.digest != across.digest
+    assert apart.digest == TokenSplit([shard]).digest
+    parts = {apart.part(slice(0, end)).digest for end in (5, 6)} | {apart.digest}
+    assert len(parts) == 3
+
+
+def test_experts_follow_autocast_as_a_dense_feed_forward_does(tiny_model) -> None:
+    """An MoE whose experts are all one dense feed-forward is that dense model, in bfloat16 too."""
+    dense = tiny_model(DENSE | {"ffn": 32})
+    moe = tiny_model(MOE | {"renormalise": True})
+    weights = dense.state_dict()
+    for name, parameter in moe.named_parameters():
+        if ".experts.gate_up_proj" in name or ".experts.down_proj" in name:
+            layer = name.partition(".experts.")[0]
+            parts = ("gate_proj", "up_proj") if "gate_up" in name else ("down_proj",)
+            one = torch.cat([weights[f"{layer}.{part}.weight"] for part in parts])
+            parameter.data.copy_(one.expand_as(parameter))
+        elif name in weights:
+            parameter.data.copy_(weights[name])
+    models.follow_autocast(moe)
+    tokens = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        assert torch.allclose(dense(tokens).logits, moe(tokens).logits, atol=1e-5)
+    seen = []
+    kinds = moe.model.layers[0].mlp.experts.act_fn.register_forward_hook(
+        lambda _, args, out: seen.append(out.dtype)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = moe(tokens, labels=tokens).loss
+        assert abs(loss - dense(tokens, labels=tokens).loss) < 2e-3
+    kinds.remove()
+    assert seen == [torch.bfloat16]
+    loss.backward()
+    gradient = moe.model.layers[0].mlp.experts.down_proj.grad
+    assert gradient.dtype == torch.float32
+    assert gradient.abs().sum() > 0

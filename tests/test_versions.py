@@ -49,7 +49,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     tokenizer = tokens.train_tokenizer(table["text"], 300)
     found["tokenizer"] = artifact.digest(sorted(tokenizer.get_vocab().items()))
     corpus = folder / "made.parquet"
-    artifact.write_parquet(corpus, table, {"format": 1})
+    artifact.write_parquet(corpus, table, {"format": artifact.FORMAT})
     packed = tokens.pack({"made": corpus}, {"made": 1}, tokenizer, 0, "train", 20, 32, 0)
     found["token_shards"] = artifact.digest(packed["tokens"], packed["document"])
 

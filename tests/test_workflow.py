@@ -169,6 +169,45 @@ def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_an_edited_or_a_new_text_file_is_read_again(copied: Path) -> None:
+    file = copied / "own/003.txt"
+    file.write_text(file.read_text(encoding="utf-8") + " One more line.", encoding="utf-8")
+    assert planned(copied)["documents"] == 1
+    file.touch()
+    (copied / "own/new.txt").write_text("A new tale, told once. " * 30, encoding="utf-8")
+    found = planned(copied)
+    assert found["documents"] == 1
+    assert found["report"] == 1
+
+
+@pytest.mark.slow
+def test_a_weight_reads_no_text_again_and_a_rate_more_is_one_trial_a_model(finished: Path) -> None:
+    heavier = {"corpus": {"domains": {"made": {"weight": 1.05}}}}
+    found = planned(finished, heavier)
+    assert "documents" not in found
+    assert found["token_shards_train"] == 1
+    found = planned(finished, {"training": {"peak_lr": [3.0e-3, 6.0e-3, 1.0e-2]}})
+    assert found["trial"] == 2
+
+
+@pytest.mark.slow
+def test_a_rate_that_diverges_loses_its_sweep_and_does_not_end_it(copied: Path) -> None:
+    change = copied / "change.yaml"
+    change.write_text(yaml.safe_dump({"training": {"peak_lr": [3.0e-3, 1.0e30]}}))
+    files = [str(copied / "config.yaml"), str(change)]
+    best = "results/models/moe/sweep/best.json"
+    found = snakemake(copied, best, "--configfile", *files)
+    assert found.returncode == 0, found.stderr
+    assert json.loads((copied / best).read_text())["peak_lr"] == 3.0e-3
+    trial = json.loads((copied / "results/models/moe/sweep/lr-1e+30.json").read_text())
+    assert trial["cross_entropy"] is None
+    change.write_text(yaml.safe_dump({"training": {"peak_lr": [1.0e30, 2.0e30]}}))
+    found = snakemake(copied, best, "--configfile", *files)
+    assert found.returncode != 0
+    assert "add lower ones" in found.stderr
+
+
+@pytest.mark.slow
 def test_a_docstring_reruns_nothing(finished: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in ("scripts", "rules", "config", "profiles"):
@@ -201,14 +240,18 @@ def place_of_data(path: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["corpus/validation/00000.h5", "activations/moe/seed-0/validation/00000.zarr.zip"]
-)
+    "name",
+    [
+        "corpus/validation/00000.h5", "activations/moe/seed-0/validation/00000.zarr.zip",
+        "corpus/own.parquet", f"{DICTIONARY}/dictionary.safetensors",
+    ],
+)  # fmt: skip
 def test_a_damaged_shard_is_named_and_its_command_rebuilds_it(copied: Path, name: str) -> None:
     path = copied / "results" / name
     data = bytearray(path.read_bytes())
     data[place_of_data(path)] ^= 0xFF
     path.write_bytes(data)
-    found = run(copied, "results/fve.json")
+    found = run(copied, "results/fve.json", *(["-R", "token_shards_fit"] if "own" in name else []))
     assert found.returncode != 0
     line = next(line for line in found.stderr.splitlines() if "error in" in line)
     assert name in line
@@ -279,7 +322,7 @@ def test_bad_text_ends_in_one_line(tmp_path: Path, change: dict, target: str, sa
 def parsed(*files: Path) -> dict:
     from snakemake.utils import update_config
 
-    from moediff.config import complete
+    from moediff.checks import complete
 
     config: dict = {}
     for file in files:

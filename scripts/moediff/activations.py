@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ from torch import Tensor
 from zarr.storage import ZipStore
 
 from moediff import artifact
-from moediff.errors import DamagedError, UserError
+from moediff.errors import DamagedError, UserError, unreadable
 from moediff.tokens import TokenShard, segment_starts
 
 COLUMNS = ("token", "document", "sequence", "position", "domain")
 ROWS, MEAN, SPREAD = "rows", "mean", "spread"
+MOST_OPEN = 64  # shards; a process may hold 256 files on some systems
 
 
 # --- which rows -------------------------------------------------------------------------------
@@ -181,21 +183,31 @@ def _narrow(
 
 
 class Shard:
-    """One activation shard, verified when opened: whole, with every chunk there once."""
+    """One activation shard, verified when opened: whole, with every chunk there once.
+
+    At most MOST_OPEN shards hold their file open; the one longest unread is closed for another and
+    opens again when it is read.
+    """
+
+    _open: ClassVar[OrderedDict[Shard, None]] = OrderedDict()  # the latest read last
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no such activation shard")
         try:
             with zipfile.ZipFile(self.path) as archive:
                 names = archive.namelist()
-            self.group = zarr.open_group(ZipStore(self.path, mode="r"), mode="r")
-            self.facts = dict(self.group.attrs)
-            self.arrays = {name: self.group[name] for name in (*COLUMNS, ROWS, MEAN, SPREAD)}
+            self.store = ZipStore(self.path, mode="r")
+            self._touch()
+            group = zarr.open_group(self.store, mode="r")
+            self.facts = dict(group.attrs)
+            self.arrays = {name: group[name] for name in (*COLUMNS, ROWS, MEAN, SPREAD)}
             artifact.check_format(self.path, self.facts)
-        except FileNotFoundError:
+        except (UserError, MemoryError):
             raise
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-            raise DamagedError(self.path, f"not a whole activation shard ({error})") from error
+        except Exception as error:  # a damaged zip or group raises a dozen unrelated classes
+            raise unreadable(self.path, "not a whole activation shard", error) from error
         expected = {
             f"{name}/c/{'/'.join(map(str, index))}"
             for name, array in self.arrays.items()
@@ -204,6 +216,12 @@ class Shard:
         if set(names) != expected or len(names) != len(expected):
             odd = sorted(set(names) ^ expected) or ["a name that stands twice"]
             raise DamagedError(self.path, f"its parts are not those written ({odd[0]})")
+
+    def _touch(self) -> None:
+        Shard._open[self] = None
+        Shard._open.move_to_end(self)
+        while len(Shard._open) > MOST_OPEN:
+            Shard._open.popitem(last=False)[0].store.close()
 
     @property
     def count(self) -> int:
@@ -219,10 +237,13 @@ class Shard:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Stored values of one array. Raises DamagedError at a chunk whose checksum is wrong."""
+        self._touch()
         try:
             return self.arrays[name][start:stop]
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise DamagedError(self.path, f"array '{name}' is damaged ({error})") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise unreadable(self.path, f"array '{name}' is damaged", error) from error
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Activations in the model's own units, float32 [row, d_model]."""
@@ -240,6 +261,9 @@ class Chunk:
     first: int
 
 
+_ORIGIN = ("model", "hook", "exponent")
+
+
 class AlignedRows:
     """The rows of one or several sources over a split, proved to be the same tokens.
 
@@ -250,7 +274,7 @@ class AlignedRows:
         self.sources = [[Shard(path) for path in paths] for paths in sources]
         first = self.sources[0]
         for shards in self.sources:
-            if len({(s.facts["model"], s.facts["hook"], s.facts["exponent"]) for s in shards}) > 1:
+            if len({tuple(s.facts[name] for name in _ORIGIN) for s in shards}) > 1:
                 raise UserError(
                     f"{shards[0].path.parent}: its shards come from two models or hook points; "
                     f"to rebuild them, run: rm -r '{shards[0].path.parent}' and then the same "
@@ -281,15 +305,24 @@ class AlignedRows:
 
     @property
     def digest(self) -> str:
-        """Digest of what the rows are: their tokens and models."""
-        rows = [shard.facts["rows_digest"] for shard in self.sources[0]]
-        hooks = [shards[0].facts["hook"] for shards in self.sources]
-        return artifact.digest(rows, self.models, hooks)
+        """Digest of what the rows are: their tokens, their models, and the values by their moments."""
+        tokens = [shard.facts["rows_digest"] for shard in self.sources[0]]
+        values = [
+            shard.read(name)
+            for shards in self.sources
+            for shard in shards
+            for name in (MEAN, SPREAD)
+        ]
+        return artifact.digest(tokens, self.origins, *values)
 
     @property
-    def models(self) -> list[str]:
-        """Digest of the model behind each source."""
-        return [shards[0].facts["model"] for shards in self.sources]
+    def origins(self) -> list[dict[str, Any]]:
+        """Of each source, in order: digest of the model, hook point, exponent and dtype of its rows."""
+        return [
+            {name: shards[0].facts[name] for name in _ORIGIN}
+            | {"dtype": str(shards[0].arrays[ROWS].dtype)}
+            for shards in self.sources
+        ]
 
     def column(self, name: str) -> np.ndarray:
         """One of COLUMNS for every row of the split."""
@@ -306,6 +339,11 @@ class AlignedRows:
             sums = _Sums(shards[0].width)
             for shard in shards:
                 sums.merge(shard.count, shard.read(MEAN), shard.read(SPREAD))
+            if not sums.spread.sum() > 0:
+                raise UserError(
+                    f"{shards[0].path.parent}: its rows never vary, so there is nothing to explain; "
+                    "take another hook point or layer"
+                )
             found.append((sums.mean, float(sums.spread.sum() / sums.count)))
         return found
 

@@ -17,10 +17,15 @@ import numpy as np
 import polars as pl
 
 from moediff import __version__
-from moediff.errors import DamagedError, UserError
+from moediff.errors import DamagedError, UserError, unreadable
 
-FORMAT = 1  # number of the layout of every file; a reader refuses another
+FORMAT = 2  # number of the layout of every file; a reader refuses another
 _METADATA_KEY = "moediff"  # one key: safetensors writes several in a random order
+_CONTENT = "content"  # digest of the values, inside the metadata
+# A damaged table can make polars panic, which is not an Exception.
+PARQUET_ERRORS = (
+    pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, KeyError, ValueError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -122,80 +127,85 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 
 def write_parquet(path: Path | str, frame: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
-    """Write a table (zstd) with its provenance in the file's metadata."""
+    """Write a table (zstd), its provenance and a digest of each column in the file's metadata."""
+    facts = {**provenance, _CONTENT: {name: _column_digest(frame[name]) for name in frame.columns}}
     with whole(path) as partial:
-        frame.write_parquet(
-            partial, compression="zstd", metadata={_METADATA_KEY: canonical(provenance)}
-        )
+        frame.write_parquet(partial, compression="zstd", metadata={_METADATA_KEY: canonical(facts)})
 
 
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read a table; raise DamagedError when it is not whole."""
+    """Read a table of ours; raise DamagedError when it is cut or a column read is altered."""
     try:
-        return pl.read_parquet(path, columns=columns)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DamagedError(path, f"not a whole parquet file ({_first_line(error)})") from error
+        facts = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
+        frame = pl.read_parquet(path, columns=columns)
+        wanted = {name: facts[_CONTENT][name] for name in frame.columns}
+    except FileNotFoundError:
+        raise
+    except PARQUET_ERRORS as error:
+        raise unreadable(path, "not a whole parquet file", error) from error
+    for name, content in wanted.items():
+        if _column_digest(frame[name]) != content:
+            raise DamagedError(path, f"its column '{name}' does not match its digest")
+    return frame
+
+
+def _column_digest(column: pl.Series) -> str:
+    """Digest of a column's values and missing values, without a second copy of all text."""
+    seen = hashlib.sha256(f"{column.dtype}{len(column)}".encode())
+    seen.update(column.is_null().to_numpy().tobytes())
+    if column.dtype == pl.String:
+        seen.update(column.str.len_bytes().fill_null(0).to_numpy().tobytes())
+        for start in range(0, len(column), 1024):
+            seen.update("".join(column[start : start + 1024].drop_nulls()).encode())
+    else:
+        seen.update(column.fill_null(0).to_numpy().tobytes())
+    return seen.hexdigest()[:32]
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mapping) -> None:
-    """Write torch tensors as safetensors, `metadata` as one key of sorted JSON."""
+    """Write torch tensors as safetensors, `metadata` and a digest of all as one key of sorted JSON."""
     from safetensors.torch import save_file
 
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    facts = {**metadata, _CONTENT: _tensor_digest(plain)}
     with whole(path) as partial:
-        save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
-            partial,
-            metadata={_METADATA_KEY: canonical(metadata)},
-        )
+        save_file(plain, partial, metadata={_METADATA_KEY: canonical(facts)})
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read safetensors and the metadata that `write_tensors` put beside them.
 
-    Raises DamagedError when the file is cut, altered in its header, or not one of ours.
+    Raises DamagedError when the file is cut, altered, or not one of ours.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise DamagedError(path, f"not a whole safetensors file ({_first_line(error)})") from error
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content = metadata.pop(_CONTENT)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise unreadable(path, "not a whole safetensors file", error) from error
+    if _tensor_digest(tensors) != content:
+        raise DamagedError(path, "its tensors do not match their digest")
+    return tensors, metadata
 
 
-def state_folder(results: Path | str, stage: str, *key: Any) -> Path:
-    """Folder of a long job's checkpoints, outside every output, named by a digest of `key`.
+def _tensor_digest(tensors: Mapping[str, Any]) -> str:
+    """Digest of tensors on the CPU by name, bytes as they are (numpy has no bfloat16)."""
+    import torch
 
-    Snakemake deletes a job's outputs before it starts again; what must survive lives here.
-    """
-    return Path(results) / "state" / f"{stage}-{digest(*key)}"
-
-
-def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Any], metadata: Mapping, keep: int = 2
-) -> None:
-    """Write checkpoint `step` into `folder` whole, then drop all but the newest `keep`."""
-    write_tensors(folder / f"step-{step:09d}.safetensors", tensors, {"step": step, **metadata})
-    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
-
-
-def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Tensors and metadata of the newest whole checkpoint; damaged ones are passed over."""
-    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
-        try:
-            return read_tensors(path)
-        except DamagedError:
-            continue
-    return None
+    parts: list[Any] = []
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        parts += [name, str(tensor.dtype), list(tensor.shape)]
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest(*parts)
 
 
 def copy_whole(source: Path | str, target: Path | str) -> None:
     """Copy one file so that `target` appears whole."""
     with whole(target) as partial:
         shutil.copyfile(source, partial)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

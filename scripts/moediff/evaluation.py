@@ -90,10 +90,10 @@ def principal_components(data: AlignedRows, batch: int = 4096) -> Baseline:
 
 
 def check_models(data: AlignedRows, facts: Mapping[str, Any], path: Path | str) -> None:
-    """Refuse a dictionary that was fitted on other models than those behind the rows."""
-    if data.models != facts["models"]:
+    """Refuse a dictionary fitted on other models, hook points or scales than those of the rows."""
+    if data.origins != facts["origins"]:
         raise UserError(
-            f"{path}: fitted on other models than the validation rows come from; "
+            f"{path}: fitted on other models or hook points than the validation rows come from; "
             f"remove it and run the same snakemake command again"
         )
 

@@ -11,10 +11,10 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from moediff import artifact
+from moediff import checkpoint
 from moediff.activations import AlignedRows, held_out_documents
 from moediff.dictionary import Dictionary, Shape
-from moediff.errors import UserError
+from moediff.errors import Diverged
 from moediff.progress import Progress, log
 from moediff.sparse import top_entries
 
@@ -120,24 +120,11 @@ class Fitter:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on."""
-        tensors = {f"model/{name}": value for name, value in self.dictionary.state_dict().items()}
-        for name, parameter in self.dictionary.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer/{name}/{key}"] = value
-        return tensors | {"silent": self.silent}
+        return checkpoint.state_of(self.dictionary, self.optimizer) | {"silent": self.silent}
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Take up `state` after `step` steps, every tensor."""
-        self.dictionary.load_state_dict(
-            {n.removeprefix("model/"): v for n, v in tensors.items() if n.startswith("model/")},
-            strict=True,
-        )
-        for name, parameter in self.dictionary.named_parameters():
-            if not parameter.numel():  # a block that this dictionary does not have
-                continue
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = tensors[f"optimizer/{name}/{key}"].to(parameter.device)
-                self.optimizer.state[parameter][key] = value
+        checkpoint.restore(self.dictionary, self.optimizer, tensors)
         self.silent = tensors["silent"].to(self.silent.device)
         self.step = step
 
@@ -172,7 +159,7 @@ def fit(
     )
     fitter = Fitter(dictionary, recipe)
     history: list[dict[str, Any]] = []
-    found = artifact.newest_checkpoint(state)
+    found = checkpoint.newest(state)
     if found is not None:
         tensors, metadata = found
         fitter.restore(tensors, metadata["step"])
@@ -183,7 +170,7 @@ def fit(
     batches = data.shuffled(~held_out, batch, recipe["pool_chunks"], seed, fitter.step)
     for done in _train(fitter, batches, history, device, progress, name):
         if done in _saves(fitter.steps, recipe["checkpoints"]):
-            artifact.save_checkpoint(state, done, fitter.state(), {"history": history})
+            checkpoint.save(state, done, fitter.state(), {"history": history})
     progress.close()
     threshold = exact_threshold(dictionary, data, held_out, recipe["k"], batch)
     dictionary.threshold.fill_(threshold)
@@ -195,8 +182,6 @@ def _set_standards(dictionary: Dictionary, data: AlignedRows) -> None:
     moments = data.moments()
     dictionary.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in moments])))
     for source, (_, variance) in enumerate(moments):
-        if not variance > 0:
-            raise UserError(f"source {source} of the dictionary never varies: nothing to explain")
         dictionary.scale[source] = variance**0.5
 
 
@@ -219,7 +204,7 @@ def _train(
         if fitter.step % window and fitter.step < fitter.steps:
             continue
         if not np.isfinite(sums["error"]):
-            raise UserError(f"{name}: the error is no longer finite; lower the recipe's lr")
+            raise Diverged(f"{name}: the error is no longer finite; lower the recipe's lr")
         history.append(
             {
                 "step": fitter.step,

@@ -13,11 +13,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3MoeConfig
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 from transformers.models.qwen3_moe import Qwen3MoeForCausalLM
 
 from moediff import artifact
-from moediff.errors import DamagedError, UserError
-from moediff.tokens import Vocabulary, segment_positions
+from moediff.errors import DamagedError, UserError, first_line
+from moediff.tokens import Vocabulary, entries_digest, segment_positions, vocabulary_size
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -59,6 +60,34 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3MoeForCausalLM(config)
+
+
+def follow_autocast(model: PreTrainedModel) -> None:
+    """Make fused experts compute in the dtype of autocast, as every linear layer does.
+
+    torch's grouped product is not on autocast's list: without this an MoE's experts would run in
+    the masters' float32 beside a dense feed-forward in bfloat16.
+    """
+    ALL_EXPERTS_FUNCTIONS.register("autocast", _autocast_experts)
+    model.set_experts_implementation("autocast")
+
+
+class _Narrowed:
+    """An experts module whose parameters are seen in another dtype; gradients reach the masters."""
+
+    def __init__(self, experts: nn.Module, dtype: torch.dtype) -> None:
+        self.experts, self.dtype = experts, dtype
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.experts, name)
+        return value.to(self.dtype) if isinstance(value, nn.Parameter) else value
+
+
+def _autocast_experts(experts: nn.Module, hidden: Tensor, *routing: Tensor) -> Tensor:
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        experts = _Narrowed(experts, torch.get_autocast_dtype(kind))
+    return grouped_mm_experts_forward(experts, hidden, *routing)
 
 
 @dataclass(frozen=True)
@@ -121,10 +150,9 @@ def fetch(name: str, revision: str | None) -> Path:
                 )
             )
         except Exception as error:  # the Hub's client raises a dozen unrelated classes
-            reason = (str(error).splitlines() or [""])[0]
             raise UserError(
                 f"model '{name}': no such folder, and the Hub cannot be read "
-                f"({type(error).__name__}: {reason}); check the name, the revision and the network"
+                f"({type(error).__name__}: {first_line(error)}); check the name, the revision and the network"
             ) from error
     if not (folder / CONFIG).is_file() or not list(folder.glob("*.safetensors")):
         raise UserError(f"model '{name}': needs {CONFIG} and safetensors weights in {folder.name}/")
@@ -141,22 +169,34 @@ def load(
 ) -> PreTrainedModel:
     """A causal language model of a folder, for inference; no code of the folder is run.
 
-    Raises UserError when transformers has no such class, DamagedError when weights are cut.
+    Raises UserError when transformers has no such class or a weight is missing or of another
+    shape (which transformers would fill with random numbers), DamagedError when weights are cut.
     """
     from safetensors import SafetensorError
 
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # listed, and refused below by name
         )
     except SafetensorError as error:
-        raise DamagedError(folder, f"its weights are not whole ({error})") from error
-    except (ValueError, KeyError, OSError) as error:
+        raise DamagedError(folder, f"its weights are not whole ({first_line(error)})") from error
+    except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise UserError(
             f"{folder}: transformers cannot load it as a causal language model "
-            f"({str(error).splitlines()[0]})"
+            f"({first_line(error)})"
         ) from error
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if absent:
+        raise UserError(
+            f"{folder}: {len(absent)} weights of {type(model).__name__} are missing or of another "
+            f"shape ({absent[0]}); take a whole checkpoint of a causal language model"
+        )
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -193,6 +233,11 @@ def open_manifest(path: Path | str, device: torch.device) -> tuple[PreTrainedMod
     facts = artifact.read_json(path)
     artifact.check_format(path, facts)
     folder = Path(path).parent if facts["folder"] == "." else Path(facts["folder"])
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"{path} describes the checkpoint in {folder}, which is gone; put it back, or run "
+            f"rm '{path}' and then the same snakemake command again"
+        )
     if digest(folder) != facts["digest"]:
         changed = folder / WEIGHTS if facts["folder"] == "." else path
         raise DamagedError(changed, "the weights are not those that model.json describes")
@@ -211,12 +256,22 @@ def check_vocabulary(
         )
     own = folder / "tokenizer.json"
     if own.is_file():
-        size = Tokenizer.from_file(str(own)).get_vocab_size(with_added_tokens=True)
-        if size != vocabulary.size:
+        tokenizer = Tokenizer.from_file(str(own))
+        if entries_digest(tokenizer) != vocabulary.entries:
             raise UserError(
-                f"model '{name}': its tokenizer has {size} entries, that of the corpus "
-                f"{vocabulary.size}; set corpus.tokenizer to {{load: {name}}}"
+                f"model '{name}': its tokenizer ({vocabulary_size(tokenizer)} entries) is not that "
+                f"of the corpus ({vocabulary.size}); set corpus.tokenizer to {{load: {name}}}"
             )
+
+
+def check_context(model: PreTrainedModel, length: int, name: str) -> None:
+    """Refuse sequences longer than a checkpoint was made for."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise UserError(
+            f"model '{name}': made for sequences of {most} tokens, corpus.sequence.length is "
+            f"{length}; lower it"
+        )
 
 
 def pick_device(wanted: str) -> torch.device:

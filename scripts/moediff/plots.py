@@ -48,6 +48,11 @@ def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
             chart.save(str(partial), format=kind, **options)
 
 
+def dictionary_label(comparison: str, member: str, recipe: str, seed: int | str) -> str:
+    """What a dictionary is called in every chart and table: two never share a name."""
+    return f"{comparison}: {member.replace('_', ' + ')}, {recipe}, seed {seed}"
+
+
 def training_chart(history: pl.DataFrame, ngrams: pl.DataFrame, size: Size) -> alt.Chart:
     """Validation cross-entropy against tokens seen, one line a model, with the n-grams' levels.
 
@@ -91,13 +96,12 @@ def fve_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
 
     rows: comparison, member, recipe, seed, k, fve, baseline_mean, baseline_pca.
     """
-    labelled = rows.with_columns(
-        (pl.col("member").str.replace_all("_", " + ") + ", " + pl.col("recipe")).alias("dictionary")
-    )
+    named = rows.select("comparison", "member", "recipe", "seed").iter_rows()
+    labelled = rows.with_columns(pl.Series("dictionary", [dictionary_label(*row) for row in named]))
     kinds = {"fve": "dictionary, k active", "baseline_pca": "k principal components",
              "baseline_mean": "mean of the fit rows"}  # fmt: skip
     tidy = labelled.unpivot(
-        list(kinds), index=["dictionary", "seed", "k"], variable_name="kind", value_name="value"
+        list(kinds), index=["dictionary", "k"], variable_name="kind", value_name="value"
     ).with_columns(pl.col("kind").replace(kinds))
     worst = rows.with_columns((pl.col("fve") - pl.col("baseline_pca")).alias("gain"))["gain"].min()
     bars = (
@@ -107,7 +111,7 @@ def fve_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
             alt.Y("kind:N", title=None, sort=list(kinds.values())).axis(labels=False, ticks=False),
             alt.X("value:Q", title="fraction of validation variance explained").scale(zero=True),
             alt.Color("kind:N", title=None, sort=list(kinds.values())).legend(orient="top"),
-            tooltip=["dictionary", "seed", "k", "kind", alt.Tooltip("value", format=".4f")],
+            tooltip=["dictionary", "k", "kind", alt.Tooltip("value", format=".4f")],
         )
     )
     text = bars.mark_text(align="left", dx=3).encode(

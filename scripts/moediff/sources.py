@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import glob
 import gzip
 import hashlib
 import importlib.util
 import json
 import re
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from moediff import artifact
-from moediff.errors import UserError
+from moediff.config import matching_files
+from moediff.errors import UserError, first_line
 from moediff.tales import tales
 
 SHORTEST = 200  # characters; a shorter docstring is a signature or a title, not text
@@ -107,7 +108,7 @@ def files(
     matches nothing, a missing column, a row without text, and text that is not UTF-8.
     """
     for pattern in paths:
-        matches = sorted(m for m in glob.glob(pattern, recursive=True) if Path(m).is_file())
+        matches = matching_files(pattern)
         if not matches:
             raise UserError(f"files: no file matches '{pattern}'")
         for match in matches:
@@ -127,15 +128,15 @@ def _parquet_rows(path: Path, column: str, group: str | None) -> Iterator[Mappin
     wanted = list(dict.fromkeys([column, *([group] if group else [])]))
     try:
         found = list(pl.read_parquet_schema(path))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
+    except artifact.PARQUET_ERRORS as error:
+        raise UserError(f"{path}: not a parquet file ({first_line(error)})") from error
     for name in wanted:
         if name not in found:
             raise UserError(f"{path}: no column '{name}'; columns: {', '.join(found)}")
     try:
         table = pl.read_parquet(path, columns=wanted)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: a damaged parquet file ({str(error).splitlines()[0]})") from error
+    except artifact.PARQUET_ERRORS as error:
+        raise UserError(f"{path}: a damaged parquet file ({first_line(error)})") from error
     yield from table.iter_rows(named=True)
 
 
@@ -148,8 +149,8 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 offset += len(line)
                 if text.strip():
                     yield _json_row(text, f"{path}:{number}")
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error})") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file ({first_line(error)})") from error
 
 
 def _json_row(text: str, where: str) -> Mapping[str, Any]:
@@ -223,10 +224,9 @@ def hub(
     except UserError:
         raise
     except Exception as error:  # the Hub's client raises a dozen unrelated classes
-        reason = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"Hub data set '{id}' at {revision} cannot be read "
-            f"({type(error).__name__}: {reason}); check the network, the id and the revision, "
+            f"({type(error).__name__}: {first_line(error)}); check the network, the id and the revision, "
             "or name local files with source: files"
         ) from error
 
@@ -258,7 +258,7 @@ def documents(
 
     Exact duplicates are dropped, the first kept. Reading stops after `most_bytes` of text.
     """
-    keys = {key: value for key, value in settings.items() if key not in _NOT_ARGUMENTS}
+    keys = {key: value for key, value in settings.items() if key != "source"}
     seen: dict[str, tuple[str, str, str, str, str]] = {}
     size = 0
     for text, source, group in SOURCES[settings["source"]](**keys):
@@ -274,9 +274,6 @@ def documents(
         raise UserError(f"domain '{name}': its source ({settings['source']}) gave no text at all")
     columns = ["text", "source", "document", "group", "split"]
     return pl.DataFrame(list(seen.values()), schema=columns, orient="row")
-
-
-_NOT_ARGUMENTS = {"source", "weight", "megabytes"}
 
 
 def document_id(text: str) -> str:

@@ -19,7 +19,7 @@ import polars as pl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moediff import artifact
-from moediff.errors import DamagedError, UserError
+from moediff.errors import DamagedError, UserError, first_line, unreadable
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_BYTES = 8_000_000  # text of a domain at most from which a tokenizer is trained
@@ -36,7 +36,8 @@ class Vocabulary:
     size: int
     end_of_text: int
     special: tuple[int, ...]
-    digest: str
+    digest: str  # of tokenizer.json
+    entries: str  # `entries_digest`
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
@@ -77,10 +78,10 @@ def load_tokenizer(name: str, revision: str | None) -> tuple[Tokenizer, str, lis
 
     try:
         loaded = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the Hub's client raises a dozen unrelated classes
         raise UserError(
             f"corpus.tokenizer.load: '{name}' cannot be loaded "
-            f"({str(error).splitlines()[0]}); check the id, the folder and the network"
+            f"({first_line(error)}); check the id, the folder and the network"
         ) from error
     if loaded.eos_token is None:
         raise UserError(f"corpus.tokenizer.load: '{name}' has no end-of-text token")
@@ -94,10 +95,11 @@ def write_tokenizer(
     """Write tokenizer.json and, beside it, what later stages need of it."""
     artifact.write_text(path, tokenizer.to_str(pretty=True))
     facts = {
-        "size": tokenizer.get_vocab_size(with_added_tokens=True),
+        "size": vocabulary_size(tokenizer),
         "end_of_text": tokenizer.token_to_id(end),
         "special": sorted(tokenizer.token_to_id(token) for token in special),
         "digest": artifact.digest_files([path]),
+        "entries": entries_digest(tokenizer),
     }
     artifact.write_json(vocabulary, artifact.made_by("tokenizer") | facts)
 
@@ -106,7 +108,23 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
     """Read what `write_tokenizer` wrote beside tokenizer.json."""
     facts = artifact.read_json(path)
     artifact.check_format(path, facts)
-    return Vocabulary(facts["size"], facts["end_of_text"], tuple(facts["special"]), facts["digest"])
+    return Vocabulary(
+        facts["size"], facts["end_of_text"], tuple(facts["special"]), facts["digest"],
+        facts["entries"],
+    )  # fmt: skip
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Rows that an embedding needs: the largest token id and one. Ids of some tokenizers have gaps."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
+def entries_digest(tokenizer: Tokenizer) -> str:
+    """Digest of the entries and their ids, those added to the model of the tokenizer left out.
+
+    Loaders differ in which tokens they add; the entries beneath are the same for the same tokens.
+    """
+    return artifact.digest(sorted(tokenizer.get_vocab(with_added_tokens=False).items()))
 
 
 # --- packing ---------------------------------------------------------------------------------
@@ -148,7 +166,7 @@ def pack(
     mixed = np.random.default_rng([seed, len(weights)]).permutation(len(pieces))
     chosen = [pieces[i] for i in mixed]
     lengths = [len(tokens) for tokens, _, _ in chosen]
-    width = np.uint16 if tokenizer.get_vocab_size(with_added_tokens=True) <= 2**16 else np.uint32
+    width = np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32
     flat = {
         "tokens": np.concatenate([tokens for tokens, _, _ in chosen]).astype(width),
         "document": np.repeat(np.array([document for _, document, _ in chosen], "<i8"), lengths),
@@ -260,33 +278,40 @@ def read_token_shard(path: Path | str) -> TokenShard:
     except FileNotFoundError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise DamagedError(path, f"not a whole token shard ({error})") from error
+        raise unreadable(path, "not a whole token shard", error) from error
     if _shard_digest(arrays, shard.domains, shard.tokenizer, shard.first) != shard.digest:
         raise DamagedError(path, "its tokens do not match their digest")
     return shard
 
 
 class TokenSplit:
-    """All sequences of a split in memory, in 4 bytes a token at most beside the token itself."""
+    """All sequences of a split in memory: 4 bytes a token, twice that while it is read.
+
+    `digest` tells splits apart by their tokens, by what attention sees, and by the part taken.
+    """
 
     def __init__(self, paths: Sequence[Path | str], attend_across_documents: bool = False) -> None:
-        shards = [read_token_shard(path) for path in paths]
-        if len({(shard.domains, shard.tokenizer) for shard in shards}) > 1:
-            raise UserError(
-                f"{paths[0]} and its fellows were made by different tokenizers or domains; "
-                "remove the folder and run again"
-            )
-        if [shard.first for shard in shards] != [
-            sum(len(shard.tokens) for shard in shards[:number]) for number in range(len(shards))
-        ]:
-            raise UserError(f"{paths[0]} and its fellows do not follow on; remove the folder")
-        self.domains = shards[0].domains
-        self.digest = artifact.digest([shard.digest for shard in shards])
-        self.tokens = np.concatenate([shard.tokens for shard in shards])  # [sequence, position]
-        self.domain = np.concatenate([shard.domain for shard in shards])  # [sequence, position]
-        self.starts = np.concatenate(  # [sequence, position]
-            [segment_starts(shard.document, attend_across_documents) for shard in shards]
-        )
+        tokens, domain, starts, digests, count = [], [], [], [], 0
+        for path in paths:  # one shard's document ids, which are wide, at a time
+            shard = read_token_shard(path)
+            if not count:
+                self.domains, tokenizer = shard.domains, shard.tokenizer
+            if (shard.domains, shard.tokenizer) != (self.domains, tokenizer):
+                raise UserError(
+                    f"{path} and its fellows were made by different tokenizers or domains; "
+                    "remove the folder and run again"
+                )
+            if shard.first != count:
+                raise UserError(f"{path} and its fellows do not follow on; remove the folder")
+            tokens.append(shard.tokens)
+            domain.append(shard.domain)
+            starts.append(segment_starts(shard.document, attend_across_documents))
+            digests.append(shard.digest)
+            count += len(shard.tokens)
+        self.digest = artifact.digest(digests, attend_across_documents)
+        self.tokens = np.concatenate(tokens)  # [sequence, position]
+        self.domain = np.concatenate(domain)  # [sequence, position]
+        self.starts = np.concatenate(starts)  # [sequence, position]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -294,6 +319,7 @@ class TokenSplit:
     def part(self, rows: slice) -> TokenSplit:
         """A stretch of the sequences."""
         found = copy.copy(self)
+        found.digest = artifact.digest(self.digest, rows.start, rows.stop)
         found.tokens, found.domain = self.tokens[rows], self.domain[rows]
         found.starts = self.starts[rows]
         return found

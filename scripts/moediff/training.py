@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from moediff import artifact
-from moediff.errors import UserError
-from moediff.models import backbone, model_inputs
+from moediff import checkpoint
+from moediff.errors import Diverged, UserError
+from moediff.models import backbone, follow_autocast, model_inputs
 from moediff.progress import Progress, log
 from moediff.tokens import TokenSplit
 
@@ -235,7 +235,7 @@ def train(
 
     Checkpoints go to `state`, whole or ignored; the newest is taken up with every tensor restored
     strictly, and the finished model is the one of an uninterrupted run, bit for bit on CPU.
-    Raises UserError when the loss is no longer finite.
+    Raises Diverged when the loss is no longer finite.
     """
     steps = plan.steps(len(data))
     if steps == 0:
@@ -245,6 +245,8 @@ def train(
         )
     precision = pick_precision(plan.precision, device)
     model.to(device).train()
+    if precision != torch.float32:
+        follow_autocast(model)
     optimizer = make_optimizer(model, plan)
     history, first = _resume(state, model, optimizer)
     marks = _marks(steps, plan.evaluations)
@@ -267,11 +269,12 @@ def train(
             measured = evaluate(model, validation, device, precision)
             tap = RouterTap(model)
             history += measured.rows(split="validation", **at)
-            _refuse_divergence(history[-1], name, done)
+            _refuse_divergence(measured, name, done)
             log.info("%s: step %d of %d, validation cross-entropy %.4f", name, done, steps,
                      measured.loss.sum() / measured.count.sum())  # fmt: skip
             sums = LossSums(data.domains)
-            _save(state, done, model, optimizer, history)
+            tensors = checkpoint.state_of(model, optimizer)
+            checkpoint.save(state, done, tensors, {"history": history})
         progress.advance(rows.size * data.tokens.shape[1])
     tap.close()
     progress.close()
@@ -335,43 +338,21 @@ def _marks(steps: int, points: int) -> set[int]:
     return {round(steps * (i + 1) / points) for i in range(points)} - {0}
 
 
-def _refuse_divergence(row: Mapping[str, Any], name: str, step: int) -> None:
-    if not math.isfinite(row["cross_entropy"]):
-        raise UserError(
+def _refuse_divergence(measured: LossSums, name: str, step: int) -> None:
+    if not np.isfinite(measured.loss).all():
+        raise Diverged(
             f"{name}: the loss is no longer finite at step {step}; lower training.peak_lr"
         )
-
-
-# --- checkpoints -----------------------------------------------------------------------------
-
-
-def _save(
-    state: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, history: list
-) -> None:
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{name}/{key}"] = value
-    artifact.save_checkpoint(state, step, tensors, {"history": history})
 
 
 def _resume(
     state: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[list[dict[str, Any]], int]:
-    """Restore the newest whole checkpoint of `state`, every tensor; history and steps done."""
-    found = artifact.newest_checkpoint(state)
+    """Restore the newest whole checkpoint of `state`; history and steps done."""
+    found = checkpoint.newest(state)
     if found is None:
         return [], 0
     tensors, metadata = found
-    weights = {
-        name.removeprefix("model/"): value
-        for name, value in tensors.items()
-        if name.startswith("model/")
-    }
-    model.load_state_dict(weights, strict=True)
-    for name, parameter in model.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors[f"optimizer/{name}/{key}"]
-            optimizer.state[parameter][key] = value.to(parameter.device)
+    checkpoint.restore(model, optimizer, tensors)
     log.info("resumed after step %d", metadata["step"])
     return metadata["history"], metadata["step"]

@@ -1,0 +1,180 @@
+"""Checks that a schema cannot make: each names the key, what is wrong and what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moediff.config import (
+    Config,
+    Member,
+    active_block_parameters,
+    count_of,
+    layer_count,
+    matching_files,
+    members,
+    model_width,
+    resolve_layer,
+)
+from moediff.errors import ConfigError
+from moediff.schema import fill
+
+
+def complete(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Config:
+    """The config with every default filled in, checked. Raises ConfigError with one line."""
+    whole = fill(config, schema)
+    _check(whole)
+    return whole
+
+
+def _check(config: Config) -> None:
+    low, high = config["features"]["bounds"]
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(f"features.bounds: [{low}, {high}] must rise from 0 to 1")
+    _check_corpus(config["corpus"])
+    for name, model in config["models"].items():
+        _check_model(name, model, config)
+    _check_hook(config)
+    for name, recipe in config["recipes"].items():
+        _check_recipe(name, recipe, config)
+    for name in config["comparisons"]:
+        _check_comparison(name, config)
+
+
+def _check_corpus(corpus: Config) -> None:
+    if corpus["splits"]["fit"] + corpus["splits"]["validation"] >= 1:
+        raise ConfigError("corpus.splits: fit and validation leave nothing for train")
+    length = corpus["sequence"]["length"]
+    for split, tokens in corpus["tokens"].items():
+        if tokens < length:
+            raise ConfigError(
+                f"corpus.tokens.{split}: {tokens} is less than one sequence of {length} tokens"
+            )
+    if corpus["shard_tokens"] < length:
+        raise ConfigError(
+            f"corpus.shard_tokens: {corpus['shard_tokens']} is less than one sequence of {length}"
+        )
+    for name, domain in corpus["domains"].items():
+        pattern = domain.get("group_pattern")
+        if pattern is not None:
+            if domain["group"] is None:
+                raise ConfigError(f"corpus.domains.{name}.group_pattern: needs a group column")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"corpus.domains.{name}.group_pattern: '{pattern}' is not a regular "
+                    f"expression ({error})"
+                ) from error
+        if domain["source"] == "files":
+            for pattern in domain["paths"]:
+                if not matching_files(pattern):
+                    raise ConfigError(
+                        f"corpus.domains.{name}.paths: no file matches '{pattern}' "
+                        f"(from {Path.cwd().name}/)"
+                    )
+
+
+def _check_model(name: str, model: Config, config: Config) -> None:
+    if "load" in model:
+        if "load" not in config["corpus"]["tokenizer"]:
+            raise ConfigError(
+                f"models.{name}.load: a checkpoint needs its own tokenizer; "
+                f"set corpus.tokenizer to {{load: {model['load']}}}"
+            )
+        return
+    train = model["train"]
+    if train["d_model"] % train["heads"] or (train["d_model"] // train["heads"]) % 2:
+        raise ConfigError(
+            f"models.{name}.train: d_model {train['d_model']} does not split into "
+            f"{train['heads']} heads of even width"
+        )
+    if train["top_k"] > train["experts"]:
+        raise ConfigError(
+            f"models.{name}.train: top_k {train['top_k']} is more than experts {train['experts']}"
+        )
+    twin = model["match"].get("active")
+    if twin is None:
+        return
+    if "train" not in config["models"].get(twin, {}):
+        raise ConfigError(f"models.{name}.match.active: '{twin}' is not a model trained here")
+    own, other = (active_block_parameters(config["models"][key]["train"]) for key in (name, twin))
+    if abs(own / other - 1) > 0.01:
+        raise ConfigError(
+            f"models.{name}: {own} active block parameters, '{twin}' has {other}; "
+            "more than 1 % apart (change ffn, top_k or layers)"
+        )
+
+
+def _check_hook(config: Config) -> None:
+    for name in config["models"]:
+        layers = layer_count(config, name)
+        if layers is not None:
+            resolve_layer(config["activations"]["layer"], layers, name)
+
+
+def _check_recipe(name: str, recipe: Config, config: Config) -> None:
+    where = f"recipes.{name}"
+    if recipe["k"] > recipe["features"]:
+        raise ConfigError(f"{where}.k: {recipe['k']} is more than features {recipe['features']}")
+    if recipe["warmup"] + recipe["decay"] > 1:
+        raise ConfigError(f"{where}: warmup and decay together are more than the whole run")
+    if count_of(recipe["tied"], recipe["features"]) > recipe["features"]:
+        raise ConfigError(
+            f"{where}.tied: {recipe['tied']} is more than features {recipe['features']}"
+        )
+    fit_tokens = config["corpus"]["tokens"]["fit"]
+    if recipe["threshold_rows"] * 2 > fit_tokens:
+        raise ConfigError(
+            f"{where}.threshold_rows: {recipe['threshold_rows']} is more than half of "
+            f"corpus.tokens.fit ({fit_tokens})"
+        )
+
+
+def _check_comparison(name: str, config: Config) -> None:
+    where = f"comparisons.{name}"
+    comparison = config["comparisons"][name]
+    for model in comparison.get("each") or comparison["all"]:
+        if model not in config["models"]:
+            raise ConfigError(
+                f"{where}: unknown model '{model}'; models: {', '.join(config['models'])}"
+            )
+    for recipe in comparison["recipes"]:
+        if recipe not in config["recipes"]:
+            raise ConfigError(
+                f"{where}.recipes: unknown recipe '{recipe}'; recipes: {', '.join(config['recipes'])}"
+            )
+    found = members(config, name)
+    if not found:
+        raise ConfigError(
+            f"{where}: the same model twice needs as many seeds, or a source would stand twice "
+            "in one dictionary (training.seeds)"
+        )
+    for member in found:
+        if len(set(member.sources)) < len(member.sources):
+            raise ConfigError(f"{where}: one source stands twice in {member.name}")
+    for recipe in comparison["recipes"]:
+        _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)
+
+
+def _check_blocks(where: str, name: str, recipe: Config, member: Member, config: Config) -> None:
+    sources = len(member.sources)
+    features = recipe["features"]
+    tied = count_of(recipe["tied"], features) if sources > 1 else 0
+    exclusive = count_of(recipe["exclusive"], features) * sources if sources > 1 else 0
+    if tied + exclusive > features:
+        raise ConfigError(
+            f"{where} with recipe '{name}': {tied} tied and {exclusive} exclusive features "
+            f"are more than {features}"
+        )
+    if recipe["tie"] == "direction" and tied:
+        widths = {source.model: model_width(config, source.model) for source in member.sources}
+        known = {model: width for model, width in widths.items() if width is not None}
+        if len(set(known.values())) > 1:
+            listed = ", ".join(f"{model} {width}" for model, width in known.items())
+            raise ConfigError(
+                f"{where} with recipe '{name}': a tie by direction needs equal widths, not "
+                f"{listed}; use tie: norm"
+            )
