@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moediff import artifact
+from moediff import artifact, ngrams
 from moediff.ngrams import ORDERS, ngram_losses
 from moediff.tokens import TokenSplit, write_token_shard
 
@@ -140,6 +140,15 @@ def test_equals_the_formula_written_with_loops(split: Split, across: bool) -> No
         assert len(expected) == validation.is_target.sum()
         assert found[name] == pytest.approx(np.mean(expected), abs=1e-12)
     assert found["bigram"] < found["unigram"] - 0.5
+
+
+@pytest.mark.parametrize("block", [1, 7, 16])
+def test_counting_in_blocks_changes_nothing(split: Split, monkeypatch, block: int) -> None:
+    train = split(*documents(60, 24, 13, seed=1))
+    validation = split(*documents(20, 24, 13, seed=2))
+    whole = losses(train, validation, 14)
+    monkeypatch.setattr(ngrams, "BLOCK", block)
+    assert losses(train, validation, 14) == whole
 
 
 # --- known answers ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 
 from moediff.tokens import TokenSplit
 
+BLOCK = 1 << 14  # sequences whose n-grams are counted at once
 ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
 
 
@@ -45,10 +46,9 @@ def _interpolate(
 
     A target with less history than `order - 1` tokens in its segment keeps the lower order.
     """
-    keys, full = _ngrams(train, order, vocabulary)
-    if not full.any():  # no stretch of the training text is as long
+    found, counts = _counts(train, order, vocabulary)  # n-grams and c(h, w)
+    if not len(found):  # no stretch of the training text is as long
         return lower
-    found, counts = np.unique(keys[full], return_counts=True)  # n-grams and c(h, w)
     contexts, first = np.unique(found // vocabulary, return_index=True)
     totals = np.add.reduceat(counts, first)  # c(h)
     kinds = np.diff(np.append(first, len(found)))  # N1+(h)
@@ -63,6 +63,30 @@ def _interpolate(
     safe = np.where(known, total, 1)
     mixed = np.maximum(count - discount, 0) / safe + discount * kind / safe * lower
     return np.where(known, mixed, lower)
+
+
+def _counts(split: TokenSplit, order: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct n-grams of `split`, sorted, and how often each stands there.
+
+    Counted block by block and merged by sizes alike, so that memory follows the distinct n-grams.
+    """
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for first in range(0, len(split), BLOCK):
+        keys, full = _ngrams(split.part(slice(first, first + BLOCK)), order, vocabulary)
+        parts.append(np.unique(keys[full], return_counts=True))
+        while len(parts) > 1 and len(parts[-2][0]) < 2 * len(parts[-1][0]):
+            parts.append(_merged(parts.pop(), parts.pop()))
+    while len(parts) > 1:
+        parts.append(_merged(parts.pop(), parts.pop()))
+    return parts[0]
+
+
+def _merged(*parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    keys = np.concatenate([keys for keys, _ in parts])
+    counts = np.concatenate([counts for _, counts in parts])
+    order = np.argsort(keys, kind="stable")
+    found, first = np.unique(keys[order], return_index=True)
+    return found, np.add.reduceat(counts[order], first) if len(first) else counts
 
 
 def _ngrams(split: TokenSplit, order: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
