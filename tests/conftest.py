@@ -113,5 +113,5 @@ RECIPE = {
     "select": "batchtopk", "k": 8, "features": 256, "tied": 0.0, "tie": "norm", "exclusive": 0.0,
     "rows": 400_000, "batch": 512, "lr": 3e-3, "warmup": 0.05, "decay": 0.3, "clip": 1.0,
     "aux_weight": 0.03125, "aux_k": None, "dead_after": 0.05, "threshold_rows": 2000,
-    "pool_chunks": 8, "checkpoints": 4, "seeds": [0],
+    "pool_chunks": 8, "screen": False, "checkpoints": 4, "seeds": [0],
 }  # fmt: skip

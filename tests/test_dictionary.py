@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from conftest import RECIPE
-from moediff import artifact
+from moediff import artifact, fitting
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import DamagedError
 from moediff.evaluation import measure, principal_components
@@ -52,22 +52,24 @@ def test_blocks_keep_their_promise_through_training(tie: str, tied: int, exclusi
     assert blocks["exclusive-0"] == blocks["exclusive-1"] == exclusive
 
 
-def test_one_training_step_equals_the_dense_form() -> None:
-    recipe = RECIPE | {"features": 40, "tied": 8, "exclusive": 4, "k": 5, "clip": 1e9}
+@pytest.mark.parametrize("screen", [False, True])
+@pytest.mark.parametrize("tied", [0, 8])
+def test_one_training_step_equals_the_dense_form(screen: bool, tied: int) -> None:
+    recipe = RECIPE | {"features": 40, "tied": tied, "exclusive": 4, "k": 5, "clip": 1e9,
+                       "screen": screen}  # fmt: skip
     rows = random_rows(64, 22)
     sparse, dense = (Dictionary(Shape.of(recipe, [12, 10]), seed=3) for _ in range(2))
     fitter = Fitter(sparse, recipe)
     before = {name: value.clone() for name, value in sparse.named_parameters()}
 
-    decoder = torch.zeros(40, 22)
-    encoder = torch.zeros(40, 22)
-    for panel in dense.panels():
-        index = torch.arange(panel.features.start, panel.features.stop)
-        width = panel.columns.stop - panel.columns.start
-        pad = (panel.columns.start, 22 - panel.columns.start - width)
-        decoder = decoder.index_add(0, index, torch.nn.functional.pad(panel.decoder, pad))
-        encoder = encoder.index_add(0, index, torch.nn.functional.pad(panel.encoder, pad))
-    activation = (rows @ encoder.T + dense.encoder_bias).relu()
+    decoder, encoder, bias = torch.zeros(40, 22), torch.zeros(40, 22), torch.zeros(40)
+    for block in dense.blocks.values():
+        index = torch.arange(block.features.start, block.features.stop)
+        pad = (block.columns.start, 22 - block.columns.stop)
+        decoder = decoder.index_add(0, index, torch.nn.functional.pad(block.decoder(), pad))
+        encoder = encoder.index_add(0, index, torch.nn.functional.pad(block.encoder, pad))
+        bias = bias.index_add(0, index, block.encoder_bias)
+    activation = (rows @ encoder.T + bias).relu()
     scores = activation * dense.norms().sum(1)
     edge = scores.flatten().topk(5 * 64).values.min()
     guess = (activation * (scores >= edge)) @ decoder + dense.decoder_bias
@@ -88,33 +90,55 @@ def test_one_training_step_equals_the_dense_form() -> None:
         torch.testing.assert_close(before[name], value.detach())
 
 
-def test_aux_reaches_the_encoders_of_dead_features_and_nothing_else() -> None:
+@pytest.mark.parametrize("sparse", [0, 20])
+def test_aux_reaches_the_encoders_of_dead_features_and_nothing_else(monkeypatch, sparse) -> None:
+    monkeypatch.setattr(fitting, "SPARSE_AUX", sparse)
     recipe = RECIPE | {"features": 32, "k": 2, "aux_weight": 1.0}
     dictionary = Dictionary(Shape.of(recipe, [10, 6]))
     fitter = Fitter(dictionary, recipe)
     rows, residual = random_rows(64, 16), random_rows(64, 16, seed=1)
     dead = torch.tensor([3, 7, 20])
     fitter._auxiliary(rows, residual, dead, dictionary.norms().sum(1)).backward()
-    reached = dictionary.encoder.grad.abs().sum(1) > 0
-    assert set(reached.nonzero().squeeze(1).tolist()) <= set(dead.tolist())
-    assert reached.sum() >= 2
+    block = dictionary.blocks["free"]
+    for table in (block.encoder, block.encoder_bias[:, None], block.weight):
+        gradient = table.grad if table.grad is not None else block.encoder_bias.grad[:, None]
+        reached = gradient.abs().sum(1) > 0
+        assert set(reached.nonzero().squeeze(1).tolist()) <= set(dead.tolist())
+        assert reached.sum() >= 2
     assert dictionary.decoder_bias.grad is None
 
 
+@pytest.mark.parametrize("aux_k", [1, 3, 50])
+def test_aux_by_entries_equals_aux_by_products(monkeypatch, aux_k: int) -> None:
+    recipe = RECIPE | {"features": 60, "tied": 12, "exclusive": 8, "aux_k": aux_k}
+    rows, residual = random_rows(64, 22), random_rows(64, 22, seed=1)
+    dead = torch.tensor([0, 2, 5, 11, 12, 30, 31, 43, 44, 50, 52, 53, 59])
+    found = []
+    for sparse in (0, 100):
+        monkeypatch.setattr(fitting, "SPARSE_AUX", sparse)
+        dictionary = Dictionary(Shape.of(recipe, [12, 10]), seed=1)
+        fitter = Fitter(dictionary, recipe)
+        loss = fitter._auxiliary(rows, residual, dead, dictionary.norms().sum(1))
+        loss.backward()
+        gradients = {n: p.grad for n, p in dictionary.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
 def test_dead_features_come_back() -> None:
-    recipe = RECIPE | {"features": 64, "k": 4, "rows": 200 * 512, "aux_weight": 0.1}
+    """Biases of -100, where no gradient reaches: AuxK brings the features back, its absence does not."""
+    recipe = RECIPE | {"features": 100, "k": 8, "rows": 400 * 512, "dead_after": 0.05, "lr": 5e-3}
     shares = {}
-    for weight in (0.0, 0.1):
+    for weight in (0.0, 0.03125):
         dictionary = Dictionary(Shape.of(recipe, [24]))
         with torch.no_grad():
-            dictionary.encoder_bias[:32] = -5.0  # half are born dead
+            dictionary.blocks["free"].encoder_bias[:30] = -100.0
         fitter = Fitter(dictionary, recipe | {"aux_weight": weight})
-        with torch.no_grad():
-            dictionary.encoder_bias[:32] = -0.5
-        for step in range(200):
-            fitter.update(random_rows(512, 24, seed=step))
+        for step in range(400):
+            fitter.update(random_rows(512, 24, seed=step, rank=48))
         shares[weight] = float((fitter.silent > fitter.dead_after).double().mean())
-    assert shares[0.1] < shares[0.0]
+    assert shares[0.0] >= 0.3
+    assert shares[0.03125] < 0.05
 
 
 def test_save_and_load_give_the_same_codes(tmp_path: Path) -> None:
@@ -177,7 +201,7 @@ def test_identical_sides_from_equal_starts_stay_identical() -> None:
     recipe = RECIPE | {"features": 128, "k": 6, "rows": 100 * 256}
     dictionary = Dictionary(Shape.of(recipe, [16, 16]))
     with torch.no_grad():
-        for table in (dictionary.encoder, dictionary.decoder_free):
+        for table in (dictionary.blocks["free"].encoder, dictionary.blocks["free"].weight):
             table[:, 16:] = table[:, :16]
     fitter = Fitter(dictionary, recipe)
     for step in range(100):

@@ -96,9 +96,11 @@ def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:
     rows = dictionary.standardise([torch.from_numpy(part) for part in world]).double()
     decoder = torch.cat(dictionary.decoders(), dim=1)
     encoder = torch.zeros_like(decoder)
-    for panel in dictionary.panels():
-        encoder[panel.features, panel.columns] = panel.encoder
-    before = rows @ encoder.T + dictionary.encoder_bias
+    bias = torch.zeros(len(encoder))
+    for block in dictionary.blocks.values():
+        encoder[block.features, block.columns] = block.encoder
+        bias[block.features] = block.encoder_bias
+    before = rows @ encoder.T + bias
     codes = before.relu() * (before.relu() * dictionary.norms().sum(1) >= dictionary.threshold)
     residual = rows - codes @ decoder - dictionary.decoder_bias
     for source, columns in (("a", slice(0, 12)), ("b", slice(12, 20))):

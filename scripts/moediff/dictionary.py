@@ -9,7 +9,7 @@ numbered by block: tied, free, then those exclusive to each source in turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from torch import Tensor, nn
 from moediff import artifact
 from moediff.config import count_of
 from moediff.sparse import (
+    DenseScores,
     Entries,
-    entries_above,
+    Linear,
+    Scores,
+    ScreenedScores,
+    batch_top,
+    localise,
     selected_values,
     sparse_decode,
-    top_entries,
 )
 
 TIED, FREE, EXCLUSIVE = "tied", "free", "exclusive"
@@ -75,21 +79,64 @@ class Shape:
         return names
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A stretch of features and the columns in which they have weights."""
+class Block(nn.Module):
+    """Features that see one stretch of columns, each with its own decoder row there."""
 
-    features: slice
-    columns: slice
-    encoder: Tensor  # [features, columns]
-    decoder: Tensor  # [features, columns]
+    def __init__(self, name: str, features: slice, columns: slice, rows: Tensor) -> None:
+        """Encoder and decoder begin as `rows` [features, columns]."""
+        super().__init__()
+        self.name, self.features, self.columns = name, features, columns
+        self.encoder = nn.Parameter(rows.clone())  # [n, columns]
+        self.encoder_bias = nn.Parameter(torch.zeros(len(rows)))  # [n]
+        self._set_decoder(rows)
+
+    def _set_decoder(self, rows: Tensor) -> None:
+        self.weight = nn.Parameter(rows.clone())  # [n, columns]
+
+    def decoder(self) -> Tensor:
+        """Decoder rows [n, columns], the tie applied."""
+        return self.weight
+
+
+class NormTied(Block):
+    """Features with the same decoder norm in every source, and a direction of their own in each."""
+
+    def __init__(self, widths: Sequence[int], *block: Any) -> None:
+        self.widths = list(widths)
+        super().__init__(*block)
+
+    def _set_decoder(self, rows: Tensor) -> None:
+        self.directions = nn.Parameter(rows.clone())  # [n, D]
+        self.norm = nn.Parameter(torch.full((len(rows),), len(self.widths) ** -0.5))  # [n]
+
+    def decoder(self) -> Tensor:
+        parts = self.directions.split(self.widths, dim=1)
+        unit = [part / part.norm(dim=1, keepdim=True) for part in parts]
+        return torch.cat(unit, dim=1) * self.norm[:, None]
+
+
+class DirectionTied(Block):
+    """Features with one decoder row for all sources, which have equal widths."""
+
+    def __init__(self, widths: Sequence[int], *block: Any) -> None:
+        self.copies = len(widths)
+        super().__init__(*block)
+
+    def _set_decoder(self, rows: Tensor) -> None:
+        self.shared = nn.Parameter(rows[:, : rows.shape[1] // self.copies].clone())  # [n, d]
+
+    def decoder(self) -> Tensor:
+        return self.shared.repeat(1, self.copies)
+
+
+TIES = {"norm": NormTied, "direction": DirectionTied}
 
 
 class Dictionary(nn.Module):
     """Sparse features over one or several sources (decision 2).
 
     Parameters and buffers are float32. `threshold` is the score at or above which a feature fires
-    at inference; it is set once, after fitting.
+    at inference; it is set once, after fitting. A block that has no features does not exist.
     """
 
     def __init__(self, shape: Shape, seed: int = 0) -> None:
@@ -104,22 +151,20 @@ class Dictionary(nn.Module):
         if shape.tie == "direction" and shape.tied:
             shared = common[: shape.tied, : shape.widths[0]]
             common = torch.cat([shared.repeat(1, len(shape.widths)), common[shape.tied :]])
-        alone = [
-            _directions(n, w, random) for n, w in zip(shape.exclusive, shape.widths, strict=True)
-        ]
-
-        self.encoder = nn.Parameter(common.clone())  # [C, D]
-        self.encoder_bias = nn.Parameter(torch.zeros(shape.features))  # [F]
-        self.decoder_free = nn.Parameter(common[shape.tied :].clone())  # [free, D]
-        tied = common[: shape.tied]
-        if shape.tie == "direction":
-            tied = tied[:, : shape.widths[0]]
-        self.decoder_tied = nn.Parameter(tied.clone())  # [tied, D] or [tied, d]
-        self.tied_norm = nn.Parameter(
-            torch.full((shape.tied if shape.tie == "norm" else 0,), len(shape.widths) ** -0.5)
-        )
-        self.encoder_exclusive = nn.ParameterList(part.clone() for part in alone)  # [n_s, d_s]
-        self.decoder_exclusive = nn.ParameterList(part.clone() for part in alone)  # [n_s, d_s]
+        everything = slice(0, total)
+        blocks: list[Block] = []
+        if shape.tied:
+            tied = slice(0, shape.tied)
+            blocks.append(TIES[shape.tie](shape.widths, TIED, tied, everything, common[tied]))
+        if shape.free:
+            free = slice(shape.tied, shape.common)
+            blocks.append(Block(FREE, free, everything, common[free]))
+        for source, count in enumerate(shape.exclusive):
+            rows = _directions(count, shape.widths[source], random)
+            if count:
+                name, features = f"{EXCLUSIVE}-{source}", shape.exclusive_features(source)
+                blocks.append(Block(name, features, shape.columns(source), rows))
+        self.blocks = nn.ModuleDict({block.name: block for block in blocks})
         self.decoder_bias = nn.Parameter(torch.zeros(total))  # [D]
 
         self.register_buffer("mean", torch.zeros(total))  # [D], in the models' units
@@ -145,99 +190,68 @@ class Dictionary(nn.Module):
 
     # --- weights ---
 
-    def decoder_common(self) -> Tensor:
-        """Decoder rows of tied and free features, [C, D], the tie applied."""
-        if not self.shape.tied:
-            return self.decoder_free
-        if self.shape.tie == "direction":
-            tied = self.decoder_tied.repeat(1, len(self.shape.widths))
-        else:
-            parts = self.decoder_tied.split(self.shape.widths, dim=1)
-            directions = [part / part.norm(dim=1, keepdim=True) for part in parts]
-            tied = torch.cat(directions, dim=1) * self.tied_norm[:, None]
-        return torch.cat([tied, self.decoder_free])
-
-    def panels(self) -> list[Panel]:
-        """The parts of the dictionary that have weights; everything else does not exist."""
-        shape = self.shape
-        found = []
-        if shape.common:
-            everything = slice(0, sum(shape.widths))
-            found.append(
-                Panel(slice(0, shape.common), everything, self.encoder, self.decoder_common())
-            )
-        for source, count in enumerate(shape.exclusive):
-            if count:
-                found.append(
-                    Panel(
-                        shape.exclusive_features(source),
-                        shape.columns(source),
-                        self.encoder_exclusive[source],
-                        self.decoder_exclusive[source],
-                    )
-                )
-        return found
-
     @torch.no_grad()
     def decoders(self) -> list[Tensor]:
         """Decoder [F, d_s] of each source in standardised units; zeros where there are no weights."""
         full = torch.zeros(self.shape.features, sum(self.shape.widths)).to(self.decoder_bias)
-        for panel in self.panels():
-            full[panel.features, panel.columns] = panel.decoder
+        for block in self.blocks.values():
+            full[block.features, block.columns] = block.decoder()
         return [full[:, self.shape.columns(s)] for s in range(len(self.shape.widths))]
 
+    @torch.no_grad()
     def norms(self) -> Tensor:
         """Decoder norm of every feature in every source: [F, S]."""
-        return torch.stack([decoder.norm(dim=1) for decoder in self.decoders()], dim=1)
+        found = self.decoder_bias.new_zeros(self.shape.features, len(self.shape.widths))
+        for block in self.blocks.values():
+            decoder = block.decoder()
+            for source in range(len(self.shape.widths)):
+                columns = self.shape.columns(source)
+                if block.columns.start <= columns.start and columns.stop <= block.columns.stop:
+                    start = columns.start - block.columns.start
+                    part = decoder[:, start : start + self.shape.widths[source]]
+                    found[block.features, source] = part.norm(dim=1)
+        return found
 
     # --- score, select, decode ---
 
-    @torch.no_grad()
-    def preactivations(self, rows: Tensor, panels: Sequence[Panel]) -> Tensor:
-        """encoder @ row + bias: [row, F]."""
-        parts = [
-            torch.addmm(self.encoder_bias[p.features], rows[:, p.columns], p.encoder.T)
-            for p in panels
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    def score(self, rows: Tensor, screened: bool = False) -> tuple[Scores, Tensor]:
+        """What selection ranks, and its weights [F]: the decoder norm summed over sources.
 
-    def scores(self, preactivations: Tensor, norms: Tensor) -> Tensor:
-        """What selection ranks: ReLU pre-activation times decoder norm summed over sources, [row, F].
-
-        norms [F] are `self.norms().sum(1)`. The product, unlike the pre-activation, does not change
-        when a feature's decoder grows and its code shrinks.
+        A score is a pre-activation times its weight. The product, unlike the pre-activation, does
+        not change when a feature's decoder grows and its code shrinks.
         """
-        return preactivations.relu() * norms
-
-    def values(
-        self, preactivations: Tensor, rows: Tensor, entries: Entries, panels: Sequence[Panel]
-    ) -> Tensor:
-        """Activations [n] of the selected entries, with their gradient."""
-        joined = preactivations.new_zeros(len(entries[0]))
-        for panel, inside in zip(panels, self._split(entries, panels), strict=True):
-            found = selected_values(
-                preactivations[:, panel.features],
-                rows[:, panel.columns],
-                panel.encoder,
-                self.encoder_bias[panel.features],
-                _localise(entries, inside, panel),
+        weight = self.norms().sum(1)
+        parts = [
+            Linear(
+                block.encoder.detach(), block.encoder_bias.detach(), weight[block.features],
+                block.columns, block.features,
             )
-            joined = joined.index_copy(0, inside, found)
+            for block in self.blocks.values()
+        ]  # fmt: skip
+        return (ScreenedScores if screened else DenseScores)(rows, parts), weight
+
+    def values(self, known: Tensor, rows: Tensor, entries: Entries) -> Tensor:
+        """`known` [n], the pre-activations at the entries, with their gradient."""
+        found = []
+        for block, inside, local in self._split(entries):
+            inputs = rows[:, block.columns]
+            mine = known if inside is None else known[inside]
+            part = selected_values(mine, inputs, block.encoder, block.encoder_bias, local)
+            if inside is None:
+                return part
+            found.append((inside, part))
+        joined = torch.zeros_like(known)
+        for inside, part in found:
+            joined = joined.index_copy(0, inside, part)
         return joined
 
-    def decode(
-        self, values: Tensor, entries: Entries, size: int, panels: Sequence[Panel]
-    ) -> Tensor:
+    def decode(self, values: Tensor, entries: Entries, size: int) -> Tensor:
         """Reconstruction [size, D] of standardised rows from entries."""
         total = self.decoder_bias.expand(size, -1)
-        for panel, inside in zip(panels, self._split(entries, panels), strict=True):
-            local = _localise(entries, inside, panel)
-            decoded = sparse_decode(values.index_select(0, inside), panel.decoder, local, size)
-            width = decoded.shape[1]
-            if width != total.shape[1]:
-                left = panel.columns.start
-                decoded = nn.functional.pad(decoded, (left, total.shape[1] - left - width))
-            total = total + decoded
+        for block, inside, local in self._split(entries):
+            mine = values if inside is None else values.index_select(0, inside)
+            decoded = sparse_decode(mine, block.decoder(), local, size)
+            total = total + widen(decoded, block.columns, total.shape[1])
         return total
 
     @torch.no_grad()
@@ -247,28 +261,27 @@ class Dictionary(nn.Module):
         Each score at or above the threshold fires; with `k` the k * rows largest of the batch do
         (BatchTopK, 2412.06410), as in training.
         """
-        before = self.preactivations(rows, self.panels())
-        scores = self.scores(before, self.norms().sum(1))
+        scores, weight = self.score(rows)
         if k is None:
-            entries = entries_above(scores, float(self.threshold))
+            entries, found = scores.at_least(float(self.threshold))
         else:
-            entries, _ = top_entries(scores, k * len(rows))
-        return entries, before[entries]
+            entries, found = batch_top(scores, k * len(rows))
+        return entries, found / weight[entries[1]]
 
     @torch.no_grad()
     def reconstruct(self, rows: Tensor, k: int | None = None) -> Tensor:
         """Reconstruction [row, D] of standardised rows, at inference."""
         entries, values = self.encode(rows, k)
-        return self.decode(values, entries, len(rows), self.panels())
+        return self.decode(values, entries, len(rows))
 
-    @staticmethod
-    def _split(entries: Entries, panels: Sequence[Panel]) -> list[Tensor]:
-        """For each panel the positions of its entries."""
-        features = entries[1]
-        return [
-            ((features >= p.features.start) & (features < p.features.stop)).nonzero().squeeze(1)
-            for p in panels
-        ]
+    def _split(self, entries: Entries) -> Iterator[tuple[Block, Tensor | None, Entries]]:
+        """For each block the positions of its entries (None: all), and these counted from its first."""
+        if len(self.blocks) == 1:
+            (block,) = self.blocks.values()
+            yield block, None, entries
+            return
+        for block in self.blocks.values():
+            yield block, *localise(entries, block.features)
 
     # --- files ---
 
@@ -294,7 +307,8 @@ def _directions(count: int, width: int, random: torch.Generator) -> Tensor:
     return rows / rows.norm(dim=1, keepdim=True)
 
 
-def _localise(entries: Entries, inside: Tensor, panel: Panel) -> Entries:
-    """Entries of one panel, features counted from its first."""
-    rows, features = entries
-    return rows.index_select(0, inside), features.index_select(0, inside) - panel.features.start
+def widen(rows: Tensor, columns: slice, width: int) -> Tensor:
+    """Rows of one stretch of columns as rows of all columns, zero elsewhere."""
+    if rows.shape[1] == width:
+        return rows
+    return nn.functional.pad(rows, (columns.start, width - columns.stop))

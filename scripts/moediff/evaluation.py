@@ -147,7 +147,7 @@ def measure(
         found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, k)}
         for mode in MODES:
             entries, values = dictionary.encode(rows, k if mode == "batchtopk" else None)
-            found[mode] = dictionary.decode(values, entries, len(rows), dictionary.panels())
+            found[mode] = dictionary.decode(values, entries, len(rows))
             active[mode] += len(values)
             if mode == "threshold":
                 features = entries[1].cpu()

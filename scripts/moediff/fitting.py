@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,19 @@ from torch import Tensor, nn
 
 from moediff import checkpoint
 from moediff.activations import AlignedRows, held_out_documents
-from moediff.dictionary import Dictionary, Shape
+from moediff.dictionary import Block, Dictionary, Shape, widen
 from moediff.errors import Diverged
 from moediff.progress import Progress, log
-from moediff.sparse import top_entries
+from moediff.sparse import (
+    SELECT,
+    DenseScores,
+    Linear,
+    has_bfloat16,
+    localise,
+    row_top,
+    selected_values,
+    sparse_decode,
+)
 
 HISTORY = {
     "step": pl.Int64,
@@ -26,7 +35,15 @@ HISTORY = {
     "dead_share": pl.Float64,
     "learning_rate": pl.Float64,
 }
+# Dead features a row beyond which AuxK is cheaper by entries than by products over all dead ones:
+# an entry costs about as much as twenty numbers of a product (docs/engine.md).
+SPARSE_AUX = 20
 POINTS = 100  # of the history, at most
+GUESS = 0.96  # of the last edge: the next batch's edge is seldom lower
+
+
+# A block, its dead features, their places among all dead ones, and their ranking weights.
+Dead = tuple[Block, Tensor, slice, Tensor]
 
 
 class Fitter:
@@ -35,7 +52,8 @@ class Fitter:
     The loss of a batch is the squared error of standardised rows over the number of sources, which
     is 1 - pooled FVE of the batch, plus AuxK (2406.04093, appendix A.2): dead features, at most
     `aux_k` a row by score, rebuild what is left of the row, without bias. The gradient of AuxK
-    reaches their encoders and decoders and nothing else.
+    reaches their encoders and decoders and nothing else. A feature that dies with a negative bias
+    gets bias 0 (our addition: below every pre-activation no gradient reaches it).
     """
 
     def __init__(self, dictionary: Dictionary, recipe: Mapping[str, Any]) -> None:
@@ -49,6 +67,7 @@ class Fitter:
         self.optimizer = torch.optim.Adam(dictionary.parameters(), lr=recipe["lr"], fused=True)
         self.step = 0
         self.edge = 0.0  # smallest selected score of the last batch: only a guess for the next
+        self.screened = has_bfloat16(device) if recipe["screen"] == "auto" else recipe["screen"]
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, then linear to 0 over the last `decay` of the steps."""
@@ -61,21 +80,19 @@ class Fitter:
         """One optimizer step on standardised rows [row, D]; squared error and L0 sums before it."""
         model, recipe = self.dictionary, self.recipe
         size, sources = len(rows), len(model.shape.widths)
-        panels = model.panels()
-        before = model.preactivations(rows, panels)
-        norms = model.norms().sum(1)
-        scores = model.scores(before, norms)
-        entries, self.edge = top_entries(scores, recipe["k"] * size, 0.9 * self.edge)
-        values = model.values(before, rows, entries, panels)
-        residual = rows - model.decode(values, entries, size, panels)
+        scores, weight = model.score(rows, self.screened)
+        entries, found = SELECT[recipe["select"]](scores, recipe["k"], GUESS * self.edge)
+        self.edge = float(found.min()) if len(found) else 0.0
+        values = model.values(found / weight[entries[1]], rows, entries)
+        residual = rows - model.decode(values, entries, size)
         error = residual.square().sum()
         loss = error / (size * sources)
         self._count_silent(entries[1], size)
         dead = (self.silent > self.dead_after).nonzero().squeeze(1)
         if len(dead) and recipe["aux_weight"]:
-            loss = loss + recipe["aux_weight"] * self._auxiliary(
-                rows, residual.detach(), dead, norms
-            )
+            self._lift(dead[self.silent[dead] - size <= self.dead_after])
+            left = self._auxiliary(rows, residual.detach(), dead, weight)
+            loss = loss + recipe["aux_weight"] * left
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"])
         rate = self.learning_rate(self.step)
@@ -95,28 +112,63 @@ class Fitter:
         self.silent += size
         self.silent[features] = 0
 
-    def _auxiliary(self, rows: Tensor, residual: Tensor, dead: Tensor, norms: Tensor) -> Tensor:
-        """Share of the residual's sum of squares that the dead features leave: dense over them alone."""
-        model = self.dictionary
-        predicted = torch.zeros_like(residual)
-        codes = []
-        for panel in model.panels():
-            start, stop = panel.features.start, panel.features.stop
-            local = dead[(dead >= start) & (dead < stop)]
-            if len(local):
-                encoder = panel.encoder.index_select(0, local - start)
-                bias = model.encoder_bias.index_select(0, local)
-                codes.append((panel, local, (rows[:, panel.columns] @ encoder.T + bias).relu()))
-        scores = torch.cat([code.detach() * norms[local] for _, local, code in codes], dim=1)
-        keep = _largest_of_each_row(scores, self.aux_k)
-        parts = keep.split([len(local) for _, local, _ in codes], dim=1)
-        for (panel, local, code), kept in zip(codes, parts, strict=True):
-            decoder = panel.decoder.index_select(0, local - panel.features.start)
-            decoded = (code * kept) @ decoder
-            left = panel.columns.start
-            right = residual.shape[1] - left - decoded.shape[1]
-            predicted = predicted + nn.functional.pad(decoded, (left, right))
-        return (residual - predicted).square().sum() / residual.square().sum().clamp_min(1e-12)
+    @torch.no_grad()
+    def _lift(self, features: Tensor) -> None:
+        """Bias of newly dead features: no longer negative, and no momentum to make it so again."""
+        for block in self.dictionary.blocks.values():
+            _, (inside, _) = localise((features, features), block.features)
+            own = inside - block.features.start
+            block.encoder_bias[own] = block.encoder_bias[own].clamp_min(0)
+            moments = self.optimizer.state[block.encoder_bias]
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in moments:
+                    moments[name][own] = 0
+
+    def _auxiliary(self, rows: Tensor, residual: Tensor, dead: Tensor, weight: Tensor) -> Tensor:
+        """Share of the residual's sum of squares that the dead features leave."""
+        parts = []  # the dead features of each block, as if they were a dictionary of their own
+        start = 0
+        for block in self.dictionary.blocks.values():
+            inside, (features, _) = localise((dead, dead), block.features)
+            if len(inside):
+                own = features - block.features.start
+                here = slice(start, start + len(inside))
+                parts.append((block, own, here, weight[features]))
+                start += len(inside)
+        predict = self._entrywise if len(dead) > SPARSE_AUX * self.aux_k else self._by_products
+        left = residual - predict(rows, parts)
+        return left.square().sum() / residual.square().sum().clamp_min(1e-12)
+
+    def _by_products(self, rows: Tensor, parts: Sequence[Dead]) -> Tensor:
+        """What the dead features predict, by products over all of them and a mask."""
+        codes = [
+            (rows[:, block.columns] @ block.encoder[own].T + block.encoder_bias[own]).relu()
+            for block, own, _, _ in parts
+        ]
+        scores = [c.detach() * weight for c, (_, _, _, weight) in zip(codes, parts, strict=True)]
+        keep = _largest_of_each_row(torch.cat(scores, dim=1), self.aux_k)
+        predicted = torch.zeros_like(rows)
+        for code, (block, own, here, _) in zip(codes, parts, strict=True):
+            decoded = (code * keep[:, here]) @ block.decoder()[own]
+            predicted = predicted + widen(decoded, block.columns, rows.shape[1])
+        return predicted
+
+    def _entrywise(self, rows: Tensor, parts: Sequence[Dead]) -> Tensor:
+        """The same by entries: the dead features are a small dictionary."""
+        tables = [(block.encoder[own], block.encoder_bias[own]) for block, own, _, _ in parts]
+        linear = [
+            Linear(encoder.detach(), bias.detach(), weight, block.columns, here)
+            for (encoder, bias), (block, _, here, weight) in zip(tables, parts, strict=True)
+        ]
+        entries, found = row_top(DenseScores(rows, linear), self.aux_k)
+        known = found / torch.cat([weight for *_, weight in parts])[entries[1]]
+        predicted = torch.zeros_like(rows)
+        for (encoder, bias), (block, own, here, _) in zip(tables, parts, strict=True):
+            inside, local = localise(entries, here)
+            values = selected_values(known[inside], rows[:, block.columns], encoder, bias, local)
+            decoded = sparse_decode(values, block.decoder()[own], local, len(rows))
+            predicted = predicted + widen(decoded, block.columns, rows.shape[1])
+        return predicted
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on."""
@@ -235,13 +287,12 @@ def exact_threshold(
     Streamed: after each batch only the k * rows largest scores so far are kept.
     """
     most = k * int(held_out.sum())
-    panels, norms = dictionary.panels(), dictionary.norms().sum(1)
     largest = torch.empty(0)
     for sources in data.selected(held_out, batch):
         rows = dictionary.standardise(sources)
-        scores = dictionary.scores(dictionary.preactivations(rows, panels), norms).flatten()
-        floor = largest.min() if len(largest) == most else 0.0
-        largest = torch.cat([largest, scores[scores > floor].cpu()])
+        scores, _ = dictionary.score(rows)
+        floor = float(largest.min()) if len(largest) == most else 0.0
+        largest = torch.cat([largest, scores.at_least(floor)[1].cpu()])
         if len(largest) > most:
             largest = largest.topk(most, sorted=False).values
     return float(largest.min()) if len(largest) else 0.0

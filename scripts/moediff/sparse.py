@@ -1,48 +1,263 @@
-"""Exact top-k selection and sparse products with their gradients (plain torch).
+"""Exact selection of features, and sparse products with their gradients (plain torch).
 
 A sparse code is a list of entries: `rows` [n], `features` [n] (both int64, sorted by row, then
 feature) and `values` [n]. Only selected features are touched, forward and backward; the dense form
 of the same sums is in the tests, and both agree to rounding. Every sum has a fixed order, so equal
-input gives equal bytes on CPU.
+input gives equal bytes on CPU. docs/engine.md has the arithmetic.
+
+What is ranked are *scores*: pre-activation times the weight of its feature. They come in two forms
+with one interface: `DenseScores` (the product in float32) and `ScreenedScores` (the product in
+bfloat16 as an upper bound, then float32 for the few entries that may matter).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 Entries = tuple[Tensor, Tensor]  # rows [n], features [n]
+FOLD = 16  # features of which only the largest score is looked at first, in `row_top`
 
 
-def top_entries(scores: Tensor, count: int, guess: float = 0.0) -> tuple[Entries, float]:
-    """The `count` largest positive scores of a whole batch [row, feature], and the smallest of them.
+class Scores(Protocol):
+    """Scores [row, feature] of a batch, of which only some are ever looked at."""
+
+    shape: tuple[int, int]
+
+    def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
+        """Entries that are positive and at least `floor` (one, or one a row), and their scores."""
+
+    def row_floor(self, k: int) -> Tensor:
+        """A floor for each row that its k largest scores pass."""
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One stretch of features: scores are (inputs @ encoder.T + bias) * weight."""
+
+    encoder: Tensor  # [feature, width]
+    bias: Tensor  # [feature]
+    weight: Tensor | None  # [feature], positive or zero; None is 1
+    columns: slice  # of the rows
+    features: slice
+
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """Encoder and bias with the weight folded in."""
+        if self.weight is None:
+            return self.encoder, self.bias
+        return self.encoder * self.weight[:, None], self.bias * self.weight
+
+
+class DenseScores:
+    """All scores, in the dtype of the rows."""
+
+    def __init__(self, rows: Tensor, parts: Sequence[Linear]) -> None:
+        self.shape = (len(rows), parts[-1].features.stop)
+        products = []
+        for part in parts:
+            encoder, bias = part.scaled()
+            products.append(torch.addmm(bias, rows[:, part.columns], encoder.T))
+        self.all = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+
+    def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
+        if isinstance(floor, Tensor):
+            mask = self.all >= floor[:, None]
+            entries = true_entries(mask)
+            scores = self.all[entries]
+            return _where(entries, scores, scores > 0)
+        # The smallest positive number: at least the floor and positive are one comparison.
+        entries = true_entries(self.all >= max(floor, torch.finfo(self.all.dtype).tiny))
+        return entries, self.all[entries]
+
+    def row_floor(self, k: int) -> Tensor:
+        return _row_floor(self.all, k)
+
+
+class ScreenedScores:
+    """Scores bounded from above in bfloat16; only entries whose bound passes are computed.
+
+    With u = 2^-8, rounding to bfloat16 errs by u / 2 at most. A product of rounded factors then
+    differs from the true one by at most (u + u^2 / 4) |x| |w| (Cauchy-Schwarz) and u / 2 of the
+    bias. That margin, a twentieth wider for the sum in float32, is two more columns of the product;
+    the rounding of the bound itself is allowed for when it is compared. So no entry is missed, and
+    `violations`, the number of rescored entries above their own bound, stays 0.
+    """
+
+    MARGIN = 1.05 * 2**-8
+    ROUNDING = 2**-7  # relative: of the bound and of the floor, both in bfloat16
+
+    def __init__(self, rows: Tensor, parts: Sequence[Linear]) -> None:
+        self.rows, self.parts = rows, parts
+        self.shape = (len(rows), parts[-1].features.stop)
+        self.violations = 0
+        self.widest = rows.new_zeros(len(rows))  # [row], the largest margin of any feature
+        products = []
+        for part in parts:
+            x, bias, size = rows[:, part.columns], part.bias, part.encoder.norm(dim=1)
+            if part.weight is not None:
+                bias, size = bias * part.weight, size * part.weight
+            margin = self.MARGIN * x.norm(dim=1)
+            slack = self.MARGIN * bias.abs()
+            one = torch.ones_like(margin)
+            left = _narrow(x, None, (_up(margin), one, one))
+            right = _narrow(part.encoder, part.weight, (_up(size), bias, _up(slack)))
+            products.append(left @ right.T)
+            self.widest = torch.maximum(self.widest, margin * size.max() + slack.max())
+        self.bounds = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+
+    def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
+        several = isinstance(floor, Tensor)
+        floor = floor.clamp_min(0.0) if several else max(floor, 0.0)
+        limit = floor * (1 - self.ROUNDING)
+        entries = true_entries(self.bounds >= (limit[:, None].bfloat16() if several else limit))
+        scores = self._exact(entries)
+        bounds = self.bounds[entries].float()
+        self.violations += int((scores > bounds + self.ROUNDING * bounds.abs()).sum())
+        floors = floor[entries[0]] if several else floor
+        return _where(entries, scores, (scores >= floors) & (scores > 0))
+
+    def row_floor(self, k: int) -> Tensor:
+        """The k-th largest bound of a row, less twice the widest margin: k true scores pass it."""
+        floor = _row_floor(self.bounds, k).float()
+        return floor - 2 * self.ROUNDING * floor.abs() - 2 * _up(self.widest)
+
+    def _exact(self, entries: Entries) -> Tensor:
+        """Scores of entries in float32."""
+        found = torch.empty(len(entries[0]), device=self.rows.device)
+        for part in self.parts:
+            inside, local = localise(entries, part.features)
+            dots = row_dots(self.rows[:, part.columns], part.encoder, local)
+            dots = dots + part.bias[local[1]]
+            found[inside] = dots if part.weight is None else dots * part.weight[local[1]]
+        return found
+
+
+def _narrow(table: Tensor, weight: Tensor | None, columns: Sequence[Tensor]) -> Tensor:
+    """bfloat16 [row, width + more] of a table, its rows times `weight`, with more columns."""
+    size, width = table.shape
+    found = torch.empty(size, width + len(columns), dtype=torch.bfloat16, device=table.device)
+    if weight is None:
+        found[:, :width] = table
+    else:  # rounded once, from the float32 product, in one pass
+        torch.mul(table, weight[:, None], out=found[:, :width])
+    for place, column in enumerate(columns, start=width):
+        found[:, place] = column
+    return found
+
+
+def _up(values: Tensor) -> Tensor:
+    """Numbers that bfloat16 rounds to no less than `values` (which are not negative)."""
+    return values * (1 + 2**-7)
+
+
+def _row_floor(scores: Tensor, k: int) -> Tensor:
+    """The k-th largest of a row's maxima over strided groups: at least k scores are no smaller."""
+    size, width = scores.shape
+    groups = width // FOLD
+    if groups < k:
+        return scores.topk(min(k, width), dim=1, sorted=False).values.amin(1)
+    maxima = scores[:, : groups * FOLD].view(size, FOLD, groups).amax(1)
+    return maxima.topk(k, dim=1, sorted=False).values.amin(1)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are done by instructions of their own."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+# --- selection --------------------------------------------------------------------------------
+
+
+def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+    """The `count` largest positive scores of a whole batch (BatchTopK, 2412.06410).
 
     Exact: among equal scores at the edge those first by row, then feature, are taken. `guess` is a
-    score that about `count` entries are expected to pass (the edge of the batch before); it only
-    saves time. When it is too high the selection falls back to all scores.
+    score that a little more than `count` entries are expected to reach (somewhat below the edge of
+    the batch before); it only saves time. When too few reach it the selection looks lower.
     """
-    flat = scores.flatten()
-    count = min(count, flat.numel())
-    candidates = (flat > max(guess, 0.0)).nonzero().squeeze(1)
-    if len(candidates) < count and guess > 0:
-        candidates = (flat > 0).nonzero().squeeze(1)
-    values = flat[candidates]
-    if len(candidates) > count:
-        edge = values.topk(count, sorted=False).values.min()
-        above, equal = values > edge, (values == edge).nonzero().squeeze(1)
-        chosen = above.clone()
-        chosen[equal[: count - int(above.sum())]] = True
-        candidates, values = candidates[chosen], values[chosen]
-    width = scores.shape[1]
-    smallest = float(values.min()) if len(values) else 0.0
-    return (candidates // width, candidates % width), smallest
+    if guess <= 0:  # nothing is known yet: what each row's own k-th score says
+        k = max(1, count // scores.shape[0])
+        guess = float(scores.row_floor(k).clamp_min(0).mean())
+    entries, found = scores.at_least(guess)
+    while len(found) < count and guess > 0:
+        guess = 0.8 * guess if guess > 1e-3 else 0.0
+        entries, found = scores.at_least(guess)
+    if len(found) <= count:
+        return entries, found
+    edge = found.topk(count, sorted=False).values.min()
+    chosen = found > edge
+    equal = (found == edge).nonzero().squeeze(1)
+    chosen[equal[: count - int(chosen.sum())]] = True
+    return _where(entries, found, chosen)
 
 
-def entries_above(scores: Tensor, threshold: float) -> Entries:
-    """Entries of [row, feature] that are positive and at least `threshold`."""
-    rows, features = ((scores >= threshold) & (scores > 0)).nonzero(as_tuple=True)
-    return rows, features
+def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
+    """The k largest positive scores of each row (TopK); among equals those first by feature."""
+    entries, found = scores.at_least(scores.row_floor(k))
+    by_score = found.argsort(descending=True, stable=True)
+    order = by_score[entries[0][by_score].argsort(stable=True)]  # by row, then falling score
+    counts = torch.bincount(entries[0], minlength=scores.shape[0])
+    place = torch.arange(len(order), device=order.device)
+    place = place - (counts.cumsum(0) - counts)[entries[0][order]]
+    chosen = torch.zeros(len(order), dtype=torch.bool, device=order.device)
+    chosen[order[place < k]] = True
+    return _where(entries, found, chosen)
+
+
+def _batchtopk(scores: Scores, k: int, guess: float) -> tuple[Entries, Tensor]:
+    return batch_top(scores, k * scores.shape[0], guess)
+
+
+def _topk(scores: Scores, k: int, guess: float) -> tuple[Entries, Tensor]:
+    return row_top(scores, k)
+
+
+# Name in a recipe -> rule: entries and scores of a batch, given k a row and a guess at the edge.
+SELECT = {"batchtopk": _batchtopk, "topk": _topk}
+
+
+def _where(entries: Entries, scores: Tensor, mask: Tensor) -> tuple[Entries, Tensor]:
+    kept = mask.nonzero().squeeze(1)
+    return (entries[0][kept], entries[1][kept]), scores[kept]
+
+
+def true_entries(mask: Tensor) -> Entries:
+    """Rows and features at which `mask` [row, feature] holds."""
+    width = mask.shape[1]
+    if mask.device.type == "cpu":  # numpy skips stretches of zeros, torch counts them twice
+        flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    else:
+        flat = mask.flatten().nonzero().squeeze(1)
+    return torch.div(flat, width, rounding_mode="floor"), flat % width
+
+
+def localise(entries: Entries, features: slice) -> tuple[Tensor, Entries]:
+    """Positions of the entries of a stretch of features, and those entries counted from its first."""
+    rows, all_features = entries
+    inside = (
+        ((all_features >= features.start) & (all_features < features.stop)).nonzero().squeeze(1)
+    )
+    return inside, (rows[inside], all_features[inside] - features.start)
+
+
+# --- products ---------------------------------------------------------------------------------
+
+
+def _offsets(groups: Tensor, size: int) -> Tensor:
+    """Where each of `size` groups begins in the sorted `groups` [n]."""
+    counts = torch.bincount(groups, minlength=size)
+    return counts.cumsum(0) - counts
 
 
 def weighted_rows(
@@ -52,19 +267,29 @@ def weighted_rows(
 
     `groups` [n] must be sorted.
     """
-    counts = torch.bincount(groups, minlength=size)
-    offsets = counts.cumsum(0) - counts
-    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
+    return F.embedding_bag(
+        index, table, _offsets(groups, size), mode="sum", per_sample_weights=weights
+    )
+
+
+def row_dots(one: Tensor, other: Tensor, entries: Entries) -> Tensor:
+    """Dot product of row `entries[0][j]` of `one` and row `entries[1][j]` of `other`, for each j."""
+    rows, features = entries
+    if not len(rows):
+        return one.new_empty(0)
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        one.contiguous(), other.contiguous(), features, _offsets(rows, len(one)), rows, 0
+    )
 
 
 class _SelectedValues(torch.autograd.Function):
-    """Pre-activations at the entries; the dense product is done, its gradient is sparse."""
+    """Pre-activations at the entries; they are known, their gradient is sparse."""
 
     @staticmethod
-    def forward(ctx, dense, inputs, encoder, bias, rows, features):
+    def forward(ctx, known, inputs, encoder, bias, rows, features):
         ctx.save_for_backward(inputs, rows, features)
         ctx.size = len(encoder)
-        return dense[rows, features]
+        return known.clone()
 
     @staticmethod
     def backward(ctx, grad):
@@ -78,14 +303,14 @@ class _SelectedValues(torch.autograd.Function):
 
 
 def selected_values(
-    dense: Tensor, inputs: Tensor, encoder: Tensor, bias: Tensor, entries: Entries
+    known: Tensor, inputs: Tensor, encoder: Tensor, bias: Tensor, entries: Entries
 ) -> Tensor:
-    """Values [n] of `dense` = inputs @ encoder.T + bias at the entries.
+    """`known` [n], the values of inputs @ encoder.T + bias at the entries, with their gradient.
 
     inputs [row, width], encoder [feature, width], bias [feature]. The gradient reaches encoder and
     bias, not the inputs.
     """
-    return _SelectedValues.apply(dense, inputs, encoder, bias, *entries)
+    return _SelectedValues.apply(known, inputs, encoder, bias, *entries)
 
 
 class _SparseDecode(torch.autograd.Function):
@@ -98,7 +323,7 @@ class _SparseDecode(torch.autograd.Function):
     def backward(ctx, grad):
         values, decoder, rows, features = ctx.saved_tensors
         grad = grad.contiguous()
-        by_value = (grad[rows] * decoder[features]).sum(1)
+        by_value = row_dots(grad, decoder, (rows, features))
         order = features.argsort(stable=True)
         by_decoder = weighted_rows(
             grad, rows[order], features[order], values[order].contiguous(), len(decoder)
