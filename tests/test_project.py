@@ -9,7 +9,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 # Floors: a module imports only from modules before it.
 FLOORS = [
-    "errors", "artifact", "checkpoint", "progress", "config", "schema", "checks", "tale_words",
+    "errors", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "checks", "tale_words",
     "tales", "sources", "tokens", "ngrams", "models", "training", "hooks", "activations",
     "capture", "sparse", "dictionary", "fitting", "evaluation", "features", "planted",
     "budget", "plots", "page",

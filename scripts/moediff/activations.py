@@ -12,6 +12,7 @@ import math
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from torch import Tensor
 from zarr.storage import ZipStore
 
 from moediff import artifact
+from moediff.ahead import ahead
 from moediff.errors import DamagedError, UserError, unreadable
 from moediff.tokens import TokenShard, segment_starts
 
@@ -365,12 +367,24 @@ class AlignedRows:
         """Endless batches of the rows where `keep`, each row once an epoch.
 
         Chunks come in an order permuted anew each epoch, `pool_chunks` at a time, and rows are
-        permuted inside the pool. Batch n is a function of the seed alone: the first `skip` batches
-        are passed over without reading what lies before them.
+        permuted inside the pool; the next pool is read in the background while one is used. Batch n
+        is a function of the seed alone: the first `skip` batches are passed over without reading
+        what lies before them.
         """
-        kept = int(keep.sum())
-        epoch, offset = divmod(skip * batch, kept)
         held = [np.empty((0, width), np.float32) for width in self.widths]
+        with closing(ahead(self._pools(keep, pool_chunks, seed, skip * batch))) as pools:
+            for fresh in pools:
+                held = [np.concatenate(pair) for pair in zip(held, fresh, strict=True)]
+                whole = len(held[0]) // batch * batch
+                for start in range(0, whole, batch):
+                    yield [torch.from_numpy(rows[start : start + batch]) for rows in held]
+                held = [rows[whole:] for rows in held]
+
+    def _pools(
+        self, keep: np.ndarray, pool_chunks: int, seed: int, skip: int
+    ) -> Iterator[list[np.ndarray]]:
+        """Endless pools of permuted rows, the first `skip` rows left out."""
+        epoch, offset = divmod(skip, int(keep.sum()))
         while True:
             order = np.random.default_rng([seed, epoch]).permutation(len(self.chunks))
             for number, first in enumerate(range(0, len(order), pool_chunks)):
@@ -380,13 +394,8 @@ class AlignedRows:
                     offset -= size
                     continue
                 mixed = np.random.default_rng([seed, epoch, number]).permutation(size)[offset:]
-                fresh = [rows[mixed] for rows in self._pool(chunks, keep)]
                 offset = 0
-                held = [np.concatenate(pair) for pair in zip(held, fresh, strict=True)]
-                whole = len(held[0]) // batch * batch
-                for start in range(0, whole, batch):
-                    yield [torch.from_numpy(rows[start : start + batch]) for rows in held]
-                held = [rows[whole:] for rows in held]
+                yield [rows[mixed] for rows in self._pool(chunks, keep)]
             epoch += 1
 
     def _pool(self, chunks: list[Chunk], keep: np.ndarray) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +221,10 @@ def fit(
     batch = recipe["batch"]
     progress = Progress(fitter.steps * batch, name, "rows", fitter.step * batch)
     batches = data.shuffled(~held_out, batch, recipe["pool_chunks"], seed, fitter.step)
-    for done in _train(fitter, batches, history, device, progress, name):
-        if done in _saves(fitter.steps, recipe["checkpoints"]):
-            checkpoint.save(state, done, fitter.state(), {"history": history})
+    with closing(batches):
+        for done in _train(fitter, batches, history, device, progress, name):
+            if done in _saves(fitter.steps, recipe["checkpoints"]):
+                checkpoint.save(state, done, fitter.state(), {"history": history})
     progress.close()
     threshold = exact_threshold(dictionary, data, held_out, recipe["k"], batch)
     dictionary.threshold.fill_(threshold)
