@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -363,7 +363,7 @@ class AlignedRows:
 
     def shuffled(
         self, keep: np.ndarray, batch: int, pool_chunks: int, seed: int, skip: int = 0
-    ) -> Iterator[list[Tensor]]:
+    ) -> Generator[list[Tensor], None, None]:
         """Endless batches of the rows where `keep`, each row once an epoch.
 
         Chunks come in an order permuted anew each epoch, `pool_chunks` at a time, and rows are

@@ -28,8 +28,8 @@ STAGE_VERSIONS = {
     "models": 2,
     "activations": 2,
     "baselines": 2,
-    "dictionaries": 2,
-    "metrics": 2,
+    "dictionaries": 3,
+    "metrics": 3,
     "plots": 1,
     "budget": 1,
 }
