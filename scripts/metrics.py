@@ -18,8 +18,7 @@ with job(snakemake, torch_threads=True) as log:
         evaluation.Baseline.load(snakemake.input.components),
         rows,
         names,
-        recipe["k"],
-        recipe["batch"],
+        recipe,
         models.pick_device(snakemake.config["device"]),
     )
     table = features.feature_table(

@@ -189,9 +189,7 @@ def test_relative_norm_and_classes_by_hand() -> None:
 def fitted(data, recipe: dict, tmp_path: Path, seed: int = 0):
     dictionary, history = fit(data, recipe, seed, tmp_path / f"state-{seed}", CPU)
     names = [f"s{i}" for i in range(len(data.widths))]
-    measured = measure(
-        dictionary, principal_components(data), data, names, recipe["k"], recipe["batch"], CPU
-    )
+    measured = measure(dictionary, principal_components(data), data, names, recipe, CPU)
     table = feature_table(dictionary, measured, names, data.domains, 1, (0.3, 0.7))
     return dictionary, measured, table, history
 
@@ -208,7 +206,7 @@ def test_identical_sides_from_equal_starts_stay_identical() -> None:
         fitter.update(torch.cat([one, one], dim=1))
     relative = relative_norm(dictionary.norms().numpy())
     np.testing.assert_allclose(relative, 0.5, atol=1e-4)
-    a, b = dictionary.reconstruct(torch.cat([one, one], dim=1), 6).split(16, dim=1)
+    a, b = dictionary.reconstruct(torch.cat([one, one], dim=1), ("batchtopk", 6)).split(16, dim=1)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 

@@ -49,6 +49,11 @@ def world() -> list[np.ndarray]:
     return [shared[:, :12] * 3 + 5, shared[:, 12:] + random.normal(size=(6000, 8)) * 0.1]
 
 
+def rule(k: int, batch: int, select: str = "batchtopk") -> dict:
+    """What of a recipe decides a measurement."""
+    return {"select": select, "k": k, "batch": batch}
+
+
 def fitted_like(data, k: int = 4) -> Dictionary:
     """An untrained dictionary with the standards of `data` and a threshold of its own."""
     shape = Shape.of(RECIPE | {"features": 64, "tied": 8, "exclusive": 4}, data.widths)
@@ -66,7 +71,7 @@ def test_measure_is_the_same_from_any_chunks_and_shards(world, aligned_rows) -> 
         data = aligned_rows(world, shard, chunk, folder=str(number))
         baseline = principal_components(data)
         measured = measure(
-            fitted_like(data), baseline, data, ["a", "b"], 4, 256, torch.device("cpu")
+            fitted_like(data), baseline, data, ["a", "b"], rule(4, 256), torch.device("cpu")
         )
         found.append(measured)
     for other in found[1:]:
@@ -78,7 +83,7 @@ def test_threshold_mode_is_the_same_from_any_batch(world, aligned_rows) -> None:
     data = aligned_rows(world)
     baseline = principal_components(data)
     found = [
-        measure(fitted_like(data), baseline, data, ["a", "b"], 4, batch, torch.device("cpu"))
+        measure(fitted_like(data), baseline, data, ["a", "b"], rule(4, batch), torch.device("cpu"))
         for batch in (64, 1000)
     ]
     for source in ("a", "b", POOLED):
@@ -91,7 +96,7 @@ def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:
     data = aligned_rows(world)
     dictionary = fitted_like(data)
     measured = measure(
-        dictionary, principal_components(data), data, ["a", "b"], 4, 512, torch.device("cpu")
+        dictionary, principal_components(data), data, ["a", "b"], rule(4, 512), torch.device("cpu")
     )
     rows = dictionary.standardise([torch.from_numpy(part) for part in world]).double()
     decoder = torch.cat(dictionary.decoders(), dim=1)
@@ -127,7 +132,7 @@ def test_components_explain_what_theory_says(aligned_rows) -> None:
     dictionary.mean.copy_(torch.from_numpy(mean))
     dictionary.scale.fill_(variance**0.5)
     for k, wanted in ((1, 8 / 16), (2, 12 / 16), (5, 1.0)):
-        measured = measure(dictionary, baseline, data, ["a"], k, 1000, torch.device("cpu"))
+        measured = measure(dictionary, baseline, data, ["a"], rule(k, 1000), torch.device("cpu"))
         assert measured.fve["pca", "a"] == pytest.approx(wanted, abs=0.01)
         assert measured.fve["mean", "a"] == pytest.approx(0, abs=1e-9)
 
@@ -135,7 +140,7 @@ def test_components_explain_what_theory_says(aligned_rows) -> None:
 def test_batchtopk_fires_k_a_row_and_rows_carry_all_that_is_needed(world, aligned_rows) -> None:
     data = aligned_rows(world)
     measured = measure(
-        fitted_like(data), principal_components(data), data, ["a", "b"], 4, 500,
+        fitted_like(data), principal_components(data), data, ["a", "b"], rule(4, 500),
         torch.device("cpu"),
     )  # fmt: skip
     assert measured.l0["batchtopk"] == pytest.approx(4)
@@ -151,3 +156,17 @@ def test_batchtopk_fires_k_a_row_and_rows_carry_all_that_is_needed(world, aligne
     assert pooled == pytest.approx((one + two) / 2)
     assert found[0]["dead_share"] == 3 / 64
     assert "SSE/SST" in found[0]["definition"]
+
+
+def test_topk_fires_k_in_every_row_whatever_the_batch(world, aligned_rows) -> None:
+    data = aligned_rows(world)
+    baseline = principal_components(data)
+    found = [
+        measure(fitted_like(data), baseline, data, ["a", "b"], rule(4, batch, "topk"),
+                torch.device("cpu"))
+        for batch in (64, 500)
+    ]  # fmt: skip
+    for measured in found:
+        assert measured.l0["topk"] == pytest.approx(4)
+        assert set(measured.l0) == {"threshold", "topk"}
+    assert found[0].fve["topk", "a"] == pytest.approx(found[1].fve["topk", "a"], abs=1e-9)

@@ -82,7 +82,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
                        "exclusive": 3, "threshold_rows": 200}  # fmt: skip
     dictionary, history = fit(data, recipe, 0, folder / "state", CPU)
     found["dictionaries"] = [*history["fve"][::10], float(dictionary.threshold)]
-    measured = measure(dictionary, baseline, data, ["moe", "dense"], 4, 128, CPU)
+    measured = measure(dictionary, baseline, data, ["moe", "dense"], recipe, CPU)
     table = feature_table(dictionary, measured, ["moe", "dense"], data.domains, 1, (0.3, 0.7))
     found["metrics"] = [
         *measured.fve.values(), *measured.l0.values(), *(float(n) for n in table["relative_norm"]),

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from moediff import artifact
 from moediff.config import count_of
 from moediff.sparse import (
+    SELECT,
     DenseScores,
     Entries,
     Linear,
     Scores,
     ScreenedScores,
-    batch_top,
     localise,
     selected_values,
     sparse_decode,
@@ -255,23 +255,24 @@ class Dictionary(nn.Module):
         return total
 
     @torch.no_grad()
-    def encode(self, rows: Tensor, k: int | None = None) -> tuple[Entries, Tensor]:
+    def encode(self, rows: Tensor, select: tuple[str, int] | None = None) -> tuple[Entries, Tensor]:
         """Entries and values of standardised rows [row, D], at inference.
 
-        Each score at or above the threshold fires; with `k` the k * rows largest of the batch do
-        (BatchTopK, 2412.06410), as in training.
+        Each score at or above the threshold fires; with `select`, the name of a rule and its k,
+        those fire that training selects in such a batch.
         """
         scores, weight = self.score(rows)
-        if k is None:
+        if select is None:
             entries, found = scores.at_least(float(self.threshold))
         else:
-            entries, found = batch_top(scores, k * len(rows))
+            rule, k = select
+            entries, found = SELECT[rule](scores, k, 0.0)
         return entries, found / weight[entries[1]]
 
     @torch.no_grad()
-    def reconstruct(self, rows: Tensor, k: int | None = None) -> Tensor:
+    def reconstruct(self, rows: Tensor, select: tuple[str, int] | None = None) -> Tensor:
         """Reconstruction [row, D] of standardised rows, at inference."""
-        entries, values = self.encode(rows, k)
+        entries, values = self.encode(rows, select)
         return self.decode(values, entries, len(rows))
 
     def _split(self, entries: Entries) -> Iterator[tuple[Block, Tensor | None, Entries]]:

@@ -21,7 +21,7 @@ DEFINITION = (
     "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
     "pooled is the plain mean over sources"
 )
-MODES = ("threshold", "batchtopk")
+THRESHOLD = "threshold"
 POOLED = "pooled"
 
 
@@ -116,15 +116,17 @@ def measure(
     baseline: Baseline,
     data: AlignedRows,
     names: Sequence[str],
-    k: int,
-    batch: int,
+    recipe: Mapping[str, Any],
     device: torch.device,
 ) -> Measured:
     """FVE, L0 and firings of a dictionary on the validation rows, and its baselines' FVE.
 
-    Batches have `batch` rows whatever the chunks and shards, since a BatchTopK code depends on its
+    Two modes: by the threshold, which firings are counted of, and by the recipe's own selection.
+
+    Batches have the recipe's rows whatever the chunks and shards, since a BatchTopK code depends on its
     batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
     """
+    k, modes = recipe["k"], (THRESHOLD, recipe["select"])
     dictionary = dictionary.double().to(device)
     shape = dictionary.shape
     means = dictionary.standardise(
@@ -132,24 +134,24 @@ def measure(
     )
     sums = {
         (method, name): VarianceExplained(means[0, shape.columns(s)])
-        for method in (*MODES, "mean", "pca")
+        for method in (*modes, "mean", "pca")
         for s, name in enumerate(names)
     }
-    active = dict.fromkeys(MODES, 0)
+    active = dict.fromkeys(modes, 0)
     fired = torch.zeros(shape.features, dtype=torch.int64)
     activation = torch.zeros(shape.features, dtype=torch.float64)
     domains = torch.from_numpy(data.column("domain").astype(np.int64))
     fired_in = torch.zeros(shape.features * len(data.domains), dtype=torch.int64)
     baseline = Baseline(baseline.vectors.to(device), baseline.variances)
     progress, done = Progress(data.count, "evaluation", "rows"), 0
-    for sources in data.in_order(batch):
+    for sources in data.in_order(recipe["batch"]):
         rows = dictionary.standardise([part.to(device) for part in sources])
         found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, k)}
-        for mode in MODES:
-            entries, values = dictionary.encode(rows, k if mode == "batchtopk" else None)
+        for mode in modes:
+            entries, values = dictionary.encode(rows, None if mode == THRESHOLD else (mode, k))
             found[mode] = dictionary.decode(values, entries, len(rows))
             active[mode] += len(values)
-            if mode == "threshold":
+            if mode == THRESHOLD:
                 features = entries[1].cpu()
                 fired += torch.bincount(features, minlength=shape.features)
                 activation.index_add_(0, features, values.cpu())
@@ -162,7 +164,7 @@ def measure(
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}
-    for method in (*MODES, "mean", "pca"):
+    for method in (*modes, "mean", "pca"):
         fve[method, POOLED] = float(np.mean([fve[method, name] for name in names]))
     return Measured(
         fve=fve,
@@ -197,6 +199,6 @@ def fve_rows(
             "rows": measured.rows,
             "definition": DEFINITION,
         }
-        for mode in MODES
+        for mode in measured.l0
         for name in (POOLED, *names)
     ]
