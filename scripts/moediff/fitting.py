@@ -20,6 +20,7 @@ from moediff.progress import Progress, log
 from moediff.sparse import (
     SELECT,
     DenseScores,
+    Entries,
     Linear,
     has_bfloat16,
     localise,
@@ -81,10 +82,8 @@ class Fitter:
         """One optimizer step on standardised rows [row, D]; squared error and L0 sums before it."""
         model, recipe = self.dictionary, self.recipe
         size, sources = len(rows), len(model.shape.widths)
-        scores, weight = model.score(rows, self.screened)
-        entries, found = SELECT[recipe["select"]](scores, recipe["k"], GUESS * self.edge)
-        self.edge = float(found.min()) if len(found) else 0.0
-        values = model.values(found / weight[entries[1]], rows, entries)
+        entries, known, weight = self._select(rows)
+        values = model.values(known, rows, entries)
         residual = rows - model.decode(values, entries, size)
         error = residual.square().sum()
         loss = error / (size * sources)
@@ -108,6 +107,14 @@ class Fitter:
             "active": float(len(entries[0])),
             "rows": float(size),
         }
+
+    def _select(self, rows: Tensor) -> tuple[Entries, Tensor, Tensor]:
+        """Entries of a batch, their pre-activations, and the ranking weights; all scores are let go."""
+        scores, weight = self.dictionary.score(rows, self.screened)
+        rule = SELECT[self.recipe["select"]]
+        entries, found = rule(scores, self.recipe["k"], GUESS * self.edge)
+        self.edge = float(found.min()) if len(found) else 0.0
+        return entries, found / weight[entries[1]], weight
 
     def _count_silent(self, features: Tensor, size: int) -> None:
         self.silent += size
