@@ -54,8 +54,8 @@ class Fitter:
     The loss of a batch is the squared error of standardised rows over the number of sources, which
     is 1 - pooled FVE of the batch, plus AuxK (2406.04093, appendix A.2): dead features, at most
     `aux_k` a row by score, rebuild what is left of the row, without bias. The gradient of AuxK
-    reaches their encoders and decoders and nothing else. A feature that dies with a negative bias
-    gets bias 0 (our addition: below every pre-activation no gradient reaches it).
+    reaches their encoders and decoders and nothing else. A feature that dies with a bias below
+    all that its rows can lift gets bias 0 (our addition: no gradient reaches it there).
     """
 
     def __init__(self, dictionary: Dictionary, recipe: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Fitter:
         self._count_silent(entries[1], size)
         dead = (self.silent > self.dead_after).nonzero().squeeze(1)
         if len(dead) and recipe["aux_weight"]:
-            self._lift(dead[self.silent[dead] - size <= self.dead_after])
+            self._lift(dead[self.silent[dead] - size <= self.dead_after], rows)
             left = self._auxiliary(rows, residual.detach(), dead, weight)
             loss = loss + recipe["aux_weight"] * left
         loss.backward()
@@ -121,11 +121,13 @@ class Fitter:
         self.silent[features] = 0
 
     @torch.no_grad()
-    def _lift(self, features: Tensor) -> None:
-        """Bias of newly dead features: no longer negative, and no momentum to make it so again."""
+    def _lift(self, features: Tensor, rows: Tensor) -> None:
+        """Bias 0, and no momentum, for newly dead features that no row of the batch activates."""
         for block in self.dictionary.blocks.values():
             _, (inside, _) = localise((features, features), block.features)
             own = inside - block.features.start
+            before = rows[:, block.columns] @ block.encoder[own].T + block.encoder_bias[own]
+            own = own[(before <= 0).all(0)]
             block.encoder_bias[own] = block.encoder_bias[own].clamp_min(0)
             moments = self.optimizer.state[block.encoder_bias]
             for name in ("exp_avg", "exp_avg_sq"):
