@@ -57,13 +57,22 @@ class DenseFitter(Fitter):
 
 def ours(kind: type[Fitter], model: type[Dictionary], screen: bool, recipe: dict, width: int):
     dictionary = model(Shape.of(recipe, [width]), 0)
+    with torch.no_grad():
+        for block in dictionary.blocks.values():
+            block.encoder.mul_(recipe["start"])
+            block.weight.mul_(recipe["start"])
     fitter = kind(dictionary, recipe | {"screen": screen})
 
     def reconstruct(rows: Tensor) -> tuple[Tensor, Tensor]:
         entries, values = dictionary.encode(rows, (recipe["select"], recipe["k"]))
         return dictionary.decode(values, entries, len(rows)), entries[1]
 
-    return fitter.update, reconstruct
+    def update(rows: Tensor) -> None:
+        fitter.update(rows)
+        if fitter.violations:
+            raise AssertionError(f"screening missed its bound at step {fitter.step}")
+
+    return update, reconstruct
 
 
 def dictionary_learning(recipe: dict, width: int, steps: int) -> tuple[Update, Reconstruct]:
@@ -128,6 +137,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=600_000)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument(
+        "--start", type=float, default=1.0, help="norm that moediff's weights begin with"
+    )
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -140,7 +152,7 @@ def main() -> None:
         "select": "batchtopk", "k": arguments.k, "features": arguments.features, "tied": 0,
         "exclusive": 0, "tie": "norm", "rows": arguments.rows, "batch": arguments.batch,
         "lr": arguments.lr, "warmup": 0.05, "decay": 0.3, "clip": 1.0, "aux_weight": 0.03125,
-        "aux_k": None, "dead_after": 0.05,
+        "aux_k": None, "dead_after": 0.05, "start": arguments.start,
     }  # fmt: skip
     contenders = {
         "moediff": lambda: ours(Fitter, Dictionary, False, recipe, width),

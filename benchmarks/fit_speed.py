@@ -5,8 +5,9 @@
 
 Contenders take turns, one step each, so that a machine's moods hit all alike; medians are compared.
 The floor is the encoder product alone, [batch, width] x [width, features] in float32. A peer that is
-not installed is left out. Each step is the peer's own: forward, auxiliary loss as it is by default,
-backward, clipping and optimiser; weights float32.
+not installed is left out. Weights are float32. dictionary_learning's step is its trainer's; those of
+SAELens and sparsify are written here after their trainers, all with Adam and clipping (sparsify's own
+default is another optimiser). So few steps kill no feature: no one's auxiliary loss costs anything.
 """
 
 from __future__ import annotations

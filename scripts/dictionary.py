@@ -17,15 +17,15 @@ with job(snakemake, torch_threads=True) as log:
         "recipe": dict(params.recipe),
         "seed": seed,
     }
+    name = f"{wildcards.comparison}/{wildcards.member}/{wildcards.recipe}"
     state = checkpoint.state_folder(
         snakemake.config["results"],
         "dictionary",
-        wildcards.comparison,
+        name,
         facts,
         params.version,
         device.type,
     )
-    name = f"{wildcards.comparison}/{wildcards.member}/{wildcards.recipe}"
     dictionary, history = fitting.fit(rows, params.recipe, seed, state, device, name)
     made_by = artifact.made_by("dictionaries", **facts)
     dictionary.save(snakemake.output.dictionary, made_by)

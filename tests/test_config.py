@@ -553,3 +553,9 @@ def test_files_of_a_local_folder_are_watched_and_a_hub_id_is_not(tmp_path: Path)
     names = [Path(path).name for path in settings.tokenizer_files(str(tmp_path))]
     assert names == ["tokenizer.json", "vocab.json"]
     assert settings.checkpoint_files("org/model") == settings.tokenizer_files("org/model") == []
+
+
+@pytest.mark.parametrize("betas", ["[0.9, 1.0]", "[-0.1, 0.9]"])
+def test_betas_that_adam_cannot_use_are_refused(betas: str) -> None:
+    with pytest.raises(ConfigError, match=r"training\.betas"):
+        complete(f"training: {{betas: {betas}}}")

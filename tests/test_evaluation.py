@@ -7,7 +7,15 @@ from sklearn.metrics import r2_score
 
 from conftest import RECIPE
 from moediff.dictionary import Dictionary, Shape
-from moediff.evaluation import POOLED, VarianceExplained, fve_rows, measure, principal_components
+from moediff.errors import UserError
+from moediff.evaluation import (
+    POOLED,
+    VarianceExplained,
+    check_models,
+    fve_rows,
+    measure,
+    principal_components,
+)
 
 
 def explained(rows: torch.Tensor, guess: torch.Tensor, mean: torch.Tensor, batch: int) -> float:
@@ -170,3 +178,13 @@ def test_topk_fires_k_in_every_row_whatever_the_batch(world, aligned_rows) -> No
         assert measured.l0["topk"] == pytest.approx(4)
         assert set(measured.l0) == {"threshold", "topk"}
     assert found[0].fve["topk", "a"] == pytest.approx(found[1].fve["topk", "a"], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["model", "hook", "exponent", "dtype"])
+def test_a_dictionary_of_other_rows_is_refused(world, aligned_rows, name: str) -> None:
+    data = aligned_rows(world)
+    check_models(data, {"origins": data.origins}, "d.safetensors")
+    other = [dict(origin) for origin in data.origins]
+    other[1][name] = "another"
+    with pytest.raises(UserError, match=r"d\.safetensors: fitted on other models"):
+        check_models(data, {"origins": other}, "d.safetensors")

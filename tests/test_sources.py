@@ -505,3 +505,17 @@ def test_the_place_of_a_bad_byte_in_json_lines(tmp_path: Path) -> None:
     path.write_bytes(b'{"text": "one"}\n{"text": "\xff"}\n')
     message = refused(lambda: read(path))
     assert f"{path}:2" in message or "byte 26" in message
+
+
+def test_no_flipped_byte_of_a_gzip_is_a_traceback(tmp_path: Path) -> None:
+    """Of parquet this cannot be asked: one byte in a thousand makes its library end the process."""
+    lines = "".join(json.dumps({"text": f"tale {n} " * 20}) + "\n" for n in range(50))
+    path = tmp_path / "one.jsonl.gz"
+    whole, refused = gzip.compress(lines.encode()), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        try:
+            list(sources.files([str(path)], "text", None, None))
+        except UserError as error:
+            refused += "\n" not in str(error)
+    assert refused > len(whole) / 2

@@ -142,6 +142,17 @@ def test_the_margin_covers_the_worst_rounding() -> None:
     assert float(found.min()) == pytest.approx(exact)
 
 
+def test_screening_is_exact_at_the_width_of_a_large_panel() -> None:
+    source = random(0)
+    x = torch.rand(8, 12_288, generator=source)  # all of one sign: sums of rounding do not cancel
+    whole = slice(0, 40)
+    table = torch.rand(40, 12_288, generator=source)
+    parts = [Linear(table, torch.zeros(40), None, slice(0, 12_288), whole)]
+    dense, screened = DenseScores(x, parts), ScreenedScores(x, parts)
+    assert pairs(batch_top(screened, 60)[0]) == pairs(batch_top(dense, 60)[0])
+    assert screened.violations == 0
+
+
 def test_screening_rescores_few() -> None:
     x, parts = parts_of(0)
     screened = ScreenedScores(x, parts)

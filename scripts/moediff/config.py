@@ -28,7 +28,7 @@ STAGE_VERSIONS = {
     "models": 2,
     "activations": 2,
     "baselines": 2,
-    "dictionaries": 3,
+    "dictionaries": 4,
     "metrics": 3,
     "plots": 1,
     "budget": 1,

@@ -69,6 +69,7 @@ class Fitter:
         self.optimizer = torch.optim.Adam(dictionary.parameters(), lr=recipe["lr"], fused=True)
         self.step = 0
         self.edge = 0.0  # smallest selected score of the last batch: only a guess for the next
+        self.violations = 0  # of the bounds of screening, in this process; 0 or screening is wrong
         self.screened = has_bfloat16(device) if recipe["screen"] == "auto" else recipe["screen"]
 
     def learning_rate(self, step: int) -> float:
@@ -114,6 +115,7 @@ class Fitter:
         rule = SELECT[self.recipe["select"]]
         entries, found = rule(scores, self.recipe["k"], GUESS * self.edge)
         self.edge = float(found.min()) if len(found) else 0.0
+        self.violations += scores.violations
         return entries, found / weight[entries[1]], weight
 
     def _count_silent(self, features: Tensor, size: int) -> None:
@@ -235,6 +237,9 @@ def fit(
             if done in _saves(fitter.steps, recipe["checkpoints"]):
                 checkpoint.save(state, done, fitter.state(), {"history": history})
     progress.close()
+    if fitter.violations:
+        log.warning("%s: screening missed its bound %d times; set screen: false and report it",
+                    name, fitter.violations)  # fmt: skip
     threshold = exact_threshold(dictionary, data, held_out, recipe["k"], batch)
     dictionary.threshold.fill_(threshold)
     return dictionary.requires_grad_(False), pl.DataFrame(history, schema=HISTORY)

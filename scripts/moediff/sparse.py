@@ -29,6 +29,7 @@ class Scores(Protocol):
     """Scores [row, feature] of a batch, of which only some are ever looked at."""
 
     shape: tuple[int, int]
+    violations: int  # entries found above a bound that was claimed for them
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
         """Entries that are positive and at least `floor` (one, or one a row), and their scores."""
@@ -60,6 +61,8 @@ class Linear:
 class DenseScores:
     """All scores, in the dtype of the rows."""
 
+    violations = 0  # nothing is claimed
+
     def __init__(self, rows: Tensor, parts: Sequence[Linear]) -> None:
         self.shape = (len(rows), parts[-1].features.stop)
         products = []
@@ -87,12 +90,12 @@ class ScreenedScores:
 
     With u = 2^-8, rounding to bfloat16 errs by u / 2 at most. A product of rounded factors then
     differs from the true one by at most (u + u^2 / 4) |x| |w| (Cauchy-Schwarz) and u / 2 of the
-    bias. That margin, a twentieth wider for the sum in float32, is two more columns of the product;
-    the rounding of the bound itself is allowed for when it is compared. So no entry is missed, and
-    `violations`, the number of rescored entries above their own bound, stays 0.
+    bias; the sum in float32 adds at most 2^-24 a column. That margin is two more columns of the
+    product, and the rounding of the bound itself is allowed for when it is compared. So no entry is
+    missed, and `violations`, the number of rescored entries above their own bound, stays 0.
     """
 
-    MARGIN = 1.05 * 2**-8
+    MARGIN = 1.05 * 2**-8  # beside what the width adds
     ROUNDING = 2**-7  # relative: of the bound and of the floor, both in bfloat16
 
     def __init__(self, rows: Tensor, parts: Sequence[Linear]) -> None:
@@ -105,7 +108,7 @@ class ScreenedScores:
             x, bias, size = rows[:, part.columns], part.bias, part.encoder.norm(dim=1)
             if part.weight is not None:
                 bias, size = bias * part.weight, size * part.weight
-            margin = self.MARGIN * x.norm(dim=1)
+            margin = (self.MARGIN + x.shape[1] * 2**-24) * x.norm(dim=1)
             slack = self.MARGIN * bias.abs()
             one = torch.ones_like(margin)
             left = _narrow(x, None, (_up(margin), one, one))
