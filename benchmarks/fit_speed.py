@@ -17,13 +17,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
 from moediff.dictionary import Dictionary, Shape
-from moediff.fitting import Fitter
+from moediff.fitter import Fitter
+from moediff.schema import defaults
 
+SCHEMA = Path(__file__).parent.parent / "config" / "schema.yaml"
+RECIPE = defaults(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")), "recipe")
 SHAPES = ("768,12288,32,2048", "1536,24576,64,2048", "256,4096,32,4096")
 Step = Callable[[Tensor], object]
 
@@ -47,10 +52,10 @@ def floor(width: int, features: int, k: int, batch: int) -> Step:
 
 def moediff(select: str, screen: bool) -> Callable[..., Step]:
     def make(width: int, features: int, k: int, batch: int) -> Step:
-        recipe = {
-            "select": select, "k": k, "features": features, "tied": 0, "exclusive": 0, "tie": "norm",
-            "rows": 10**6 * batch, "batch": batch, "lr": 1e-4, "warmup": 0.0, "decay": 0.0,
-            "clip": 1.0, "aux_weight": 0.03125, "aux_k": None, "dead_after": 0.9, "screen": screen,
+        recipe = RECIPE | {
+            "select": select, "k": k, "features": features, "tied": 0, "rows": 10**6 * batch,
+            "batch": batch, "lr": 1e-4, "warmup": 0.0, "decay": 0.0, "dead_after": 0.9,
+            "screen": screen,
         }  # fmt: skip
         return Fitter(Dictionary(Shape.of(recipe, [width])), recipe).update
 

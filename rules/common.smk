@@ -8,9 +8,12 @@ from moediff import config as settings
 from moediff.checks import complete
 from moediff.errors import ConfigError
 
-SCHEMA = Path(workflow.basedir) / "config" / "schema.yaml"
+SCHEMA, PRESETS = (
+    yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))
+    for name in ("schema.yaml", "presets.yaml")
+)
 try:
-    config.update(complete(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))))
+    config.update(complete(config, SCHEMA, PRESETS))
 except ConfigError as error:
     sys.exit(f"config error: {error}")
 
@@ -18,6 +21,8 @@ DOMAINS = list(config["corpus"]["domains"])
 TRAINED = [name for name, model in config["models"].items() if "train" in model]
 LOADED = [name for name, model in config["models"].items() if "load" in model]
 FITS = settings.fits(config)
+# Jobs that fit several dictionaries.
+SHARED = [together for together in settings.shared_fits(config) if len(together) > 1]
 MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
 # What a job of models or dictionaries takes of the resource gpu; a cluster profile sets its own.
 GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
@@ -166,14 +171,14 @@ def member_of(wildcards):
     return MEMBERS[wildcards.comparison, wildcards.member]
 
 
+def shards_of(member, split):
+    """The shards of every source of a member, source by source."""
+    return [path for source in member.sources for path in activation_shards(source, split)]
+
+
 def member_shards(split):
-    """Input function: the shards of every source of a member, source by source."""
-
-    def shards(wildcards):
-        member = member_of(wildcards)
-        return [path for source in member.sources for path in activation_shards(source, split)]
-
-    return shards
+    """Input function: the shards of the member that the wildcards name."""
+    return lambda wildcards: shards_of(member_of(wildcards), split)
 
 
 def source_names(wildcards):
@@ -183,12 +188,29 @@ def source_names(wildcards):
 # --- dictionaries and metrics ---
 
 
-def recipe_settings(wildcards):
-    return {k: v for k, v in config["recipes"][wildcards.recipe].items() if k != "seeds"}
+def settings_of(fit):
+    """What decides a dictionary; its preset is spelled out already."""
+    recipe = config["recipes"][fit.recipe]
+    return {
+        "name": f"{fit.member.comparison}/{fit.member.name}/{fit.recipe}",
+        "recipe": {k: v for k, v in recipe.items() if k not in ("seeds", "preset")},
+        "seed": fit.seed,
+    }
+
+
+def fit_settings(wildcards):
+    fit = settings.Fit(member_of(wildcards), wildcards.recipe, int(wildcards.seed))
+    return [settings_of(fit)]
 
 
 def fit_folder(fit):
     return f"dictionaries/{fit.member.comparison}/{fit.member.name}/{fit.recipe}/seed-{fit.seed}"
+
+
+def dictionary_files(fit):
+    """What the fit of a dictionary writes, in order."""
+    names = ("dictionary.safetensors", "history.parquet")
+    return [result(f"{fit_folder(fit)}/{name}") for name in names]
 
 
 def fit_files(name, sources=None):

@@ -23,10 +23,8 @@ rule dictionary:
     input:
         member_shards("fit"),
     output:
-        dictionary=result(
-            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
-        ),
-        history=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/history.parquet"),
+        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"),
+        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/history.parquet"),
     log:
         log_of("dictionary/{comparison}-{member}-{recipe}-{seed}"),
     benchmark:
@@ -38,7 +36,36 @@ rule dictionary:
         gpu=GPU,
     params:
         sources=source_names,
-        recipe=recipe_settings,
+        fits=fit_settings,
         version=VERSIONS["dictionaries"],
     script:
         "../scripts/dictionary.py"
+
+
+# The same job for several dictionaries over the same rows (`dictionaries_per_job`).
+for number, together in enumerate(SHARED):
+
+    rule:
+        name:
+            f"dictionaries_{number}"
+        input:
+            shards_of(together[0].member, "fit"),
+        output:
+            [path for fit in together for path in dictionary_files(fit)],
+        log:
+            log_of(f"dictionary/{number}-of-{len(SHARED)}-shared"),
+        benchmark:
+            benchmark_of(f"dictionary/{number}-of-{len(SHARED)}-shared")
+        conda:
+            "../envs/moediff.yaml"
+        threads: THREADS
+        resources:
+            gpu=GPU,
+        params:
+            sources=[source.name for source in together[0].member.sources],
+            fits=[settings_of(fit) for fit in together],
+            version=VERSIONS["dictionaries"],
+        script:
+            "../scripts/dictionary.py"
+
+    workflow.ruleorder(f"dictionaries_{number}", "dictionary")

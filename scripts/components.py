@@ -12,6 +12,6 @@ with job(snakemake, torch_threads=True):
     found = principal_components(rows)
     artifact.write_tensors(
         snakemake.output[0],
-        {"vectors": found.vectors, "variances": found.variances},
+        {"vectors": found.vectors, "variances": found.variances, "scale": found.scale},
         artifact.made_by("baselines", sources=names, origins=rows.origins),
     )

@@ -1,4 +1,4 @@
-"""Fit one dictionary."""
+"""Fit one dictionary, or several over the same rows."""
 
 from _job import job
 
@@ -6,29 +6,30 @@ with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, checkpoint, fitting, models
     from moediff.activations import AlignedRows
 
-    params, wildcards = snakemake.params, snakemake.wildcards
+    params = snakemake.params
     rows = AlignedRows.of(snakemake.input, len(params.sources))
     device = models.pick_device(snakemake.config["device"])
-    seed = int(wildcards.seed)
-    facts = {
-        "sources": list(params.sources),
-        "origins": rows.origins,
-        "rows": rows.digest,
-        "recipe": dict(params.recipe),
-        "seed": seed,
-    }
-    name = f"{wildcards.comparison}/{wildcards.member}/{wildcards.recipe}"
-    state = checkpoint.state_folder(
-        snakemake.config["results"],
-        "dictionary",
-        name,
-        facts,
-        params.version,
-        device.type,
-    )
-    dictionary, history = fitting.fit(rows, params.recipe, seed, state, device, name)
-    made_by = artifact.made_by("dictionaries", **facts)
-    dictionary.save(snakemake.output.dictionary, made_by)
-    artifact.write_parquet(snakemake.output.history, history, made_by)
-    last = history.row(-1, named=True)
-    log.info("%s: fve %.4f in training, %.1f %% dead", name, last["fve"], 100 * last["dead_share"])
+    outputs = iter(snakemake.output)
+    jobs, facts = {}, {}
+    for wanted in params.fits:
+        name, seed = wanted["name"], wanted["seed"]
+        known = {
+            "sources": list(params.sources),
+            "origins": rows.origins,
+            "rows": rows.digest,
+            "recipe": dict(wanted["recipe"]),
+            "seed": seed,
+        }
+        state = checkpoint.state_folder(
+            snakemake.config["results"], "dictionary", name, known, params.version, device.type
+        )
+        made = fitting.Job(f"{name}, seed {seed}", wanted["recipe"], seed, state)
+        jobs[made.name] = made, next(outputs), next(outputs)
+        facts[made.name] = artifact.made_by("dictionaries", **known)
+    for made, dictionary, history in fitting.fit_all(rows, [j for j, *_ in jobs.values()], device):
+        _, dictionary_path, history_path = jobs[made.name]
+        dictionary.save(dictionary_path, facts[made.name])
+        artifact.write_parquet(history_path, history, facts[made.name])
+        last = history.row(-1, named=True)
+        log.info("%s: fve %.4f in training, %.1f %% dead",
+                 made.name, last["fve"], 100 * last["dead_share"])  # fmt: skip

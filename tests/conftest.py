@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from moediff import activations, artifact, models, tokens
+from moediff import activations, artifact, models, schema, tokens
 
+ROOT = Path(__file__).parent.parent
 VOCABULARY = 64
 DENSE = {
     "d_model": 32, "layers": 2, "heads": 2, "ffn": 64, "experts": 1, "top_k": 1,
@@ -109,9 +111,9 @@ def aligned_rows(tmp_path: Path) -> Callable[..., activations.AlignedRows]:
     return write
 
 
-RECIPE = {
-    "select": "batchtopk", "k": 8, "features": 256, "tied": 0.0, "tie": "norm", "exclusive": 0.0,
-    "rows": 400_000, "batch": 512, "lr": 3e-3, "warmup": 0.05, "decay": 0.3, "clip": 1.0,
-    "aux_weight": 0.03125, "aux_k": None, "dead_after": 0.05, "threshold_rows": 2000,
-    "pool_chunks": 8, "screen": False, "checkpoints": 4, "seeds": [0],
+SCHEMA = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
+PRESETS = yaml.safe_load((ROOT / "config/presets.yaml").read_text(encoding="utf-8"))
+RECIPE = schema.defaults(SCHEMA, "recipe") | {
+    "k": 8, "features": 256, "tied": 0.0, "rows": 400_000, "batch": 512, "lr": 3e-3,
+    "threshold_rows": 2000, "pool_chunks": 8, "screen": False,
 }  # fmt: skip

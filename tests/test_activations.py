@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import DENSE, MOE, RECIPE
+from conftest import DENSE, MOE
 from moediff import activations, artifact, capture, models
 from moediff.activations import AlignedRows, Shard, held_out_documents, kept_rows, scale_exponent
 from moediff.errors import DamagedError, UserError
-from moediff.fitting import fit
 from moediff.hooks import HOOKS, Capture
 from moediff.tokens import TokenShard, read_token_shard
 from test_models import gpt2, olmoe
@@ -204,41 +203,6 @@ def test_held_out_documents_are_whole_enough_and_of_every_domain() -> None:
         assert 1000 <= mask[domain == index].sum() <= 1200
     with pytest.raises(UserError, match="too few"):
         held_out_documents(document, domain, 15_000, seed=3)
-
-
-@pytest.mark.parametrize("sources", [1, 2])
-def test_a_killed_fit_ends_with_the_same_bytes(
-    sources: int, aligned_rows, tmp_path: Path, monkeypatch
-) -> None:
-    from moediff import fitting
-
-    rows = np.random.default_rng(0).normal(size=(4000, 12)).astype(np.float32)
-    data = aligned_rows([rows, rows[:, :6]][:sources], chunk_rows=300)
-    recipe = RECIPE | {"features": 40, "k": 4, "rows": 60 * 128, "batch": 128, "tied": 4,
-                       "exclusive": 2, "threshold_rows": 500}  # fmt: skip
-    whole, history = fit(data, recipe, 0, tmp_path / "whole", CPU)
-    plain, steps = fitting.Fitter.update, 0
-
-    class Killed(BaseException):
-        pass
-
-    def kill(self, batch):
-        nonlocal steps
-        steps += 1
-        if steps == 41:
-            raise Killed
-        return plain(self, batch)
-
-    monkeypatch.setattr(fitting.Fitter, "update", kill)
-    with pytest.raises(Killed):
-        fit(data, recipe, 0, tmp_path / "killed", CPU)
-    assert any((tmp_path / "killed").iterdir())
-    steps = 100
-    resumed, again = fit(data, recipe, 0, tmp_path / "killed", CPU)
-    assert steps < 100 + 60
-    assert again.equals(history)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_more_shards_than_may_be_open_at_once(aligned_rows, monkeypatch) -> None:

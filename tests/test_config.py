@@ -9,13 +9,13 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from conftest import PRESETS, SCHEMA
 from moediff import checks
 from moediff import config as settings
 from moediff.config import Member, Source
 from moediff.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parents[1] / "config"
-SCHEMA = yaml.safe_load((FOLDER / "schema.yaml").read_text(encoding="utf-8"))
 SHIPPED = {
     name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     for name in ("config", "local-text", "paper")
@@ -40,7 +40,7 @@ def changed(change: dict | str, base: dict = SHIPPED["config"]) -> dict:
 
 
 def complete(change: dict | str = "{}") -> dict:
-    return checks.complete(changed(change), SCHEMA)
+    return checks.complete(changed(change), SCHEMA, PRESETS)
 
 
 # --- defaults --------------------------------------------------------------------------------
@@ -69,7 +69,10 @@ def test_every_default_of_the_schema_is_valid_under_its_own_schema() -> None:
         assert Draft202012Validator(own).is_valid(node["default"]), path
 
 
-def test_only_two_keys_of_the_schema_are_neither_required_nor_given_a_default() -> None:
+OPTIONAL = {"like", "active", "l1", "tanh", "l0"}
+
+
+def test_few_keys_of_the_schema_are_neither_required_nor_given_a_default() -> None:
     silent = set()
     for path, node in nodes(SCHEMA):
         if node.get("type") != "object":
@@ -78,7 +81,7 @@ def test_only_two_keys_of_the_schema_are_neither_required_nor_given_a_default() 
             part = SCHEMA["$defs"][part["$ref"][len("#/$defs/") :]] if "$ref" in part else part
             if "default" not in part and key not in node.get("required", []):
                 silent.add(f"{path}.{key}")
-    assert {path.rsplit(".", 1)[1] for path in silent} == {"like", "active"}
+    assert {path.rsplit(".", 1)[1] for path in silent} == OPTIONAL
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_only_two_keys_of_the_schema_are_neither_required_nor_given_a_default() 
         ("activations.drop", {"sequence_start": True, "special_tokens": True}),
         ("activations.layer", 0.5),
         ("recipes.default.tied", 0.06),
-        ("recipes.default.threshold_rows", 16384),
+        ("recipes.default.threshold_rows", None),
         ("comparisons.moe.recipes", ["default"]),
         ("features", {"dead_below": 1, "bounds": [0.3, 0.7]}),
         ("plots", {"width": 420, "height": 260}),
@@ -126,7 +129,7 @@ def test_no_key_with_a_default_is_left_out_at_any_depth() -> None:
         others = schema.get("additionalProperties")
         parts = dict(schema.get("properties", {}))
         parts |= {key: others for key in value if isinstance(others, dict) and key not in parts}
-        assert not parts.keys() - value.keys() - {"like", "active"}, path
+        assert not parts.keys() - value.keys() - OPTIONAL, path
         return sum(compare(parts[key], value[key], f"{path}.{key}") for key in value)
 
     assert compare(SCHEMA, complete(), "") >= 90
@@ -135,15 +138,15 @@ def test_no_key_with_a_default_is_left_out_at_any_depth() -> None:
 def test_recipes_may_be_left_out() -> None:
     config = changed("{}")
     del config["recipes"]
-    assert checks.complete(config, SCHEMA)["recipes"]["default"]["k"] == 12
+    assert checks.complete(config, SCHEMA, PRESETS)["recipes"]["default"]["k"] == 12
 
 
 def test_the_given_config_is_not_changed_and_a_whole_config_stays_as_it_is() -> None:
     config = changed("{}")
-    whole = checks.complete(config, SCHEMA)
+    whole = checks.complete(config, SCHEMA, PRESETS)
     assert config == SHIPPED["config"]
     assert whole != config
-    assert checks.complete(whole, SCHEMA) == whole
+    assert checks.complete(whole, SCHEMA, PRESETS) == whole
     whole["corpus"]["splits"]["fit"] = 0.9  # a default is a copy, not the schema's own
     assert complete()["corpus"]["splits"]["fit"] == 0.25
 
@@ -151,17 +154,17 @@ def test_the_given_config_is_not_changed_and_a_whole_config_stays_as_it_is() -> 
 def test_shipped_configs_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"corpus\.domains\.code\.paths: no file matches"):
-        checks.complete(SHIPPED["local-text"], SCHEMA)
+        checks.complete(SHIPPED["local-text"], SCHEMA, PRESETS)
     Path("text").mkdir()
     for name in ("code", "science", "stories"):
         Path(f"text/{name}.parquet").touch()
-    assert len(settings.fits(checks.complete(SHIPPED["local-text"], SCHEMA))) == 3
-    paper = checks.complete(SHIPPED["paper"], SCHEMA)
+    assert len(settings.fits(checks.complete(SHIPPED["local-text"], SCHEMA, PRESETS))) == 3
+    paper = checks.complete(SHIPPED["paper"], SCHEMA, PRESETS)
     assert [fit.recipe for fit in settings.fits(paper)] == [
         "paper-k50", "paper-k100", "paper-k300", "sae-k100", "sae-k100",
     ]  # fmt: skip
-    assert paper["recipes"]["sae-k100"]["tied"] == 0
-    assert paper["recipes"]["paper-k300"]["tied"] == 1500
+    recipe = paper["recipes"]["paper-k300"]
+    assert settings.count_of(recipe["tied"], recipe["features"]) == 1500
 
 
 # --- like ------------------------------------------------------------------------------------
@@ -252,7 +255,7 @@ def test_a_checkpoint_has_one_seed_whatever_the_seeds_of_training() -> None:
         "models": {"gpt2": {"load": "gpt2"}},
         "comparisons": {"pair": {"each": ["dense", "gpt2"]}},
     }
-    config = checks.complete(changed(change), SCHEMA)
+    config = checks.complete(changed(change), SCHEMA, PRESETS)
     assert config["models"]["gpt2"] == {"load": "gpt2", "revision": None, "dtype": "float32"}
     assert settings.members(config, "pair") == [
         Member("pair", (Source("dense", 4), Source("gpt2", 0))),
@@ -287,7 +290,7 @@ def test_one_rate_or_a_sweep() -> None:
 
 
 def test_sequences_and_shards() -> None:
-    paper = checks.complete(SHIPPED["paper"], SCHEMA)
+    paper = checks.complete(SHIPPED["paper"], SCHEMA, PRESETS)
     splits = ("train", "fit", "validation")
     assert [settings.sequences(paper, split) for split in splits] == [1_953_125, 52_734, 1953]
     assert [settings.shard_count(paper, split) for split in splits] == [954, 26, 1]
@@ -308,7 +311,7 @@ def test_text_bytes() -> None:
     asked = complete("corpus: {domains: {code: {megabytes: 2.5}}}")
     assert settings.text_bytes(asked, "code") == 2_500_000
     here = {"corpus": {"domains": {"code": {"source": "files", "paths": [__file__]}}}}
-    assert settings.text_bytes(checks.complete(changed(here), SCHEMA), "code") is None
+    assert settings.text_bytes(checks.complete(changed(here), SCHEMA, PRESETS), "code") is None
 
 
 # --- equal active size -----------------------------------------------------------------------
@@ -350,12 +353,12 @@ def test_a_checkpoint_with_fewer_layers_than_asked(tmp_path: Path, facts: dict) 
         "models": {"mine": {"load": str(tmp_path)}},
         "activations": {"layer": 2},
     }
-    config = checks.complete(changed(change), SCHEMA)
+    config = checks.complete(changed(change), SCHEMA, PRESETS)
     assert settings.layer_count(config, "mine") == 3
     assert settings.model_width(config, "mine") == 128
     change["activations"]["layer"] = 3
     with pytest.raises(ConfigError, match="3 does not exist in model 'mine', which has 3 layers"):
-        checks.complete(changed(change), SCHEMA)
+        checks.complete(changed(change), SCHEMA, PRESETS)
 
 
 def test_a_tie_by_direction_reads_the_width_of_a_checkpoint(tmp_path: Path) -> None:
@@ -367,7 +370,7 @@ def test_a_tie_by_direction_reads_the_width_of_a_checkpoint(tmp_path: Path) -> N
         "comparisons": {"pair": {"each": ["dense", "mine"]}},
     }
     with pytest.raises(ConfigError, match="dense 128, mine 96"):
-        checks.complete(changed(change), SCHEMA)
+        checks.complete(changed(change), SCHEMA, PRESETS)
 
 
 # --- configs that cannot be run --------------------------------------------------------------
@@ -490,7 +493,7 @@ def test_a_config_without_a_required_key(key: str) -> None:
     config = changed("{}")
     del config[key]
     with pytest.raises(ConfigError, match=f"^config: the key '{key}' is missing$"):
-        checks.complete(config, SCHEMA)
+        checks.complete(config, SCHEMA, PRESETS)
 
 
 def test_a_tie_by_direction_needs_equal_widths_only_where_something_is_tied() -> None:

@@ -11,12 +11,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from conftest import RECIPE
-from moediff import artifact, fitting
+from moediff import artifact, sparse
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import DamagedError
 from moediff.evaluation import measure, principal_components
 from moediff.features import class_counts, classify, feature_table, relative_norm
-from moediff.fitting import Fitter, exact_threshold, fit
+from moediff.fitter import Fitter
+from moediff.fitting import exact_threshold, fit
 from moediff.planted import planted
 
 CPU = torch.device("cpu")
@@ -90,9 +91,9 @@ def test_one_training_step_equals_the_dense_form(screen: bool, tied: int) -> Non
         torch.testing.assert_close(before[name], value.detach())
 
 
-@pytest.mark.parametrize("sparse", [0, 20])
-def test_aux_reaches_the_encoders_of_dead_features_and_nothing_else(monkeypatch, sparse) -> None:
-    monkeypatch.setattr(fitting, "SPARSE_AUX", sparse)
+@pytest.mark.parametrize("cost", [0, 20])
+def test_aux_reaches_the_encoders_of_dead_features_and_nothing_else(monkeypatch, cost) -> None:
+    monkeypatch.setattr(sparse, "ENTRY_COST", cost)
     recipe = RECIPE | {"features": 32, "k": 2, "aux_weight": 1.0}
     dictionary = Dictionary(Shape.of(recipe, [10, 6]))
     fitter = Fitter(dictionary, recipe)
@@ -113,8 +114,8 @@ def test_aux_by_entries_equals_aux_by_products(monkeypatch, aux_k: int) -> None:
     rows, residual = random_rows(64, 22), random_rows(64, 22, seed=1)
     dead = torch.tensor([0, 2, 5, 11, 12, 30, 31, 43, 44, 50, 52, 53, 59])
     found = []
-    for sparse in (0, 100):
-        monkeypatch.setattr(fitting, "SPARSE_AUX", sparse)
+    for cost in (0, 1000):
+        monkeypatch.setattr(sparse, "ENTRY_COST", cost)
         dictionary = Dictionary(Shape.of(recipe, [12, 10]), seed=1)
         fitter = Fitter(dictionary, recipe)
         loss = fitter._auxiliary(rows, residual, dead, dictionary.norms().sum(1))
@@ -204,7 +205,7 @@ def test_identical_sides_from_equal_starts_stay_identical() -> None:
     for step in range(100):
         one = random_rows(256, 16, seed=step)
         fitter.update(torch.cat([one, one], dim=1))
-    relative = relative_norm(dictionary.norms().numpy())
+    relative = relative_norm(dictionary.norms().detach().numpy())
     np.testing.assert_allclose(relative, 0.5, atol=1e-4)
     a, b = dictionary.reconstruct(torch.cat([one, one], dim=1), ("batchtopk", 6)).split(16, dim=1)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)

@@ -7,16 +7,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-import yaml
 
+from conftest import PRESETS, SCHEMA
 from moediff import budget, page, plots
 from moediff.checks import complete
 
-ROOT = Path(__file__).parent.parent
-
 
 def config() -> dict:
-    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
     return complete(
         {
             "corpus": {
@@ -41,7 +38,8 @@ def config() -> dict:
             "recipes": {"default": {"k": 4, "features": 64, "rows": 50_000}},
             "comparisons": {"null": {"each": ["moe", "moe"]}},
         },
-        schema,
+        SCHEMA,
+        PRESETS,
     )
 
 

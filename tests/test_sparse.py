@@ -114,13 +114,14 @@ def parts_of(seed: int, rows: int = 64) -> tuple[torch.Tensor, list[Linear]]:
 def test_screened_scores_select_what_dense_scores_do(seed: int) -> None:
     x, parts = parts_of(seed)
     dense, screened = DenseScores(x, parts), ScreenedScores(x, parts)
-    for floor in (0.0, 0.01, 0.5, torch.rand(64, generator=random(seed))):
+    by_row, by_feature = torch.rand(64, 1, generator=random(seed)), torch.rand(390)
+    for floor in (0.0, 0.01, 0.5, by_row, by_feature):
         wanted, values = dense.at_least(floor)
         found, exact = screened.at_least(floor)
         # Only a score within rounding of the floor may fall on its other side.
         extra = set(pairs(wanted)) ^ set(pairs(found))
-        floors = floor if isinstance(floor, torch.Tensor) else torch.full((64,), floor)
-        assert all(abs(float(dense.all[r, f] - floors[r])) < 1e-5 for r, f in extra)
+        floors = torch.as_tensor(floor).expand(dense.shape)
+        assert all(abs(float(dense.all[r, f] - floors[r, f])) < 1e-5 for r, f in extra)
         if not extra:
             torch.testing.assert_close(exact, values, rtol=1e-4, atol=1e-6)
     assert pairs(batch_top(screened, 640, 0.4)[0]) == pairs(batch_top(dense, 640)[0])

@@ -81,7 +81,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     recipe = RECIPE | {"features": 48, "k": 4, "rows": 60 * 128, "batch": 128, "tied": 6,
                        "exclusive": 3, "threshold_rows": 200}  # fmt: skip
     dictionary, history = fit(data, recipe, 0, folder / "state", CPU)
-    found["dictionaries"] = [*history["fve"][::10], float(dictionary.threshold)]
+    found["dictionaries"] = [*history["fve"][::10], float(dictionary.threshold[0])]
     measured = measure(dictionary, baseline, data, ["moe", "dense"], recipe, CPU)
     table = feature_table(dictionary, measured, ["moe", "dense"], data.domains, 1, (0.3, 0.7))
     found["metrics"] = [

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import yaml
 
+from conftest import PRESETS, SCHEMA
 from moediff.tales import tales
 
 ROOT = Path(__file__).parent.parent
@@ -327,8 +328,7 @@ def parsed(*files: Path) -> dict:
     config: dict = {}
     for file in files:
         update_config(config, yaml.safe_load(file.read_text(encoding="utf-8")))
-    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
-    return complete(config, schema)
+    return complete(config, SCHEMA, PRESETS)
 
 
 def test_a_named_config_stands_alone_and_two_merge(tmp_path: Path) -> None:

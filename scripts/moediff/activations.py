@@ -366,19 +366,24 @@ class AlignedRows:
     ) -> Generator[list[Tensor], None, None]:
         """Endless batches of the rows where `keep`, each row once an epoch.
 
-        Chunks come in an order permuted anew each epoch, `pool_chunks` at a time, and rows are
-        permuted inside the pool; the next pool is read in the background while one is used. Batch n
-        is a function of the seed alone: the first `skip` batches are passed over without reading
-        what lies before them.
+        Batch n is a function of the seed alone: the first `skip` batches are passed over without
+        reading what lies before them.
         """
-        held = [np.empty((0, width), np.float32) for width in self.widths]
-        with closing(ahead(self._pools(keep, pool_chunks, seed, skip * batch))) as pools:
-            for fresh in pools:
-                held = [np.concatenate(pair) for pair in zip(held, fresh, strict=True)]
-                whole = len(held[0]) // batch * batch
-                for start in range(0, whole, batch):
-                    yield [torch.from_numpy(rows[start : start + batch]) for rows in held]
-                held = [rows[whole:] for rows in held]
+        cutter = Cutter(self.widths, batch)
+        with closing(self.pools(keep, pool_chunks, seed, skip * batch)) as pools:
+            for pool in pools:
+                yield from cutter.cut(pool)
+
+    def pools(
+        self, keep: np.ndarray, pool_chunks: int, seed: int, skip: int = 0
+    ) -> Generator[list[np.ndarray], None, None]:
+        """Endless pools of rows where `keep`, one array [row, d_model] a source; each row once an epoch.
+
+        Chunks come in an order permuted anew each epoch, `pool_chunks` at a time, and rows are
+        permuted inside the pool; the next pool is read in the background while one is used. The
+        first `skip` rows of the stream are left out.
+        """
+        return ahead(self._pools(keep, pool_chunks, seed, skip))
 
     def _pools(
         self, keep: np.ndarray, pool_chunks: int, seed: int, skip: int
@@ -413,6 +418,25 @@ class AlignedRows:
                 rows = [torch.from_numpy(part[wanted]) for part in self.read(chunk)]
                 for start in range(0, int(wanted.sum()), batch):
                     yield [part[start : start + batch] for part in rows]
+
+
+class Cutter:
+    """Cuts a stream of pools into batches, at multiples of the batch whatever the pools."""
+
+    def __init__(self, widths: Sequence[int], batch: int, skip: int = 0) -> None:
+        """`skip` rows of the stream are left out."""
+        self.batch, self.skip = batch, skip
+        self.held = [np.empty((0, width), np.float32) for width in widths]
+
+    def cut(self, pool: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
+        """The batches, one tensor [row, d_model] a source, that are whole with this pool."""
+        skip = min(self.skip, len(pool[0]))
+        self.skip -= skip
+        rows = [np.concatenate([old, new[skip:]]) for old, new in zip(self.held, pool, strict=True)]
+        whole = len(rows[0]) // self.batch * self.batch
+        self.held = [part[whole:] for part in rows]
+        for start in range(0, whole, self.batch):
+            yield [torch.from_numpy(part[start : start + self.batch]) for part in rows]
 
 
 def held_out_documents(

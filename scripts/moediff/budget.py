@@ -12,7 +12,7 @@ import torch
 from moediff import config as settings
 from moediff import models, training
 from moediff.dictionary import Dictionary, Shape
-from moediff.fitting import Fitter
+from moediff.fitter import Fitter
 from moediff.hooks import Capture
 
 VOCABULARY = 50_257  # assumed when a pretrained tokenizer is named: that of GPT-2

@@ -27,12 +27,16 @@ STAGE_VERSIONS = {
     "ngrams": 2,
     "models": 2,
     "activations": 2,
-    "baselines": 2,
-    "dictionaries": 4,
-    "metrics": 3,
+    "baselines": 3,
+    "dictionaries": 5,
+    "metrics": 4,
     "plots": 1,
     "budget": 1,
 }
+
+# Keys of a recipe that decide the order of rows and which are held out: fits that agree in them can
+# share one stream of rows.
+STREAM = ("data_seed", "pool_chunks", "threshold_rows")
 
 Config = dict[str, Any]
 
@@ -158,6 +162,20 @@ def fits(config: Config) -> list[Fit]:
         for member in members(config, comparison)
         for recipe in settings["recipes"]
         for seed in config["recipes"][recipe]["seeds"]
+    ]
+
+
+def shared_fits(config: Config) -> list[list[Fit]]:
+    """Dictionaries by job: at most `dictionaries_per_job` that agree in sources and stream of rows."""
+    streams: dict[tuple, list[Fit]] = {}
+    for fit in fits(config):
+        recipe = config["recipes"][fit.recipe]
+        streams.setdefault((fit.member, *(recipe[key] for key in STREAM)), []).append(fit)
+    size = config["dictionaries_per_job"]
+    return [
+        together[start : start + size]
+        for together in streams.values()
+        for start in range(0, len(together), size)
     ]
 
 

@@ -34,6 +34,22 @@ from moediff.sparse import (
 TIED, FREE, EXCLUSIVE = "tied", "free", "exclusive"
 
 
+# --- what weighs a feature in selection: decoder norms [F, S] -> [F] ---
+
+
+def summed(norms: Tensor) -> Tensor:
+    """Decoder norm summed over sources (2504.02922)."""
+    return norms.sum(1)
+
+
+def mixed(norms: Tensor) -> Tensor:
+    """0.7 of the norm of the joint decoder row and 0.3 of the sum (code of 2603.05805)."""
+    return 0.7 * norms.norm(dim=1) + 0.3 * norms.sum(1)
+
+
+RANKS = {"summed": summed, "mixed": mixed}
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a dictionary."""
@@ -43,6 +59,7 @@ class Shape:
     free: int
     exclusive: tuple[int, ...]  # for each source
     tie: str  # "norm" or "direction"
+    rank: str  # name in RANKS
 
     @classmethod
     def of(cls, recipe: Mapping[str, Any], widths: Sequence[int]) -> Shape:
@@ -51,7 +68,8 @@ class Shape:
         tied = count_of(recipe["tied"], features) if several else 0
         each = count_of(recipe["exclusive"], features) if several else 0
         exclusive = (each,) * len(widths)
-        return cls(tuple(widths), tied, features - tied - sum(exclusive), exclusive, recipe["tie"])
+        free = features - tied - sum(exclusive)
+        return cls(tuple(widths), tied, free, exclusive, recipe["tie"], recipe["rank"])
 
     @property
     def common(self) -> int:
@@ -97,6 +115,14 @@ class Block(nn.Module):
         """Decoder rows [n, columns], the tie applied."""
         return self.weight
 
+    def norms(self, parts: Sequence[tuple[int, slice]], sources: int) -> Tensor:
+        """Decoder norm [n, S] in each source; `parts` are the sources it sees and their columns."""
+        decoder = self.decoder()
+        found = [decoder.new_zeros(len(decoder))] * sources
+        for source, columns in parts:
+            found[source] = decoder[:, columns].norm(dim=1)
+        return torch.stack(found, dim=1)
+
 
 class NormTied(Block):
     """Features with the same decoder norm in every source, and a direction of their own in each."""
@@ -107,12 +133,15 @@ class NormTied(Block):
 
     def _set_decoder(self, rows: Tensor) -> None:
         self.directions = nn.Parameter(rows.clone())  # [n, D]
-        self.norm = nn.Parameter(torch.full((len(rows),), len(self.widths) ** -0.5))  # [n]
+        self.norm = nn.Parameter(rows.norm(dim=1) * len(self.widths) ** -0.5)  # [n]
 
     def decoder(self) -> Tensor:
         parts = self.directions.split(self.widths, dim=1)
         unit = [part / part.norm(dim=1, keepdim=True) for part in parts]
         return torch.cat(unit, dim=1) * self.norm[:, None]
+
+    def norms(self, parts: Sequence[tuple[int, slice]], sources: int) -> Tensor:
+        return self.norm.abs()[:, None].expand(-1, sources)
 
 
 class DirectionTied(Block):
@@ -135,19 +164,20 @@ TIES = {"norm": NormTied, "direction": DirectionTied}
 class Dictionary(nn.Module):
     """Sparse features over one or several sources (decision 2).
 
-    Parameters and buffers are float32. `threshold` is the score at or above which a feature fires
-    at inference; it is set once, after fitting. A block that has no features does not exist.
+    Parameters and buffers are float32. `threshold` is the score at or above which each feature
+    fires at inference; it is set once, after fitting. A block that has no features does not exist.
+    Encoder and decoder rows begin equal, with norm `start` over all sources.
     """
 
-    def __init__(self, shape: Shape, seed: int = 0) -> None:
+    def __init__(self, shape: Shape, seed: int = 0, start: float = 1.0) -> None:
         super().__init__()
         self.shape = shape
         random = torch.Generator().manual_seed(seed)
         total = sum(shape.widths)
-        # Each source's part of a decoder row has norm 1 / sqrt(S): the joint row has norm 1.
+        # Each source's part of a row has an equal norm: the joint row has norm `start`.
         common = torch.cat(
             [_directions(shape.common, width, random) for width in shape.widths], dim=1
-        ) / len(shape.widths) ** 0.5  # fmt: skip
+        ) * (start / len(shape.widths) ** 0.5)  # fmt: skip
         if shape.tie == "direction" and shape.tied:
             shared = common[: shape.tied, : shape.widths[0]]
             common = torch.cat([shared.repeat(1, len(shape.widths)), common[shape.tied :]])
@@ -160,7 +190,7 @@ class Dictionary(nn.Module):
             free = slice(shape.tied, shape.common)
             blocks.append(Block(FREE, free, everything, common[free]))
         for source, count in enumerate(shape.exclusive):
-            rows = _directions(count, shape.widths[source], random)
+            rows = start * _directions(count, shape.widths[source], random)
             if count:
                 name, features = f"{EXCLUSIVE}-{source}", shape.exclusive_features(source)
                 blocks.append(Block(name, features, shape.columns(source), rows))
@@ -169,7 +199,7 @@ class Dictionary(nn.Module):
 
         self.register_buffer("mean", torch.zeros(total))  # [D], in the models' units
         self.register_buffer("scale", torch.ones(len(shape.widths)))  # [S], root of total variance
-        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold", torch.zeros(shape.features))  # [F], of scores
 
     # --- rows ---
 
@@ -198,29 +228,30 @@ class Dictionary(nn.Module):
             full[block.features, block.columns] = block.decoder()
         return [full[:, self.shape.columns(s)] for s in range(len(self.shape.widths))]
 
-    @torch.no_grad()
     def norms(self) -> Tensor:
-        """Decoder norm of every feature in every source: [F, S]."""
-        found = self.decoder_bias.new_zeros(self.shape.features, len(self.shape.widths))
+        """Decoder norm of every feature in every source: [F, S], with its gradient."""
+        sources = len(self.shape.widths)
+        found = []
         for block in self.blocks.values():
-            decoder = block.decoder()
-            for source in range(len(self.shape.widths)):
+            parts = []
+            for source in range(sources):
                 columns = self.shape.columns(source)
                 if block.columns.start <= columns.start and columns.stop <= block.columns.stop:
                     start = columns.start - block.columns.start
-                    part = decoder[:, start : start + self.shape.widths[source]]
-                    found[block.features, source] = part.norm(dim=1)
-        return found
+                    parts.append((source, slice(start, start + self.shape.widths[source])))
+            found.append(block.norms(parts, sources))
+        return torch.cat(found)
 
     # --- score, select, decode ---
 
     def score(self, rows: Tensor, screened: bool = False) -> tuple[Scores, Tensor]:
-        """What selection ranks, and its weights [F]: the decoder norm summed over sources.
+        """What selection ranks, and its weights [F] from the decoder's norms.
 
         A score is a pre-activation times its weight. The product, unlike the pre-activation, does
         not change when a feature's decoder grows and its code shrinks.
         """
-        weight = self.norms().sum(1)
+        with torch.no_grad():
+            weight = RANKS[self.shape.rank](self.norms())
         parts = [
             Linear(
                 block.encoder.detach(), block.encoder_bias.detach(), weight[block.features],
@@ -247,7 +278,11 @@ class Dictionary(nn.Module):
 
     def decode(self, values: Tensor, entries: Entries, size: int) -> Tensor:
         """Reconstruction [size, D] of standardised rows from entries."""
-        total = self.decoder_bias.expand(size, -1)
+        return self.add(self.decoder_bias.expand(size, -1), values, entries)
+
+    def add(self, total: Tensor, values: Tensor, entries: Entries) -> Tensor:
+        """Rows [size, D] with what entries decode to added."""
+        size = len(total)
         for block, inside, local in self._split(entries):
             mine = values if inside is None else values.index_select(0, inside)
             decoded = sparse_decode(mine, block.decoder(), local, size)
@@ -258,12 +293,12 @@ class Dictionary(nn.Module):
     def encode(self, rows: Tensor, select: tuple[str, int] | None = None) -> tuple[Entries, Tensor]:
         """Entries and values of standardised rows [row, D], at inference.
 
-        Each score at or above the threshold fires; with `select`, the name of a rule and its k,
-        those fire that training selects in such a batch.
+        Each score at or above its feature's threshold fires; with `select`, the name of a rule and
+        its k, those fire that training selects in such a batch.
         """
         scores, weight = self.score(rows)
         if select is None:
-            entries, found = scores.at_least(float(self.threshold))
+            entries, found = scores.at_least(self.threshold)
         else:
             rule, k = select
             entries, found = SELECT[rule](scores, k, 0.0)

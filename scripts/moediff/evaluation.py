@@ -16,6 +16,7 @@ from moediff.activations import AlignedRows
 from moediff.dictionary import Dictionary
 from moediff.errors import UserError
 from moediff.progress import Progress
+from moediff.sparse import SELECT
 
 DEFINITION = (
     "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
@@ -50,22 +51,23 @@ class VarianceExplained:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Principal components of the standardised fit rows, joint over the sources."""
+    """Principal components of the fit rows, joint over the sources, each scaled to total variance 1."""
 
     vectors: Tensor  # [D, components], float64, by falling variance
     variances: Tensor  # [components]
+    scale: Tensor  # [D], root of the total variance of each column's source
 
     @classmethod
     def load(cls, path: Path | str) -> Baseline:
         """Read what the components rule wrote."""
         tensors, metadata = artifact.read_tensors(path)
         artifact.check_format(path, metadata)
-        return cls(tensors["vectors"], tensors["variances"])
+        return cls(tensors["vectors"], tensors["variances"], tensors["scale"])
 
-    def reconstruct(self, rows: Tensor, k: int) -> Tensor:
-        """Standardised rows [row, D] from their first k components."""
-        basis = self.vectors[:, :k]
-        return (rows @ basis) @ basis.T
+    def reconstruct(self, rows: Tensor, scale: Tensor, k: int) -> Tensor:
+        """Centred rows [row, D], in units of `scale` [D], from their first k components."""
+        basis, unit = self.vectors[:, :k], scale / self.scale
+        return ((rows * unit) @ basis) @ basis.T / unit
 
 
 def principal_components(data: AlignedRows, batch: int = 4096) -> Baseline:
@@ -86,7 +88,7 @@ def principal_components(data: AlignedRows, batch: int = 4096) -> Baseline:
         progress.advance(len(rows))
     progress.close()
     variances, vectors = torch.linalg.eigh(covariance / data.count)
-    return Baseline(vectors.flip(1), variances.flip(0))
+    return Baseline(vectors.flip(1), variances.flip(0), scale)
 
 
 def check_models(data: AlignedRows, facts: Mapping[str, Any], path: Path | str) -> None:
@@ -121,12 +123,14 @@ def measure(
 ) -> Measured:
     """FVE, L0 and firings of a dictionary on the validation rows, and its baselines' FVE.
 
-    Two modes: by the threshold, which firings are counted of, and by the recipe's own selection.
+    By the threshold, which firings are counted of, and, where the recipe keeps k features, also by
+    its own selection.
 
     Batches have the recipe's rows whatever the chunks and shards, since a BatchTopK code depends on its
     batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
     """
-    k, modes = recipe["k"], (THRESHOLD, recipe["select"])
+    k, select = recipe["k"], recipe["select"]
+    modes = (THRESHOLD, select) if select in SELECT else (THRESHOLD,)
     dictionary = dictionary.double().to(device)
     shape = dictionary.shape
     means = dictionary.standardise(
@@ -142,11 +146,15 @@ def measure(
     activation = torch.zeros(shape.features, dtype=torch.float64)
     domains = torch.from_numpy(data.column("domain").astype(np.int64))
     fired_in = torch.zeros(shape.features * len(data.domains), dtype=torch.int64)
-    baseline = Baseline(baseline.vectors.to(device), baseline.variances)
+    baseline = Baseline(
+        baseline.vectors.to(device), baseline.variances, baseline.scale.to(device)
+    )  # fmt: skip
+    widths = torch.tensor(shape.widths, device=device)
+    scale = dictionary.scale.repeat_interleave(widths)  # [D]
     progress, done = Progress(data.count, "evaluation", "rows"), 0
     for sources in data.in_order(recipe["batch"]):
         rows = dictionary.standardise([part.to(device) for part in sources])
-        found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, k)}
+        found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
         for mode in modes:
             entries, values = dictionary.encode(rows, None if mode == THRESHOLD else (mode, k))
             found[mode] = dictionary.decode(values, entries, len(rows))

@@ -14,14 +14,40 @@ from moediff.config import Config
 from moediff.errors import ConfigError
 
 
-def fill(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Config:
+def fill(
+    config: Mapping[str, Any], schema: Mapping[str, Any], presets: Mapping[str, Config]
+) -> Config:
     """The config with every default filled in. Raises ConfigError at what the schema refuses."""
     whole = _expand_like(json.loads(json.dumps(config, default=str)))
+    whole = _expand_presets(whole, presets)
     resolved = _resolve(schema, whole, schema["$defs"], ())
     _refuse_schema_errors(whole, resolved)
     whole = _integers(whole, resolved)
     _refuse_unbounded(whole, "")
     return whole
+
+
+def defaults(schema: Mapping[str, Any], definition: str) -> Config:
+    """Every key of a definition at its default."""
+    value: Config = {}
+    _resolve(schema["$defs"][definition], value, schema["$defs"], ())
+    return value
+
+
+def _expand_presets(config: Config, presets: Mapping[str, Config]) -> Config:
+    """Fill the keys of each recipe from the preset that it names."""
+    recipes = config.get("recipes")
+    for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
+        preset = recipe.get("preset") if isinstance(recipe, dict) else None
+        if preset is None:
+            continue
+        if not isinstance(preset, str) or preset not in presets:
+            raise ConfigError(
+                f"recipes.{name}.preset: '{preset}' is not one of {', '.join(sorted(presets))} "
+                "(a number is written in quotes)"
+            )
+        recipes[name] = copy.deepcopy(presets[preset]) | recipe
+    return config
 
 
 def _expand_like(config: Config) -> Config:

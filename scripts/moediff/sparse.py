@@ -23,6 +23,9 @@ from torch.nn import functional as F
 
 Entries = tuple[Tensor, Tensor]  # rows [n], features [n]
 FOLD = 16  # features of which only the largest score is looked at first, in `row_top`
+# An entry costs about as much as twenty numbers of a dense product: beyond one score in twenty the
+# products are taken whole (docs/engine.md).
+ENTRY_COST = 20
 
 
 class Scores(Protocol):
@@ -32,10 +35,13 @@ class Scores(Protocol):
     violations: int  # entries found above a bound that was claimed for them
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
-        """Entries that are positive and at least `floor` (one, or one a row), and their scores."""
+        """Entries that are positive and at least `floor`, and their scores.
+
+        `floor` is a number, or a tensor that broadcasts: [row, 1] or [feature].
+        """
 
     def row_floor(self, k: int) -> Tensor:
-        """A floor for each row that its k largest scores pass."""
+        """A floor [row, 1] for each row that its k largest scores pass."""
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -73,8 +79,7 @@ class DenseScores:
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
         if isinstance(floor, Tensor):
-            mask = self.all >= floor[:, None]
-            entries = true_entries(mask)
+            entries = true_entries(self.all >= floor)
             scores = self.all[entries]
             return _where(entries, scores, scores > 0)
         # The smallest positive number: at least the floor and positive are one comparison.
@@ -121,17 +126,17 @@ class ScreenedScores:
         several = isinstance(floor, Tensor)
         floor = floor.clamp_min(0.0) if several else max(floor, 0.0)
         limit = floor * (1 - self.ROUNDING)
-        entries = true_entries(self.bounds >= (limit[:, None].bfloat16() if several else limit))
+        entries = true_entries(self.bounds >= (limit.bfloat16() if several else limit))
         scores = self._exact(entries)
         bounds = self.bounds[entries].float()
         self.violations += int((scores > bounds + self.ROUNDING * bounds.abs()).sum())
-        floors = floor[entries[0]] if several else floor
+        floors = floor.expand(self.shape)[entries] if several else floor
         return _where(entries, scores, (scores >= floors) & (scores > 0))
 
     def row_floor(self, k: int) -> Tensor:
         """The k-th largest bound of a row, less twice the widest margin: k true scores pass it."""
         floor = _row_floor(self.bounds, k).float()
-        return floor - 2 * self.ROUNDING * floor.abs() - 2 * _up(self.widest)
+        return floor - 2 * self.ROUNDING * floor.abs() - 2 * _up(self.widest)[:, None]
 
     def _exact(self, entries: Entries) -> Tensor:
         """Scores of entries in float32."""
@@ -167,9 +172,9 @@ def _row_floor(scores: Tensor, k: int) -> Tensor:
     size, width = scores.shape
     groups = width // FOLD
     if groups < k:
-        return scores.topk(min(k, width), dim=1, sorted=False).values.amin(1)
+        return scores.topk(min(k, width), dim=1, sorted=False).values.amin(1, keepdim=True)
     maxima = scores[:, : groups * FOLD].view(size, FOLD, groups).amax(1)
-    return maxima.topk(k, dim=1, sorted=False).values.amin(1)
+    return maxima.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -208,9 +213,11 @@ def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, 
 def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
     """The k largest positive scores of each row (TopK); among equals those first by feature."""
     entries, found = scores.at_least(scores.row_floor(k))
+    counts = torch.bincount(entries[0], minlength=scores.shape[0])
+    if int(counts.max()) <= k:  # the floors were exact
+        return entries, found
     by_score = found.argsort(descending=True, stable=True)
     order = by_score[entries[0][by_score].argsort(stable=True)]  # by row, then falling score
-    counts = torch.bincount(entries[0], minlength=scores.shape[0])
     place = torch.arange(len(order), device=order.device)
     place = place - (counts.cumsum(0) - counts)[entries[0][order]]
     chosen = torch.zeros(len(order), dtype=torch.bool, device=order.device)
@@ -285,6 +292,16 @@ def row_dots(one: Tensor, other: Tensor, entries: Entries) -> Tensor:
     )
 
 
+def _crowded(entries: Entries, size: int, features: int) -> bool:
+    """Whether sums over entries cost more than dense products."""
+    return len(entries[0]) * ENTRY_COST > size * features
+
+
+def _matrix(values: Tensor, entries: Entries, size: int, features: int) -> Tensor:
+    """Entries as a matrix [size, features], zero elsewhere."""
+    return values.new_zeros(size, features).index_put(entries, values)
+
+
 class _SelectedValues(torch.autograd.Function):
     """Pre-activations at the entries; they are known, their gradient is sparse."""
 
@@ -297,6 +314,9 @@ class _SelectedValues(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         inputs, rows, features = ctx.saved_tensors
+        if _crowded((rows, features), len(inputs), ctx.size):
+            matrix = _matrix(grad, (rows, features), len(inputs), ctx.size)
+            return None, None, matrix.T @ inputs, matrix.sum(0), None, None
         by_feature = features.argsort(stable=True)
         grouped, weights = features[by_feature], grad[by_feature].contiguous()
         encoder = weighted_rows(inputs, rows[by_feature], grouped, weights, ctx.size)
@@ -320,12 +340,17 @@ class _SparseDecode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, decoder, rows, features, size):
         ctx.save_for_backward(values, decoder, rows, features)
+        if _crowded((rows, features), size, len(decoder)):
+            return _matrix(values, (rows, features), size, len(decoder)) @ decoder
         return weighted_rows(decoder, features, rows, values, size)
 
     @staticmethod
     def backward(ctx, grad):
         values, decoder, rows, features = ctx.saved_tensors
         grad = grad.contiguous()
+        if _crowded((rows, features), len(grad), len(decoder)):
+            matrix = _matrix(values, (rows, features), len(grad), len(decoder))
+            return (grad @ decoder.T)[rows, features], matrix.T @ grad, None, None, None
         by_value = row_dots(grad, decoder, (rows, features))
         order = features.argsort(stable=True)
         by_decoder = weighted_rows(

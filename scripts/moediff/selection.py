@@ -1,0 +1,121 @@
+"""Selection rules of a dictionary in training, one class each.
+
+A rule is given the scores of a batch and returns entries; its `gate` turns the pre-activations of
+those entries into values, and `thresholds` says at which score each feature fires at inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moediff.sparse import SELECT, Entries, Scores
+
+GUESS = 0.96  # of the last edge: the next batch's edge is seldom lower
+
+
+class Rule(nn.Module):
+    """What every rule has."""
+
+    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        """Entries of a batch and their scores; `k` a row where the rule keeps a number."""
+        raise NotImplementedError
+
+    def gate(
+        self, values: Tensor, scores: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values [n] and, where thresholds are learned, 1 for each entry that fires."""
+        return values, None
+
+    def project(self) -> None:
+        """Bring parameters back into their range after a step of the optimizer."""
+
+    def thresholds(self) -> Tensor | None:
+        """Score [feature] at which a feature fires; None: the exact order statistic of k a row."""
+        return None
+
+
+class KLargest(Rule):
+    """A number of features that is given: of a whole batch (BatchTopK), or of each row (TopK)."""
+
+    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
+        super().__init__(recipe, features)
+        self.rule = SELECT[recipe["select"]]
+        self.edge = 0.0  # smallest selected score of the last batch: only a guess for the next
+
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        entries, found = self.rule(scores, k, GUESS * self.edge)
+        self.edge = float(found.min()) if len(found) else 0.0
+        return entries, found
+
+
+class ReLU(Rule):
+    """Every positive score; only a penalty makes it sparse."""
+
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        return scores.at_least(0.0)
+
+    def thresholds(self) -> Tensor | None:
+        return torch.zeros(self.features)
+
+
+class JumpReLU(Rule):
+    """Scores above a threshold of each feature, learned straight through (2407.14435).
+
+    The step at a threshold has no gradient; a rectangle of width `bandwidth` around it stands in.
+    Thresholds are of scores, so that a feature whose decoder grows as its code shrinks keeps its
+    own, and are learned as they are: under Adam their logarithm hardly moves in a short run.
+    """
+
+    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
+        super().__init__(recipe, features)
+        self.bandwidth = recipe["bandwidth"]
+        self.threshold = nn.Parameter(torch.full((features,), recipe["bandwidth"]))
+
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        """Those that fire, and those whose threshold is less than half a bandwidth away."""
+        return scores.at_least(self.threshold.detach() - self.bandwidth / 2)
+
+    def gate(
+        self, values: Tensor, scores: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        threshold = self.threshold[features]
+        steps = _Step.apply(scores, threshold, self.bandwidth)
+        # values * steps, but a value's own gradient does not pass through the step.
+        return values * steps.detach() + values.detach() * (steps - steps.detach()), steps
+
+    @torch.no_grad()
+    def project(self) -> None:
+        self.threshold.clamp_(min=0)
+
+    def thresholds(self) -> Tensor | None:
+        return self.threshold.detach()
+
+
+class _Step(torch.autograd.Function):
+    """1 where a score is at least its threshold, else 0; the gradient reaches the threshold alone."""
+
+    @staticmethod
+    def forward(ctx, scores, threshold, bandwidth):
+        ctx.save_for_backward((scores - threshold).abs() < bandwidth / 2)
+        ctx.bandwidth = bandwidth
+        return (scores >= threshold).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (near,) = ctx.saved_tensors
+        return None, -grad * near / ctx.bandwidth, None
+
+
+# Name in a recipe -> rule.
+RULES: dict[str, type[Rule]] = dict.fromkeys(SELECT, KLargest) | {
+    "relu": ReLU,
+    "jumprelu": JumpReLU,
+}
