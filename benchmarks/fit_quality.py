@@ -16,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
 from moediff.activations import AlignedRows
 from moediff.dictionary import Dictionary, Shape
 from moediff.evaluation import VarianceExplained
-from moediff.fitting import Fitter
+from moediff.fitter import Fitter
+from moediff.schema import defaults
 from moediff.sparse import Entries
 
 Update = Callable[[Tensor], object]
@@ -52,15 +54,11 @@ class DenseFitter(Fitter):
             scores = before.relu() * weight
             edge = scores.flatten().topk(self.recipe["k"] * len(rows)).values[-1]
             entries = ((scores >= edge) & (scores > 0)).nonzero(as_tuple=True)
-            return entries, before[entries], weight
+            return entries, scores[entries], weight
 
 
 def ours(kind: type[Fitter], model: type[Dictionary], screen: bool, recipe: dict, width: int):
-    dictionary = model(Shape.of(recipe, [width]), 0)
-    with torch.no_grad():
-        for block in dictionary.blocks.values():
-            block.encoder.mul_(recipe["start"])
-            block.weight.mul_(recipe["start"])
+    dictionary = model(Shape.of(recipe, [width]), 0, recipe["start"])
     fitter = kind(dictionary, recipe | {"screen": screen})
 
     def reconstruct(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +134,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=600_000)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, help="peak rate of all; moediff's default if left out")
     parser.add_argument(
         "--start", type=float, default=1.0, help="norm that moediff's weights begin with"
     )
@@ -148,11 +146,11 @@ def main() -> None:
         for split in ("fit", "validation")
     )
     steps, (width,) = arguments.rows // arguments.batch, fit.widths
-    recipe = {
-        "select": "batchtopk", "k": arguments.k, "features": arguments.features, "tied": 0,
-        "exclusive": 0, "tie": "norm", "rows": arguments.rows, "batch": arguments.batch,
-        "lr": arguments.lr, "warmup": 0.05, "decay": 0.3, "clip": 1.0, "aux_weight": 0.03125,
-        "aux_k": None, "dead_after": 0.05, "start": arguments.start,
+    schema = Path(__file__).parent.parent / "config" / "schema.yaml"
+    recipe = defaults(yaml.safe_load(schema.read_text(encoding="utf-8")), "recipe") | {
+        "k": arguments.k, "features": arguments.features, "rows": arguments.rows,
+        "batch": arguments.batch, "lr": arguments.lr or 0.06 / width**0.5,
+        "start": arguments.start,
     }  # fmt: skip
     contenders = {
         "moediff": lambda: ours(Fitter, Dictionary, False, recipe, width),

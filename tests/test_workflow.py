@@ -209,6 +209,38 @@ def test_a_rate_that_diverges_loses_its_sweep_and_does_not_end_it(copied: Path) 
 
 
 @pytest.mark.slow
+def test_dictionaries_that_share_a_job_are_those_fitted_alone(copied: Path) -> None:
+    more = {"recipes": {"wide": TINY["recipes"]["default"] | {"features": 128, "seeds": [0, 1]}},
+            "comparisons": {"moe-dense": {"recipes": ["default", "wide"]}}}  # fmt: skip
+    folder = copied / "results" / "dictionaries" / "moe-dense" / "moe.0_dense.0"
+
+    def made(change: dict) -> tuple[dict[str, bytes], str]:
+        (copied / "change.yaml").write_text(yaml.safe_dump(change))
+        files = [str(copied / "config.yaml"), str(copied / "change.yaml")]
+        found = snakemake(copied, "results/fve.json", "--configfile", *files)
+        assert found.returncode == 0, found.stdout + found.stderr
+        paths = sorted(folder.rglob("*.safetensors"))
+        return {str(p.relative_to(folder)): p.read_bytes() for p in paths}, found.stderr
+
+    alone, _ = made(more)
+    assert len(alone) == 3
+    shutil.rmtree(copied / "results" / "state")
+    shutil.rmtree(folder)
+    shared, said = made(more | {"dictionaries_per_job": 3})
+    assert shared == alone
+    assert "dictionaries_0" in said
+    # One changed: its job runs again, the others in it are taken as they were.
+    more["recipes"]["wide"]["seeds"] = [0]
+    wide = TINY["recipes"]["default"] | {"features": 128, "k": 7, "seeds": [1]}
+    more["recipes"]["wider"] = wide
+    more["comparisons"]["moe-dense"]["recipes"].append("wider")
+    changed, _ = made(more | {"dictionaries_per_job": 3})
+    assert {name: changed[name] for name in alone if name in changed} == alone
+    log = (copied / "results/logs/dictionary/0-of-1-shared.log").read_text()
+    assert log.count("resumed after step") == 2
+
+
+@pytest.mark.slow
 def test_a_docstring_reruns_nothing(finished: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in ("scripts", "rules", "config", "profiles"):
