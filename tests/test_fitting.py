@@ -112,7 +112,7 @@ def test_killed_again_and_again_at_random_a_fit_ends_with_the_same_bytes(
     whole, history = fit(data, recipe, 0, tmp_path / "whole", CPU)
     paths = [[shard.path for shard in shards] for shards in data.sources]
     state, deaths = tmp_path / "killed", 0
-    for _ in range(12):
+    for _ in range(6):
         process = multiprocessing.get_context("spawn").Process(
             target=_killed, args=(paths, recipe, state, "step", 0)
         )
