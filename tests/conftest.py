@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from moediff import activations, artifact, models, schema, tokens
+from moediff.dictionary import Dictionary
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 64
@@ -109,6 +110,19 @@ def aligned_rows(tmp_path: Path) -> Callable[..., activations.AlignedRows]:
         return activations.AlignedRows(paths)
 
     return write
+
+
+def dense_tables(dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Decoder [F, D], encoder [F, D] and encoder bias [F] of all blocks, zeros where there are no weights."""
+    found = [[], [], []]
+    width = sum(dictionary.shape.widths)
+    for block in dictionary.blocks.values():
+        pad = (block.columns.start, width - block.columns.stop)
+        found[0].append(torch.nn.functional.pad(block.decoder(), pad))
+        found[1].append(torch.nn.functional.pad(block.encoder, pad))
+        found[2].append(block.encoder_bias)
+    decoder, encoder, bias = (torch.cat(parts) for parts in found)
+    return decoder, encoder, bias
 
 
 SCHEMA = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from conftest import RECIPE
+from conftest import RECIPE, dense_tables
 from moediff import artifact, sparse
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import DamagedError
@@ -63,13 +63,7 @@ def test_one_training_step_equals_the_dense_form(screen: bool, tied: int) -> Non
     fitter = Fitter(sparse, recipe)
     before = {name: value.clone() for name, value in sparse.named_parameters()}
 
-    decoder, encoder, bias = torch.zeros(40, 22), torch.zeros(40, 22), torch.zeros(40)
-    for block in dense.blocks.values():
-        index = torch.arange(block.features.start, block.features.stop)
-        pad = (block.columns.start, 22 - block.columns.stop)
-        decoder = decoder.index_add(0, index, torch.nn.functional.pad(block.decoder(), pad))
-        encoder = encoder.index_add(0, index, torch.nn.functional.pad(block.encoder, pad))
-        bias = bias.index_add(0, index, block.encoder_bias)
+    decoder, encoder, bias = dense_tables(dense)
     activation = (rows @ encoder.T + bias).relu()
     scores = activation * dense.norms().sum(1)
     edge = scores.flatten().topk(5 * 64).values.min()

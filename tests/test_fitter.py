@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import PRESETS, RECIPE, SCHEMA
+from conftest import PRESETS, RECIPE, SCHEMA, dense_tables
 from moediff import sparse
 from moediff.checks import complete
 from moediff.dictionary import RANKS, Dictionary, Shape, mixed, summed
@@ -55,14 +55,7 @@ def made(change: dict, seed: int = 3) -> tuple[dict, Dictionary, Tensor]:
 
 def dense_loss(recipe: dict, model: Dictionary, rows: Tensor, step: Tensor | None) -> Tensor:
     """The loss by whole matrices and autograd; `step` [row, feature] 1 where it fires, if given."""
-    decoder, encoder = (torch.zeros(F, 22, dtype=rows.dtype) for _ in range(2))
-    bias = torch.zeros(F, dtype=rows.dtype)
-    for block in model.blocks.values():
-        index = torch.arange(block.features.start, block.features.stop)
-        pad = (block.columns.start, 22 - block.columns.stop)
-        decoder = decoder.index_add(0, index, torch.nn.functional.pad(block.decoder(), pad))
-        encoder = encoder.index_add(0, index, torch.nn.functional.pad(block.encoder, pad))
-        bias = bias.index_add(0, index, block.encoder_bias)
+    decoder, encoder, bias = dense_tables(model)
     norms = torch.stack([part.norm(dim=1) for part in decoder.split(WIDTHS, dim=1)], dim=1)
     before = (rows @ encoder.T + bias).relu()
     scores = (before * RANKS[recipe["rank"]](norms)).detach()

@@ -6,6 +6,7 @@ those entries into values, and `thresholds` says at which score each feature fir
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,16 +18,16 @@ from moediff.sparse import SELECT, Entries, Scores
 GUESS = 0.96  # of the last edge: the next batch's edge is seldom lower
 
 
-class Rule(nn.Module):
+class Rule(nn.Module, ABC):
     """What every rule has."""
 
     def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
         super().__init__()
         self.features = features
 
+    @abstractmethod
     def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
         """Entries of a batch and their scores; `k` a row where the rule keeps a number."""
-        raise NotImplementedError
 
     def gate(
         self, values: Tensor, scores: Tensor, features: Tensor
