@@ -2,10 +2,12 @@
 
     pip install -e . dictionary-learning sae-lens eai-sparsify     # in an environment of its own
     python benchmarks/fit_speed.py [--shapes 768,12288,32,2048 ...] [--pairs 5] [--json out.json]
+    python benchmarks/fit_speed.py --device cuda --shapes 1536,24576,64,8192
 
 Contenders take turns, one step each, so that a machine's moods hit all alike; medians are compared.
-The floor is the encoder product alone, [batch, width] x [width, features] in float32. A peer that is
-not installed is left out. Weights are float32. dictionary_learning's step is its trainer's; those of
+The floor is the encoder product alone, [batch, width] x [width, features], in float32 on CPU and in
+bfloat16 on CUDA, where the compiled dense form runs under bfloat16 autocast. A peer that is not
+installed is left out. Weights are float32. dictionary_learning's step is its trainer's; those of
 SAELens and sparsify are written here after their trainers, all with Adam and clipping (sparsify's own
 default is another optimiser). So few steps kill no feature: no one's auxiliary loss costs anything.
 """
@@ -30,6 +32,7 @@ from moediff.schema import defaults
 SCHEMA = Path(__file__).parent.parent / "config" / "schema.yaml"
 RECIPE = defaults(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")), "recipe")
 SHAPES = ("768,12288,32,2048", "1536,24576,64,2048", "256,4096,32,4096")
+DEVICE = torch.device("cpu")  # set by --device
 Step = Callable[[Tensor], object]
 
 
@@ -46,8 +49,10 @@ def made_rows(width: int, features: int, batch: int, seed: int) -> Tensor:
 
 
 def floor(width: int, features: int, k: int, batch: int) -> Step:
-    encoder, out = torch.randn(features, width), torch.empty(batch, features)
-    return lambda rows: torch.mm(rows, encoder.T, out=out)
+    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+    encoder = torch.randn(features, width).to(DEVICE, dtype)
+    out = torch.empty(batch, features, dtype=dtype, device=DEVICE)
+    return lambda rows: torch.mm(rows.to(dtype), encoder.T, out=out)
 
 
 def moediff(select: str, screen: bool) -> Callable[..., Step]:
@@ -57,27 +62,29 @@ def moediff(select: str, screen: bool) -> Callable[..., Step]:
             "batch": batch, "lr": 1e-4, "warmup": 0.0, "decay": 0.0, "dead_after": 0.9,
             "screen": screen,
         }  # fmt: skip
-        return Fitter(Dictionary(Shape.of(recipe, [width])), recipe).update
+        return Fitter(Dictionary(Shape.of(recipe, [width])).to(DEVICE), recipe).update
 
     return make
 
 
 def compiled_topk(width: int, features: int, k: int, batch: int) -> Step:
     """A dense TopK SAE under torch.compile, with fused Adam."""
-    encoder = torch.nn.Parameter(torch.nn.functional.normalize(torch.randn(features, width)))
-    decoder = torch.nn.Parameter(encoder.detach().clone())
-    bias = torch.nn.Parameter(torch.zeros(features))
+    start = torch.nn.functional.normalize(torch.randn(features, width)).to(DEVICE)
+    encoder, decoder = torch.nn.Parameter(start), torch.nn.Parameter(start.clone())
+    bias = torch.nn.Parameter(torch.zeros(features, device=DEVICE))
     parameters = [encoder, decoder, bias]
     optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
 
     @torch.compile
     def loss(rows: Tensor) -> Tensor:
         values, index = (rows @ encoder.T + bias).relu().topk(k, dim=1)
-        codes = torch.zeros(len(rows), features).scatter(1, index, values)
+        codes = values.new_zeros(len(rows), features).scatter(1, index, values)
         return (rows - codes @ decoder).square().sum(1).mean()
 
     def step(rows: Tensor) -> None:
-        loss(rows).backward()
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda"):
+            found = loss(rows)
+        found.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -90,7 +97,7 @@ def dictionary_learning(width: int, features: int, k: int, batch: int) -> Step:
 
     trainer = BatchTopKTrainer(
         steps=10**6, activation_dim=width, dict_size=features, k=k, layer=0, lm_name="none",
-        lr=1e-4, warmup_steps=1, device="cpu",
+        lr=1e-4, warmup_steps=1, device=str(DEVICE),
     )  # fmt: skip
     return lambda rows: trainer.update(1, rows)
 
@@ -100,8 +107,9 @@ def saelens(width: int, features: int, k: int, batch: int) -> Step:
     from sae_lens.saes.sae import TrainStepInput
 
     model = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=width, d_sae=features, k=k))
+    model = model.to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    silent, fired = torch.zeros(features), torch.zeros(features)
+    silent, fired = (torch.zeros(features, device=DEVICE) for _ in range(2))
 
     def step(rows: Tensor) -> None:
         given = TrainStepInput(
@@ -125,7 +133,7 @@ def saelens(width: int, features: int, k: int, batch: int) -> Step:
 def sparsify(width: int, features: int, k: int, batch: int) -> Step:
     from sparsify import SparseCoder, SparseCoderConfig
 
-    model = SparseCoder(width, SparseCoderConfig(num_latents=features, k=k))
+    model = SparseCoder(width, SparseCoderConfig(num_latents=features, k=k), device=DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step(rows: Tensor) -> None:
@@ -152,10 +160,17 @@ CONTENDERS: dict[str, Callable[..., Step]] = {
 }
 
 
+def settled() -> float:
+    """The time, once the device has done all it was given."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def measure(shape: tuple[int, ...], pairs: int, wanted: list[str]) -> list[dict]:
     """Median seconds of a step of each contender, steps alternating."""
     width, features, _, batch = shape
-    data = [made_rows(width, features, batch, seed) for seed in range(1, 4)]
+    data = [made_rows(width, features, batch, seed).to(DEVICE) for seed in range(1, 4)]
     steps: dict[str, Step] = {}
     for name in wanted:
         torch.manual_seed(0)
@@ -168,10 +183,10 @@ def measure(shape: tuple[int, ...], pairs: int, wanted: list[str]) -> list[dict]
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(pairs + 1):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = settled()
             step(data[turn % len(data)])
             if turn:  # the first is to warm up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(settled() - start)
     product = statistics.median(seconds["encoder product"])
     return [
         {
@@ -184,13 +199,16 @@ def measure(shape: tuple[int, ...], pairs: int, wanted: list[str]) -> list[dict]
 
 
 def main() -> None:
+    global DEVICE
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="*", default=SHAPES, help="width,features,k,batch")
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    DEVICE = arguments.device
     torch.set_num_threads(arguments.threads)
     wanted = list(dict.fromkeys(["encoder product", *arguments.only]))
     rows = []

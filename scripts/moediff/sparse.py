@@ -1,9 +1,10 @@
-"""Exact selection of features, and sparse products with their gradients (plain torch).
+"""Exact selection of features, and sparse products with their gradients.
 
 A sparse code is a list of entries: `rows` [n], `features` [n] (both int64, sorted by row, then
 feature) and `values` [n]. Only selected features are touched, forward and backward; the dense form
 of the same sums is in the tests, and both agree to rounding. Every sum has a fixed order, so equal
-input gives equal bytes on CPU. docs/engine.md has the arithmetic.
+input gives equal bytes on CPU. Sums over entries are done by one of two back ends, chosen by device:
+`plain` torch, or `kernels` in Triton on CUDA. docs/engine.md has the arithmetic.
 
 What is ranked are *scores*: pre-activation times the weight of its feature. They come in two forms
 with one interface: `DenseScores` (the product in float32) and `ScreenedScores` (the product in
@@ -14,14 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-Entries = tuple[Tensor, Tensor]  # rows [n], features [n]
+from moediff import plain
+from moediff.plain import Entries
+
 FOLD = 16  # features of which only the largest score is looked at first, in `row_top`
 # An entry costs about as much as twenty numbers of a dense product: beyond one score in twenty the
 # products are taken whole (docs/engine.md).
@@ -42,6 +45,21 @@ class Scores(Protocol):
 
     def row_floor(self, k: int) -> Tensor:
         """A floor [row, 1] for each row that its k largest scores pass."""
+
+
+def backend(tensor: Tensor) -> ModuleType:
+    """Module of sums over entries for the device on which `tensor` lies."""
+    return (tensor.is_cuda and _kernels()) or plain
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """Kernels for CUDA; none where Triton is not installed."""
+    try:
+        from moediff import kernels
+    except ImportError:
+        return None
+    return kernels
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -79,11 +97,11 @@ class DenseScores:
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
         if isinstance(floor, Tensor):
-            entries = true_entries(self.all >= floor)
+            entries = backend(self.all).above(self.all, floor)
             scores = self.all[entries]
             return _where(entries, scores, scores > 0)
         # The smallest positive number: at least the floor and positive are one comparison.
-        entries = true_entries(self.all >= max(floor, torch.finfo(self.all.dtype).tiny))
+        entries = backend(self.all).above(self.all, max(floor, torch.finfo(self.all.dtype).tiny))
         return entries, self.all[entries]
 
     def row_floor(self, k: int) -> Tensor:
@@ -126,7 +144,8 @@ class ScreenedScores:
         several = isinstance(floor, Tensor)
         floor = floor.clamp_min(0.0) if several else max(floor, 0.0)
         limit = floor * (1 - self.ROUNDING)
-        entries = true_entries(self.bounds >= (limit.bfloat16() if several else limit))
+        limit = limit.bfloat16() if several else limit
+        entries = backend(self.bounds).above(self.bounds, limit)
         scores = self._exact(entries)
         bounds = self.bounds[entries].float()
         self.violations += int((scores > bounds + self.ROUNDING * bounds.abs()).sum())
@@ -143,7 +162,7 @@ class ScreenedScores:
         found = torch.empty(len(entries[0]), device=self.rows.device)
         for part in self.parts:
             inside, local = localise(entries, part.features)
-            dots = row_dots(self.rows[:, part.columns], part.encoder, local)
+            dots = backend(self.rows).row_dots(self.rows[:, part.columns], part.encoder, local)
             dots = dots + part.bias[local[1]]
             found[inside] = dots if part.weight is None else dots * part.weight[local[1]]
         return found
@@ -242,16 +261,6 @@ def _where(entries: Entries, scores: Tensor, mask: Tensor) -> tuple[Entries, Ten
     return (entries[0][kept], entries[1][kept]), scores[kept]
 
 
-def true_entries(mask: Tensor) -> Entries:
-    """Rows and features at which `mask` [row, feature] holds."""
-    width = mask.shape[1]
-    if mask.device.type == "cpu":  # numpy skips stretches of zeros, torch counts them twice
-        flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    else:
-        flat = mask.flatten().nonzero().squeeze(1)
-    return torch.div(flat, width, rounding_mode="floor"), flat % width
-
-
 def localise(entries: Entries, features: slice) -> tuple[Tensor, Entries]:
     """Positions of the entries of a stretch of features, and those entries counted from its first."""
     rows, all_features = entries
@@ -262,34 +271,6 @@ def localise(entries: Entries, features: slice) -> tuple[Tensor, Entries]:
 
 
 # --- products ---------------------------------------------------------------------------------
-
-
-def _offsets(groups: Tensor, size: int) -> Tensor:
-    """Where each of `size` groups begins in the sorted `groups` [n]."""
-    counts = torch.bincount(groups, minlength=size)
-    return counts.cumsum(0) - counts
-
-
-def weighted_rows(
-    table: Tensor, index: Tensor, groups: Tensor, weights: Tensor, size: int
-) -> Tensor:
-    """Sum of weights[j] * table[index[j]] over the j of each group: [size, width].
-
-    `groups` [n] must be sorted.
-    """
-    return F.embedding_bag(
-        index, table, _offsets(groups, size), mode="sum", per_sample_weights=weights
-    )
-
-
-def row_dots(one: Tensor, other: Tensor, entries: Entries) -> Tensor:
-    """Dot product of row `entries[0][j]` of `one` and row `entries[1][j]` of `other`, for each j."""
-    rows, features = entries
-    if not len(rows):
-        return one.new_empty(0)
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        one.contiguous(), other.contiguous(), features, _offsets(rows, len(one)), rows, 0
-    )
 
 
 def _crowded(entries: Entries, size: int, features: int) -> bool:
@@ -319,9 +300,9 @@ class _SelectedValues(torch.autograd.Function):
             return None, None, matrix.T @ inputs, matrix.sum(0), None, None
         by_feature = features.argsort(stable=True)
         grouped, weights = features[by_feature], grad[by_feature].contiguous()
-        encoder = weighted_rows(inputs, rows[by_feature], grouped, weights, ctx.size)
-        bias = torch.zeros(ctx.size, dtype=grad.dtype, device=grad.device)
-        bias.index_add_(0, grouped, weights)
+        sums = backend(inputs)
+        encoder = sums.weighted_rows(inputs, rows[by_feature], grouped, weights, ctx.size)
+        bias = sums.group_sums(weights, grouped, ctx.size)
         return None, None, encoder, bias, None, None
 
 
@@ -342,7 +323,7 @@ class _SparseDecode(torch.autograd.Function):
         ctx.save_for_backward(values, decoder, rows, features)
         if _crowded((rows, features), size, len(decoder)):
             return _matrix(values, (rows, features), size, len(decoder)) @ decoder
-        return weighted_rows(decoder, features, rows, values, size)
+        return backend(decoder).weighted_rows(decoder, features, rows, values, size)
 
     @staticmethod
     def backward(ctx, grad):
@@ -351,9 +332,10 @@ class _SparseDecode(torch.autograd.Function):
         if _crowded((rows, features), len(grad), len(decoder)):
             matrix = _matrix(values, (rows, features), len(grad), len(decoder))
             return (grad @ decoder.T)[rows, features], matrix.T @ grad, None, None, None
-        by_value = row_dots(grad, decoder, (rows, features))
+        sums = backend(grad)
+        by_value = sums.row_dots(grad, decoder, (rows, features))
         order = features.argsort(stable=True)
-        by_decoder = weighted_rows(
+        by_decoder = sums.weighted_rows(
             grad, rows[order], features[order], values[order].contiguous(), len(decoder)
         )
         return by_value, by_decoder, None, None, None
