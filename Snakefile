@@ -10,11 +10,20 @@ if not workflow.config_settings.configfiles:
 
 
 include: "rules/common.smk"
-include: "rules/corpus.smk"
-include: "rules/models.smk"
-include: "rules/activations.smk"
+
+
+# Rows that other code wrote need no text and no model.
+if "corpus" in config:
+
+    include: "rules/corpus.smk"
+    include: "rules/models.smk"
+    include: "rules/activations.smk"
+
+
+include: "rules/rows.smk"
 include: "rules/dictionaries.smk"
 include: "rules/metrics.smk"
+include: "rules/exchange.smk"
 include: "rules/report.smk"
 
 

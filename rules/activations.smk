@@ -12,6 +12,8 @@ rule calibrate:
         log_of("calibrate/{model}-{seed}"),
     benchmark:
         benchmark_of("calibrate/{model}-{seed}")
+    wildcard_constraints:
+        model=one_of(LANGUAGE_MODELS),
     conda:
         "../envs/moediff.yaml"
     resources:
@@ -36,6 +38,8 @@ rule activations:
         log_of("activations/{model}-{seed}/{split}-{shard}"),
     benchmark:
         benchmark_of("activations/{model}-{seed}/{split}-{shard}")
+    wildcard_constraints:
+        model=one_of(LANGUAGE_MODELS),
     conda:
         "../envs/moediff.yaml"
     resources:

@@ -17,9 +17,11 @@ try:
 except ConfigError as error:
     sys.exit(f"config error: {error}")
 
-DOMAINS = list(config["corpus"]["domains"])
+DOMAINS = list(config.get("corpus", {}).get("domains", []))
 TRAINED = [name for name, model in config["models"].items() if "train" in model]
 LOADED = [name for name, model in config["models"].items() if "load" in model]
+FOREIGN = [name for name, model in config["models"].items() if "rows" in model]
+LANGUAGE_MODELS = [name for name in config["models"] if name not in FOREIGN]
 FITS = settings.fits(config)
 # Jobs that fit several dictionaries.
 SHARED = [together for together in settings.shared_fits(config) if len(together) > 1]
@@ -140,7 +142,7 @@ def model_files(wildcards):
 
 
 def manifests():
-    return [manifest(m, seed) for m in config["models"] for seed in settings.seeds(config, m)]
+    return [manifest(m, seed) for m in LANGUAGE_MODELS for seed in settings.seeds(config, m)]
 
 
 def histories():
@@ -149,6 +151,11 @@ def histories():
         for m in TRAINED
         for seed in settings.seeds(config, m)
     ]
+
+
+def ngrams():
+    """The n-grams that language models must beat; none where there is no such model."""
+    return [result("models/ngrams.json")] if LANGUAGE_MODELS else []
 
 
 # --- activations ---
@@ -163,8 +170,43 @@ def hook_settings(wildcards):
 def activation_shards(source, split):
     return [
         result(f"activations/{source.model}/seed-{source.seed}/{split}/{shard:05d}.zarr.zip")
-        for shard in range(settings.shard_count(config, split))
+        for shard in range(settings.model_shards(config, source.model, split))
     ]
+
+
+def rows_path(wildcards):
+    """The file or folder of other code that a shard is made of; of the first fit shard without one."""
+    split, shard = wildcards.get("split", "fit"), int(wildcards.get("shard", 0))
+    return settings.row_paths(config, wildcards.model, split)[shard]
+
+
+def rows_files(wildcards):
+    """The same, file by file: an edited one is read again."""
+    return settings.row_files(rows_path(wildcards))
+
+
+def all_rows_files():
+    """Every file of other code."""
+    return [
+        file
+        for name in FOREIGN
+        for split in settings.ROW_SPLITS
+        for path in settings.row_paths(config, name, split)
+        for file in settings.row_files(path)
+    ]
+
+
+def rows_array(wildcards):
+    return config["models"][wildcards.model]["rows"]["array"]
+
+
+def rows_domains(wildcards):
+    return settings.row_domains(config, wildcards.model)
+
+
+def rows_settings():
+    """Where the rows of other code are read from, for the report."""
+    return {name: config["models"][name]["rows"] for name in FOREIGN}
 
 
 def member_of(wildcards):

@@ -69,3 +69,15 @@ for number, together in enumerate(SHARED):
             "../scripts/dictionary.py"
 
     workflow.ruleorder(f"dictionaries_{number}", "dictionary")
+
+
+# Checkpoints of interrupted runs; finished results do not need them.
+rule clean_state:
+    log:
+        log_of("clean_state"),
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        state=result("state"),
+    shell:
+        "rm -rf {params.state:q} 2> {log:q}"

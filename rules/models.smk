@@ -118,15 +118,3 @@ rule load:
         version=VERSIONS["models"],
     script:
         "../scripts/load.py"
-
-
-# Checkpoints of interrupted runs; finished results do not need them.
-rule clean_state:
-    log:
-        log_of("clean_state"),
-    conda:
-        "../envs/moediff.yaml"
-    params:
-        state=result("state"),
-    shell:
-        "rm -rf {params.state:q} 2> {log:q}"

@@ -66,7 +66,7 @@ rule report:
         metrics=fit_files("metrics.json"),
         manifests=manifests(),
         histories=histories(),
-        ngrams=result("models/ngrams.json"),
+        ngrams=ngrams(),
         plots=[result(f"plots/{name}.svg") for name in PLOTS],
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
@@ -77,12 +77,15 @@ rule report:
     conda:
         "../envs/moediff.yaml"
     params:
+        rows=rows_settings(),
         version=VERSIONS["plots"],
     script:
         "../scripts/report.py"
 
 
 rule budget:
+    input:
+        all_rows_files(),
     output:
         result("budget.json"),
     log:

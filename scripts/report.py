@@ -8,6 +8,7 @@ with job(snakemake):
     from statistics import mean
 
     from moediff import artifact, page, plots, training
+    from moediff.config import ROW_SPLITS, row_patterns
 
     titles = {
         "training": "Training",
@@ -15,7 +16,7 @@ with job(snakemake):
         "relative-norm": "Relative decoder norm",
         "density": "Density by class",
     }
-    ngrams = artifact.read_json(snakemake.input.ngrams)["rows"]
+    ngrams = [row for path in snakemake.input.ngrams for row in artifact.read_json(path)["rows"]]
     manifests = {
         path.split("/")[-3]: artifact.read_json(path) for path in snakemake.input.manifests
     }
@@ -35,7 +36,7 @@ with job(snakemake):
     metrics = [artifact.read_json(path) for path in snakemake.input.metrics]
     called = ("comparison", "member", "recipe", "seed")
     names = [(found, plots.dictionary_label(*(found[key] for key in called))) for found in metrics]
-    tables = {
+    language = {
         "Models: parameters": [
             {"model": model, **found}
             for model, found in counts.items()
@@ -43,6 +44,17 @@ with job(snakemake):
         "Validation cross-entropy (nats a token)": [
             {"model": model, **found} for model, found in {**losses, **levels}.items()
         ],
+    }  # fmt: skip
+    foreign = {
+        "Rows of other code": [
+            {"model": model, "split": split, "array": rows["array"],
+             "read from": ", ".join(row_patterns(rows, split))}
+            for model, rows in snakemake.params.rows.items() for split in ROW_SPLITS
+        ],
+    }  # fmt: skip
+    tables = {
+        **(language if manifests else {}),
+        **(foreign if snakemake.params.rows else {}),
         "Fraction of validation variance explained": [
             {"dictionary": name, **{key: row[key] for key in (
                 "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",
@@ -56,7 +68,10 @@ with job(snakemake):
     }  # fmt: skip
     moes = {model for model, found in counts.items() if found["total"] != found["active"]}
     sentences = page.verdicts(
-        {model: found["all"] for model, found in losses.items()}, levels["trigram"]["all"], moes
+        {model: found["all"] for model, found in losses.items()},
+        levels["trigram"]["all"] if levels else None,
+        moes,
+        list(snakemake.params.rows),
     )
     drawn = {
         titles[Path(path).stem]: Path(path).read_text(encoding="utf-8")

@@ -69,7 +69,7 @@ def test_every_default_of_the_schema_is_valid_under_its_own_schema() -> None:
         assert Draft202012Validator(own).is_valid(node["default"]), path
 
 
-OPTIONAL = {"like", "active", "l1", "tanh", "l0"}
+OPTIONAL = {"corpus", "like", "active", "l1", "tanh", "l0"}
 
 
 def test_few_keys_of_the_schema_are_neither_required_nor_given_a_default() -> None:

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     "errors", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "checks", "tale_words",
     "tales", "sources", "tokens", "ngrams", "models", "training", "hooks", "activations",
-    "capture", "plain", "kernels", "sparse", "selection", "objectives", "dictionary", "fitter",
-    "fitting", "evaluation", "features", "planted",
+    "foreign", "capture", "plain", "kernels", "sparse", "selection", "objectives", "dictionary",
+    "portable", "saelens", "crosscoders", "hub", "fitter", "fitting", "evaluation", "features", "planted",
     "budget", "plots", "page",
 ]  # fmt: skip
 

@@ -15,8 +15,10 @@ import h5py
 import polars as pl
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
 from conftest import PRESETS, SCHEMA
+from moediff.activations import COLUMNS, Shard
 from moediff.tales import tales
 
 ROOT = Path(__file__).parent.parent
@@ -260,6 +262,83 @@ def test_the_same_config_gives_the_same_bytes(finished: Path, tmp_path: Path) ->
         assert first.read_bytes() == second.read_bytes(), name
 
 
+# --- rows that other code wrote ---
+
+
+def write_rows(study: Path, folder: Path, model: str) -> dict:
+    """The rows of a finished model as plain safetensors files, and the setting that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (study / "results/activations" / model).rglob("*.zarr.zip"):
+        shard = Shard(path)
+        arrays = {name: shard.read(name) for name in COLUMNS}
+        name = f"{model}-{path.parent.name}-{path.name.split('.')[0]}.safetensors"
+        save_file(arrays | {"activations": shard.rows(0, shard.count)}, folder / name)
+    return {
+        split: f"{folder.name}/{model}-{split}-*.safetensors" for split in ("fit", "validation")
+    }
+
+
+@pytest.mark.slow
+def test_rows_of_other_code_alone_give_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    rows = {model: write_rows(finished, tmp_path / "acts", model) for model in ("moe", "dense")}
+    config = {key: TINY[key] for key in ("recipes", "comparisons")}
+    config["models"] = {
+        model: {"rows": named | {"domains": ["made", "own"]}} for model, named in rows.items()
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    found = run(tmp_path, "all", "results/budget.json")
+    assert found.returncode == 0, found.stderr
+    results = tmp_path / "results"
+    own, theirs = (
+        json.loads((folder / "results/fve.json").read_text())["rows"]
+        for folder in (finished, tmp_path)
+    )
+    assert len(own) == len(theirs) == 10
+    for mine, other in zip(own, theirs, strict=True):
+        assert other == {
+            key: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value
+            for key, value in mine.items()
+        }
+    assert not (results / "corpus").exists()
+    assert not (results / "models").exists()
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "acts/moe-fit-*.safetensors" in page
+    assert "written by other code" in page
+    assert "Validation cross-entropy" not in page
+    assert planned(tmp_path) == {}
+    edited = sorted((tmp_path / "acts").glob("dense-fit-*"))[1]
+    edited.write_bytes(edited.read_bytes()[:-2] + b"ab")
+    found = planned(tmp_path)
+    assert found["rows"] == 1
+    assert "measure_rows" not in found
+
+
+@pytest.mark.slow
+def test_rows_of_other_code_join_a_model_of_ours_only_in_its_order(copied: Path) -> None:
+    change = {
+        "models": {"theirs": {"rows": write_rows(copied, copied / "acts", "dense")}},
+        "comparisons": {"mixed": {"each": ["moe", "theirs"]}},
+    }
+    (copied / "change.yaml").write_text(yaml.safe_dump(change))
+    files = [str(copied / "config.yaml"), str(copied / "change.yaml")]
+    found = snakemake(copied, "results/fve.json", "--configfile", *files)
+    assert found.returncode == 0, found.stderr
+    rows = pl.DataFrame(json.loads((copied / "results/fve.json").read_text())["rows"])
+    numbers = {
+        name: rows.filter(comparison=name, source="pooled").sort("mode")["fve"].to_list()
+        for name in ("moe-dense", "mixed")
+    }
+    assert numbers["mixed"] == pytest.approx(numbers["moe-dense"], abs=1e-6)
+    path = copied / "acts/dense-validation-00000.safetensors"
+    backwards = {name: array[::-1].copy() for name, array in load_file(path).items()}
+    save_file(backwards, path)
+    found = snakemake(copied, "results/fve.json", "--configfile", *files)
+    assert found.returncode != 0
+    (line,) = (line for line in found.stderr.splitlines() if "error in" in line)
+    assert "hold different tokens (token of row 0: " in line
+    assert "write both from the same rows in the same order" in line
+
+
 # --- damage ---
 
 
@@ -305,6 +384,7 @@ BAD_CONFIGS = {
     "layer": ({"activations": {"layer": 2}}, "layer"),
     "hook": ({"activations": {"hook": "resid_pre"}}, "resid_pre"),
     "twice": ({"comparisons": {"x": {"all": ["moe", "moe"]}}}, "twice"),
+    "rows": ({"models": {"x": {"rows": {"fit": "no/*", "validation": "no/*"}}}}, "no/*"),
 }
 
 

@@ -30,6 +30,7 @@ from moediff.tokens import TokenShard, segment_starts
 
 COLUMNS = ("token", "document", "sequence", "position", "domain")
 ROWS, MEAN, SPREAD = "rows", "mean", "spread"
+FOREIGN = "rows"  # hook of rows that other code wrote
 MOST_OPEN = 64  # shards; a process may hold 256 files on some systems
 
 
@@ -109,10 +110,12 @@ def write_shard(
     exponent: int,
     chunk_rows: int,
     facts: Mapping[str, Any],
+    origin: Path | str | None = None,
 ) -> None:
     """Write one shard from `blocks` of float32 rows [row, d_model], in order.
 
-    Raises UserError at a value that is not finite or does not fit `dtype`, naming the document.
+    Raises UserError at a value that is not finite or does not fit `dtype`, naming the document and
+    the file `origin` that the rows come from (`path` when there is none).
     """
     count = len(columns["token"])
     if not count:
@@ -130,7 +133,7 @@ def write_shard(
         rows = _create(group, ROWS, (count, width), (min(chunk_rows, count), width), dtype)
         sums, done = _Sums(width), 0
         for chunk in _rechunk(blocks, min(chunk_rows, count)):
-            stored = _narrow(chunk, dtype, exponent, columns["document"][done:], path)
+            stored = _narrow(chunk, dtype, exponent, columns["document"][done:], origin or path)
             rows[done : done + len(stored)] = stored
             sums.add(np.ldexp(stored.astype(np.float64), -exponent))
             done += len(stored)
@@ -266,6 +269,38 @@ class Chunk:
 _ORIGIN = ("model", "hook", "exponent")
 
 
+def _prove_aligned(own: Shard, other: Shard) -> None:
+    """Raise UserError unless two shards' rows are the same tokens in the same places and domains."""
+    domains, others = own.facts["domains"], other.facts["domains"]
+    if own.facts["rows_digest"] != other.facts["rows_digest"]:
+        odd = f"hold different tokens ({_first_difference(own, other)})"
+    elif domains != others:
+        odd = f"name their domains differently ({', '.join(domains)} and {', '.join(others)})"
+    else:
+        return
+    foreign = FOREIGN in (own.facts["hook"], other.facts["hook"])
+    advice = (
+        "write both from the same rows in the same order"
+        if foreign
+        else "remove both and run the same snakemake command again"
+    )
+    raise UserError(
+        f"{own.path} and {other.path} {odd}, so their rows cannot be compared; {advice}"
+    )
+
+
+def _first_difference(own: Shard, other: Shard) -> str:
+    if own.count != other.count:
+        return f"{own.count} rows and {other.count}"
+    for name in COLUMNS:
+        values, others = own.read(name), other.read(name)
+        differs = values != others
+        if differs.any():
+            row = int(differs.argmax())
+            return f"{name} of row {row}: {values[row]} and {others[row]}"
+    return "columns of different types"
+
+
 class AlignedRows:
     """The rows of one or several sources over a split, proved to be the same tokens.
 
@@ -283,11 +318,7 @@ class AlignedRows:
                     "snakemake command again"
                 )
             for own, other in zip(first, shards, strict=True):
-                if own.facts["rows_digest"] != other.facts["rows_digest"]:
-                    raise UserError(
-                        f"{own.path} and {other.path} hold different tokens, so their rows cannot "
-                        f"be compared; remove both and run the same snakemake command again"
-                    )
+                _prove_aligned(own, other)
         self.widths = [shards[0].width for shards in self.sources]
         self.domains = tuple(first[0].facts["domains"])
         self.chunks: list[Chunk] = []

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from moediff import config as settings
-from moediff import models, training
+from moediff import foreign, models, training
 from moediff.dictionary import Dictionary, Shape
 from moediff.fitter import Fitter
 from moediff.hooks import Capture
 
 VOCABULARY = 50_257  # assumed when a pretrained tokenizer is named: that of GPT-2
 SECONDS = 2.0  # of measuring, for each rate
+COLUMN_BYTES = 25  # of a row: token, document, sequence, position, domain
 WIDTH_UNKNOWN = 768  # assumed for a Hub checkpoint, whose width is known only once it is fetched
 
 
@@ -46,20 +47,27 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Rows {stage, name, amount, rate, hours, gigabytes} and their sums.
 
     Trained models are built and stepped on made tokens, dictionaries on made rows; a checkpoint of
-    the Hub is not fetched, and its hours are null. Text reading and plots are left out: seconds
-    beside the rest.
+    the Hub is not fetched, and its hours are null, as are those of rows that other code wrote.
+    Text reading and plots are left out: seconds beside the rest.
     """
-    tokens, length = config["corpus"]["tokens"], config["corpus"]["sequence"]["length"]
-    tokenizer = config["corpus"]["tokenizer"]
-    vocabulary = tokenizer.get("train", VOCABULARY)
-    width_of_token = 2 if vocabulary <= 2**16 else 4
-    stages = [_stage("token shards", "", sum(tokens.values()), None, width_of_token + 1)]
+    stages = []
+    if "corpus" in config:
+        tokens, length = config["corpus"]["tokens"], config["corpus"]["sequence"]["length"]
+        vocabulary = config["corpus"]["tokenizer"].get("train", VOCABULARY)
+        width_of_token = 2 if vocabulary <= 2**16 else 4
+        stages.append(_stage("token shards", "", sum(tokens.values()), None, width_of_token + 1))
+    value = 2 if config["activations"]["dtype"] == "float16" else 4
+    widths = {}
     for name, model in config["models"].items():
+        if "rows" in model:
+            count, widths[name] = _size_of_rows(config, name)
+            row_bytes = widths[name] * value + COLUMN_BYTES
+            stages.append(_stage("activations", name, count, None, row_bytes))
+            continue
         number = len(settings.seeds(config, name))
-        width = settings.model_width(config, name) or WIDTH_UNKNOWN
-        value = 2 if config["activations"]["dtype"] == "float16" else 4
+        widths[name] = settings.model_width(config, name) or WIDTH_UNKNOWN
         cached = (tokens["fit"] + tokens["validation"]) * number
-        row_bytes = width * value + 25  # columns: token, document, sequence, position, domain
+        row_bytes = widths[name] * value + COLUMN_BYTES
         if "load" in model:
             stages.append(_stage("activations", name, cached, None, row_bytes))
             continue
@@ -77,9 +85,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     measured: dict[tuple, float] = {}
     for fit in settings.fits(config):
         recipe = config["recipes"][fit.recipe]
-        sources = [
-            settings.model_width(config, s.model) or WIDTH_UNKNOWN for s in fit.member.sources
-        ]
+        sources = [widths[source.model] for source in fit.member.sources]
         key = (fit.recipe, *sources)
         if key not in measured:
             measured[key] = _measure_fit(recipe, sources, device)
@@ -87,6 +93,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         size = 4 * 2 * recipe["features"] * sum(sources) * (1 + 2 * 3)
         row = _stage("dictionary", name, recipe["rows"], measured[key], 0)
         stages.append(row | {"gigabytes": round(size / 1e9, 3)})
+    copied = any("rows" in model for model in config["models"].values())
     hours = [stage["hours"] for stage in stages if stage["hours"] is not None]
     return {
         "stages": stages,
@@ -94,8 +101,20 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         "gigabytes": round(sum(stage["gigabytes"] for stage in stages), 3),
         "device": device.type,
         "note": "hours are of one job after another on this machine; null where a checkpoint of "
-        "the Hub would have to be fetched to be timed",
+        "the Hub would have to be fetched to be timed"
+        + (", and where rows of other code are copied" if copied else ""),
     }
+
+
+def _size_of_rows(config: Mapping[str, Any], model: str) -> tuple[int, int]:
+    """Rows over all files that other code wrote, and their width."""
+    array = config["models"][model]["rows"]["array"]
+    shapes = [
+        foreign.open_rows(path, array)[0].shape
+        for split in settings.ROW_SPLITS
+        for path in settings.row_paths(config, model, split)
+    ]
+    return sum(rows for rows, _ in shapes), shapes[0][1]
 
 
 def _stage(stage: str, name: str, amount: int, rate: float | None, each: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moediff.config import (
+    ROW_SPLITS,
     Config,
     Member,
     active_block_parameters,
@@ -16,8 +18,12 @@ from moediff.config import (
     layer_count,
     matching_files,
     members,
+    model_shards,
     model_width,
     resolve_layer,
+    row_files,
+    row_paths,
+    row_patterns,
 )
 from moediff.errors import ConfigError
 from moediff.schema import fill
@@ -36,7 +42,10 @@ def _check(config: Config) -> None:
     low, high = config["features"]["bounds"]
     if not 0 <= low <= high <= 1:
         raise ConfigError(f"features.bounds: [{low}, {high}] must rise from 0 to 1")
-    _check_corpus(config["corpus"])
+    if "corpus" in config:
+        _check_corpus(config["corpus"])
+    elif not all("rows" in model for model in config["models"].values()):
+        raise ConfigError("config: the key 'corpus' is missing")
     for name, model in config["models"].items():
         _check_model(name, model, config)
     _check_hook(config)
@@ -81,6 +90,9 @@ def _check_corpus(corpus: Config) -> None:
 
 
 def _check_model(name: str, model: Config, config: Config) -> None:
+    if "rows" in model:
+        _check_rows(name, config)
+        return
     if "load" in model:
         if "load" not in config["corpus"]["tokenizer"]:
             raise ConfigError(
@@ -111,6 +123,30 @@ def _check_model(name: str, model: Config, config: Config) -> None:
         )
 
 
+def _check_rows(name: str, config: Config) -> None:
+    """That the files of `rows` are there, of a kind that is read, and none of them twice."""
+    seen: set[str] = set()
+    for split in ROW_SPLITS:
+        where = f"models.{name}.rows.{split}"
+        for pattern in row_patterns(config["models"][name]["rows"], split):
+            if not glob.glob(pattern, recursive=True):
+                raise ConfigError(f"{where}: no file matches '{pattern}' (from {Path.cwd().name}/)")
+        for path in row_paths(config, name, split):
+            if not _is_rows(path):
+                raise ConfigError(
+                    f"{where}: '{path}' is neither a .safetensors file nor a folder of .npy files"
+                )
+            if path in seen:
+                raise ConfigError(f"{where}: '{path}' is named twice; a row counts once")
+            seen.add(path)
+
+
+def _is_rows(path: str) -> bool:
+    if Path(path).is_dir():
+        return bool(row_files(path))
+    return Path(path).is_file() and path.endswith(".safetensors")
+
+
 def _check_hook(config: Config) -> None:
     for name in config["models"]:
         layers = layer_count(config, name)
@@ -130,6 +166,8 @@ def _check_recipe(name: str, recipe: Config, config: Config) -> None:
         raise ConfigError(
             f"{where}.tied: {recipe['tied']} is more than features {recipe['features']}"
         )
+    if "corpus" not in config:
+        return
     fit_tokens = config["corpus"]["tokens"]["fit"]
     if (recipe["threshold_rows"] or 0) * 2 > fit_tokens:
         raise ConfigError(
@@ -210,8 +248,21 @@ def _check_comparison(name: str, config: Config) -> None:
     for member in found:
         if len(set(member.sources)) < len(member.sources):
             raise ConfigError(f"{where}: one source stands twice in {member.name}")
+    _check_shards(where, found[0], config)
     for recipe in comparison["recipes"]:
         _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)
+
+
+def _check_shards(where: str, member: Member, config: Config) -> None:
+    """A file of `rows` holds the rows of one shard of every other source."""
+    for split in ROW_SPLITS:
+        counts = {s.model: model_shards(config, s.model, split) for s in member.sources}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{model} {count}" for model, count in counts.items())
+            raise ConfigError(
+                f"{where}: its sources have different numbers of {split} shards ({listed}); "
+                "write one file of rows for each shard of the other source"
+            )
 
 
 def _check_blocks(where: str, name: str, recipe: Config, member: Member, config: Config) -> None:

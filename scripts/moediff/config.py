@@ -17,6 +17,7 @@ from typing import Any
 from moediff.errors import ConfigError
 
 SPLITS = ("train", "fit", "validation")
+ROW_SPLITS = SPLITS[1:]  # those of which activations are kept
 
 # Raised by hand when the code of a stage changes what it writes: the only way in which code
 # (and never a docstring) makes Snakemake run a stage again. tests/test_versions.py guards it.
@@ -30,6 +31,7 @@ STAGE_VERSIONS = {
     "baselines": 3,
     "dictionaries": 5,
     "metrics": 4,
+    "exports": 1,
     "plots": 1,
     "budget": 1,
 }
@@ -110,6 +112,8 @@ def _known(config: Config, model: str, key: str, *names: str) -> int | None:
     settings = config["models"][model]
     if "train" in settings:
         return settings["train"][key]
+    if "rows" in settings:
+        return None
     checkpoint = Path(settings["load"]) / "config.json"
     if not checkpoint.is_file():
         return None
@@ -122,8 +126,8 @@ def _known(config: Config, model: str, key: str, *names: str) -> int | None:
 
 
 def seeds(config: Config, model: str) -> list[int]:
-    """Seeds of a model: those of training, or one for a checkpoint."""
-    return [0] if "load" in config["models"][model] else config["training"]["seeds"]
+    """Seeds of a model: those of training, or one for what was not trained here."""
+    return config["training"]["seeds"] if "train" in config["models"][model] else [0]
 
 
 def peak_rates(config: Config) -> list[float]:
@@ -235,3 +239,35 @@ def shard_count(config: Config, split: str) -> int:
     """Shards of a split, each of at most `shard_tokens` tokens."""
     per_shard = config["corpus"]["shard_tokens"] // config["corpus"]["sequence"]["length"]
     return -(-sequences(config, split) // per_shard)
+
+
+# --- rows that other code wrote ---
+
+
+def row_patterns(rows: Config, split: str) -> list[str]:
+    """The globs of a split that a model's `rows` name."""
+    return [rows[split]] if isinstance(rows[split], str) else rows[split]
+
+
+def row_paths(config: Config, model: str, split: str) -> list[str]:
+    """Files and folders of `rows`, one a shard: glob after glob, those of each sorted by name."""
+    patterns = row_patterns(config["models"][model]["rows"], split)
+    return [path for pattern in patterns for path in sorted(glob.glob(pattern, recursive=True))]
+
+
+def row_files(path: str) -> list[str]:
+    """The files of one shard of `rows`: a safetensors file, or the .npy files of a folder."""
+    return sorted(map(str, Path(path).glob("*.npy"))) if Path(path).is_dir() else [path]
+
+
+def row_domains(config: Config, model: str) -> list[str]:
+    """Names of the domains of `rows`: those given, else the corpus's, else one for all rows."""
+    named = config["models"][model]["rows"]["domains"]
+    return named or list(config.get("corpus", {}).get("domains", ["all"]))
+
+
+def model_shards(config: Config, model: str, split: str) -> int:
+    """Activation shards of a model: one for each of its `rows`, or for each token shard."""
+    if "rows" in config["models"][model]:
+        return len(row_paths(config, model, split))
+    return shard_count(config, split)

@@ -22,11 +22,17 @@ figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto 
 """
 
 
-def verdicts(losses: Mapping[str, float], trigram: float, moes: set[str]) -> list[tuple[str, str]]:
+def verdicts(
+    losses: Mapping[str, float],
+    trigram: float | None,
+    moes: set[str],
+    foreign: Sequence[str] = (),
+) -> list[tuple[str, str]]:
     """What a reader must know first, as (kind, sentence).
 
     `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
-    seeds); `moes` names the models that are Mixtures of Experts.
+    seeds), `trigram` that of the n-grams (None without a language model); `moes` names the models
+    that are Mixtures of Experts, `foreign` those whose rows other code wrote.
     """
     found = []
     weak = [name for name, loss in losses.items() if trigram - loss <= BARELY]
@@ -63,6 +69,15 @@ def verdicts(losses: Mapping[str, float], trigram: float, moes: set[str]) -> lis
                         "the two are matched in active size, not in loss.",
                     )
                 )
+    if foreign:
+        found.append(
+            (
+                "plain",
+                f"The rows of {', '.join(foreign)} were written by other code. Sources of one "
+                "dictionary were checked to be the same tokens in the same places; what computed "
+                "those rows was not.",
+            )
+        )
     found.append(
         (
             "plain",

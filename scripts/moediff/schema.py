@@ -68,9 +68,10 @@ def _expand_like(config: Config) -> Config:
             raise ConfigError(
                 f"models.{name}.like: '{base}' is not another model; models: {', '.join(models)}"
             )
-        if "load" in trained[base]:
+        if trained[base].keys() & {"load", "rows"}:
+            kind = "loaded" if "load" in trained[base] else "rows of other code"
             raise ConfigError(
-                f"models.{name}.like: '{base}' is loaded; only a trained model can be copied"
+                f"models.{name}.like: '{base}' is {kind}; only a trained model can be copied"
             )
         return {**train_keys(base, (*seen, name)), **own}
 

@@ -1,0 +1,19 @@
+"""Store the rows of one file that other code wrote as an activation shard."""
+
+from _job import job
+
+with job(snakemake) as log:
+    from moediff import artifact, foreign
+
+    params = snakemake.params
+    count = foreign.convert(
+        params.path,
+        params.array,
+        params.domains,
+        params.dtype,
+        params.chunk_rows,
+        artifact.read_json(snakemake.input.measured),
+        snakemake.output[0],
+        artifact.made_by("activations"),
+    )
+    log.info("%s: %d rows", snakemake.output[0], count)
