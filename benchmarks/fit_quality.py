@@ -22,7 +22,7 @@ from torch import Tensor
 from moediff.activations import AlignedRows
 from moediff.dictionary import Dictionary, Shape
 from moediff.evaluation import VarianceExplained
-from moediff.fitter import Fitter
+from moediff.fitter import PEAK_RATE, SILENCE, Fitter
 from moediff.schema import defaults
 from moediff.sparse import Entries
 
@@ -57,8 +57,10 @@ class DenseFitter(Fitter):
             return entries, scores[entries], weight
 
 
-def ours(kind: type[Fitter], model: type[Dictionary], screen: bool, recipe: dict, width: int):
-    dictionary = model(Shape.of(recipe, [width]), 0, recipe["start"])
+def ours(
+    kind: type[Fitter], model: type[Dictionary], screen: bool, recipe: dict, width: int, seed: int
+) -> tuple[Update, Reconstruct]:
+    dictionary = model(Shape.of(recipe, [width]), seed, recipe["start"])
     fitter = kind(dictionary, recipe | {"screen": screen})
 
     def reconstruct(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,13 +75,15 @@ def ours(kind: type[Fitter], model: type[Dictionary], screen: bool, recipe: dict
     return update, reconstruct
 
 
-def dictionary_learning(recipe: dict, width: int, steps: int) -> tuple[Update, Reconstruct]:
+def dictionary_learning(
+    recipe: dict, width: int, steps: int, seed: int
+) -> tuple[Update, Reconstruct]:
     from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 
     trainer = BatchTopKTrainer(
         steps=steps, activation_dim=width, dict_size=recipe["features"], k=recipe["k"], layer=0,
         lm_name="none", lr=recipe["lr"], warmup_steps=round(recipe["warmup"] * steps),
-        decay_start=round((1 - recipe["decay"]) * steps), device="cpu", seed=0,
+        decay_start=round((1 - recipe["decay"]) * steps), device="cpu", seed=seed,
     )  # fmt: skip
     number = iter(range(steps + 1))
 
@@ -90,16 +94,16 @@ def dictionary_learning(recipe: dict, width: int, steps: int) -> tuple[Update, R
     return lambda rows: trainer.update(next(number), rows), reconstruct
 
 
-def saelens(recipe: dict, width: int, steps: int) -> tuple[Update, Reconstruct]:
+def saelens(recipe: dict, width: int, steps: int, seed: int) -> tuple[Update, Reconstruct]:
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.saes.sae import TrainStepInput
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = BatchTopKTrainingSAEConfig(d_in=width, d_sae=recipe["features"], k=recipe["k"])
     model = BatchTopKTrainingSAE(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["lr"])
     silent, done = torch.zeros(recipe["features"]), 0
-    window = max(1, round(recipe["dead_after"] * steps))
+    window = max(1, round(SILENCE * recipe["features"] / recipe["k"] / recipe["batch"]))
 
     def update(rows: Tensor) -> None:
         nonlocal done
@@ -135,9 +139,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=600_000)
     parser.add_argument("--lr", type=float, help="peak rate of all; moediff's default if left out")
-    parser.add_argument(
-        "--start", type=float, default=1.0, help="norm that moediff's weights begin with"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -149,15 +151,17 @@ def main() -> None:
     schema = Path(__file__).parent.parent / "config" / "schema.yaml"
     recipe = defaults(yaml.safe_load(schema.read_text(encoding="utf-8")), "recipe") | {
         "k": arguments.k, "features": arguments.features, "rows": arguments.rows,
-        "batch": arguments.batch, "lr": arguments.lr or 0.06 / width**0.5,
-        "start": arguments.start,
+        "batch": arguments.batch, "lr": arguments.lr or PEAK_RATE / width**0.5,
     }  # fmt: skip
+    seed = arguments.seed
     contenders = {
-        "moediff": lambda: ours(Fitter, Dictionary, False, recipe, width),
-        "moediff, screened": lambda: ours(Fitter, Dictionary, True, recipe, width),
-        "dense float32 form": lambda: ours(DenseFitter, DenseDictionary, False, recipe, width),
-        "dictionary_learning": lambda: dictionary_learning(recipe, width, steps),
-        "SAELens": lambda: saelens(recipe, width, steps),
+        "moediff": lambda: ours(Fitter, Dictionary, False, recipe, width, seed),
+        "moediff, screened": lambda: ours(Fitter, Dictionary, True, recipe, width, seed),
+        "dense float32 form": lambda: ours(
+            DenseFitter, DenseDictionary, False, recipe, width, seed
+        ),
+        "dictionary_learning": lambda: dictionary_learning(recipe, width, steps, seed),
+        "SAELens": lambda: saelens(recipe, width, steps, seed),
     }
     ((mean, variance),) = fit.moments()
     center = torch.from_numpy(mean).float()

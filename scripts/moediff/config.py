@@ -29,7 +29,7 @@ STAGE_VERSIONS = {
     "models": 2,
     "activations": 2,
     "baselines": 3,
-    "dictionaries": 5,
+    "dictionaries": 6,
     "metrics": 4,
     "exports": 1,
     "plots": 1,

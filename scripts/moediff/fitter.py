@@ -26,6 +26,8 @@ from moediff.sparse import (
 
 # Peak learning rate times the root of D (benchmarks/README.md, quality of a short run).
 PEAK_RATE = 0.06
+# A feature is dead after this many times the rows in which an average one fires once.
+SILENCE = 128
 # A block, its dead features, their places among all dead ones, and their ranking weights.
 Dead = tuple[Block, Tensor, slice, Tensor]
 
@@ -37,14 +39,17 @@ class Fitter:
     the recipe's penalties, and AuxK (2406.04093, appendix A.2): dead features, at most `aux_k` a row
     by score, rebuild what is left of the row, without bias. The gradient of AuxK reaches their
     encoders and decoders and nothing else. A feature that dies with a bias below all that its rows
-    can lift gets bias 0 (our addition: no gradient reaches it there).
+    can lift gets one that a few reach (our addition: no gradient reaches it there).
     """
 
     def __init__(self, dictionary: Dictionary, recipe: Mapping[str, Any]) -> None:
         self.dictionary = dictionary
         self.recipe = recipe
         self.steps = max(1, recipe["rows"] // recipe["batch"])
-        self.dead_after = recipe["dead_after"] * self.steps * recipe["batch"]  # rows
+        share, average = recipe["dead_after"], dictionary.shape.features / recipe["k"]
+        self.dead_after = (  # rows without firing
+            SILENCE * average if share is None else share * self.steps * recipe["batch"]
+        )
         self.aux_k = recipe["aux_k"] or max(1, sum(dictionary.shape.widths) // 2)
         features, device = dictionary.shape.features, dictionary.decoder_bias.device
         self.prefixes = [count_of(part, features) for part in recipe["prefixes"]]
@@ -164,13 +169,19 @@ class Fitter:
 
     @torch.no_grad()
     def _lift(self, features: Tensor, rows: Tensor) -> None:
-        """Bias 0, and no momentum, for newly dead features that no row of the batch activates."""
+        """Raise the bias, and drop its momentum, of newly dead features that no row activates.
+
+        As many rows as an average feature fires on then activate it, faintly: AuxK reaches it, but
+        it does not push its way into the codes of other rows.
+        """
+        firings = len(rows) * self.recipe["k"] // self.dictionary.shape.features
         for block in self.dictionary.blocks.values():
             _, (inside, _) = localise((features, features), block.features)
             own = inside - block.features.start
             before = rows[:, block.columns] @ block.encoder[own].T + block.encoder_bias[own]
-            own = own[(before <= 0).all(0)]
-            block.encoder_bias[own] = block.encoder_bias[own].clamp_min(0)
+            silent = (before <= 0).all(0)
+            own, before = own[silent], before[:, silent]
+            block.encoder_bias[own] -= before.topk(min(firings + 2, len(rows)), dim=0).values[-1]
             moments = self.optimizer.state[block.encoder_bias]
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in moments:
