@@ -22,7 +22,7 @@ from torch import Tensor
 from moediff.activations import AlignedRows
 from moediff.dictionary import Dictionary, Shape
 from moediff.evaluation import VarianceExplained
-from moediff.fitter import PEAK_RATE, SILENCE, Fitter
+from moediff.fitter import SILENCE, Fitter, default_rate
 from moediff.schema import defaults
 from moediff.sparse import Entries
 
@@ -151,7 +151,7 @@ def main() -> None:
     schema = Path(__file__).parent.parent / "config" / "schema.yaml"
     recipe = defaults(yaml.safe_load(schema.read_text(encoding="utf-8")), "recipe") | {
         "k": arguments.k, "features": arguments.features, "rows": arguments.rows,
-        "batch": arguments.batch, "lr": arguments.lr or PEAK_RATE / width**0.5,
+        "batch": arguments.batch, "lr": arguments.lr or default_rate(width, steps),
     }  # fmt: skip
     seed = arguments.seed
     contenders = {

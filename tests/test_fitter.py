@@ -170,10 +170,33 @@ def test_k_falls_in_a_line_and_then_stays() -> None:
     assert fitter.update(rows)["active"] == 15 * ROWS
 
 
-def test_the_peak_rate_follows_the_width_unless_it_is_given() -> None:
-    recipe, model, _ = made({"lr": None})
+def test_the_peak_rate_follows_width_and_length_unless_it_is_given() -> None:
+    recipe, model, _ = made({"lr": None, "rows": 300 * ROWS, "batch": ROWS})
     assert Fitter(model, recipe).peak_rate == pytest.approx(0.06 / np.sqrt(22))
-    assert Fitter(model, recipe | {"lr": 1e-3}).peak_rate == 1e-3
+    longer = recipe | {"rows": 32 * 300 * ROWS}
+    assert Fitter(model, longer).peak_rate == pytest.approx(0.06 / np.sqrt(22) / 2)
+    assert Fitter(model, longer | {"lr": 1e-3}).peak_rate == 1e-3
+
+
+def test_a_feature_is_dead_after_its_share_of_the_run_or_a_count_of_average_firings() -> None:
+    recipe, model, _ = made({"rows": 100 * ROWS, "batch": ROWS, "k": 5})
+    assert Fitter(model, recipe).dead_after == 128 * F / 5
+    assert Fitter(model, recipe | {"dead_after": 0.1}).dead_after == pytest.approx(10 * ROWS)
+
+
+def test_a_lifted_feature_is_reached_by_few_rows() -> None:
+    """Lifted to bias 0, half of the rows would activate it, with values that rebuild nothing."""
+    recipe, model, rows = made({"tied": 0, "exclusive": 0, "k": 2})
+    fitter = Fitter(model, recipe)
+    (block,) = model.blocks.values()
+    with torch.no_grad():
+        block.encoder_bias[7] = -50.0
+    fitter._lift(torch.tensor([7]), rows)
+    before = rows @ block.encoder[7] + block.encoder_bias[7]
+    assert 1 <= int((before > 0).sum()) <= ROWS * 2 // F + 1
+    untouched = block.encoder_bias.detach().clone()
+    fitter._lift(torch.tensor([7]), rows)  # rows activate it already
+    assert torch.equal(block.encoder_bias, untouched)
 
 
 # --- recipes in a config ---

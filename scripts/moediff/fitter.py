@@ -24,12 +24,18 @@ from moediff.sparse import (
     sparse_decode,
 )
 
-# Peak learning rate times the root of D (benchmarks/README.md, quality of a short run).
-PEAK_RATE = 0.06
+# Peak learning rate times the root of D, in runs of at most SHORT steps; in longer ones it falls with
+# their fifth root (benchmarks/README.md, quality of a short run).
+PEAK_RATE, SHORT = 0.06, 300
 # A feature is dead after this many times the rows in which an average one fires once.
 SILENCE = 128
 # A block, its dead features, their places among all dead ones, and their ranking weights.
 Dead = tuple[Block, Tensor, slice, Tensor]
+
+
+def default_rate(width: int, steps: int) -> float:
+    """Peak learning rate of a recipe that names none."""
+    return PEAK_RATE / width**0.5 * min(1.0, SHORT / steps) ** 0.2
 
 
 class Fitter:
@@ -70,7 +76,8 @@ class Fitter:
     @property
     def peak_rate(self) -> float:
         """The recipe's, or one that moves encoder rows alike at every width (our definition)."""
-        return self.recipe["lr"] or PEAK_RATE / sum(self.dictionary.shape.widths) ** 0.5
+        widths = self.dictionary.shape.widths
+        return self.recipe["lr"] or default_rate(sum(widths), self.steps)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, then linear to 0 over the last `decay` of the steps."""
