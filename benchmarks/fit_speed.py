@@ -19,6 +19,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -153,10 +155,11 @@ CONTENDERS: dict[str, Callable[..., Step]] = {
     "moediff BatchTopK, screened": moediff("batchtopk", screen=True),
     "moediff TopK": moediff("topk", screen=False),
     "moediff TopK, screened": moediff("topk", screen=True),
+    # Before the peers: nnsight, which one of them imports, breaks what is compiled after it.
+    "dense TopK, torch.compile": compiled_topk,
     "dictionary_learning BatchTopK": dictionary_learning,
     "SAELens BatchTopK": saelens,
     "sparsify TopK": sparsify,
-    "dense TopK, torch.compile": compiled_topk,
 }
 
 
@@ -198,22 +201,29 @@ def measure(shape: tuple[int, ...], pairs: int, wanted: list[str]) -> list[dict]
     ]  # fmt: skip
 
 
-def main() -> None:
+def measure_alone(shape: tuple[int, ...], pairs: int, wanted: list[str], place: tuple) -> list:
+    """`measure` in a process of its own, on `place`: a device and a number of threads."""
     global DEVICE
+    DEVICE = torch.device(place[0])
+    torch.set_num_threads(place[1])
+    return measure(shape, pairs, wanted)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="*", default=SHAPES, help="width,features,k,batch")
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    DEVICE = arguments.device
-    torch.set_num_threads(arguments.threads)
     wanted = list(dict.fromkeys(["encoder product", *arguments.only]))
-    rows = []
+    rows, place = [], (arguments.device, arguments.threads)
     for shape in arguments.shapes:
-        rows += measure(tuple(map(int, shape.split(","))), arguments.pairs, wanted)
+        sizes = tuple(map(int, shape.split(",")))
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            rows += alone.submit(measure_alone, sizes, arguments.pairs, wanted, place).result()
         print(f"\nwidth, features, k, batch: {shape}")
         for row in rows:
             if f"{row['width']},{row['features']},{row['k']},{row['batch']}" == shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moediff import plain
 from moediff.sparse import (
     DenseScores,
     Linear,
@@ -72,6 +73,25 @@ def test_a_floor_takes_the_score_that_equals_it_and_no_zero() -> None:
     scores = given(torch.tensor([[0.0, 1.0, 0.5]]))
     assert pairs(scores.at_least(0.5)[0]) == [(0, 1), (0, 2)]
     assert pairs(scores.at_least(0.0)[0]) == [(0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("floor", [-9.0, 0.5, 1.9, 3.2, "of each row", "of each feature"])
+def test_entries_above_a_floor_are_those_of_a_comparison(
+    floor, dtype: torch.dtype, monkeypatch
+) -> None:
+    """Block by block of rows, the last one shorter."""
+    monkeypatch.setattr(plain, "BLOCK", 300)
+    for width in (40, 41, 800):
+        values = torch.randn(30, width, generator=random(width)).to(dtype)
+        values[4] = -9.0
+        least = {
+            "of each row": torch.linspace(1, 4, 30)[:, None].to(dtype),
+            "of each feature": torch.linspace(1, 4, width).to(dtype),
+        }.get(floor, floor)
+        wanted = (values >= least).nonzero(as_tuple=True)
+        for one, other in zip(plain.above(values, least), wanted, strict=True):
+            assert torch.equal(one, other)
 
 
 # --- selection in each row ---

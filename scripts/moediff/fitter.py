@@ -113,7 +113,7 @@ class Fitter:
             left = self._auxiliary(rows, residuals[-1].detach(), dead, weight)
             loss = loss + recipe["aux_weight"] * left
         loss.backward()
-        nn.utils.clip_grad_norm_(self.trained.parameters(), recipe["clip"])
+        self._clip()
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -167,6 +167,13 @@ class Fitter:
             rise = min(1.0, (self.step + 1) / max(1, round(settings["ramp"] * self.steps)))
             total = total + rise * (weight * PENALTIES[name](code, settings)).sum() / size
         return total
+
+    def _clip(self) -> None:
+        """Scale the gradient to the recipe's norm, with no pass over it where it is smaller."""
+        parameters = list(self.trained.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if norm > self.recipe["clip"]:
+            nn.utils.clip_grads_with_norm_(parameters, self.recipe["clip"], norm)
 
     def _count_silent(self, features: Tensor, size: int) -> None:
         self.silent += size

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Entries = tuple[Tensor, Tensor]  # rows [n], features [n]
+BLOCK = 2**20  # values compared at once on a CPU: their mask stays in its cache
 
 
 def above(values: Tensor, floor: float | Tensor) -> Entries:
@@ -19,13 +20,23 @@ def above(values: Tensor, floor: float | Tensor) -> Entries:
 
     `floor` is a number, or a tensor that broadcasts: [row, 1] or [feature].
     """
-    mask = values >= floor
+    size, width = values.shape
+    floors = floor.expand(size, width) if isinstance(floor, Tensor) else None
+    step = max(1, BLOCK // width) if values.device.type == "cpu" else size
+    found = []
+    for start in range(0, size, step):
+        part = slice(start, start + step)
+        mask = values[part] >= (floor if floors is None else floors[part])
+        found.append(_true_places(mask) + start * width)
+    places = torch.cat(found)
+    return torch.div(places, width, rounding_mode="floor"), places % width
+
+
+def _true_places(mask: Tensor) -> Tensor:
+    """Where `mask`, flattened, holds."""
     if mask.device.type == "cpu":  # numpy skips stretches of zeros, torch counts them twice
-        flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    else:
-        flat = mask.flatten().nonzero().squeeze(1)
-    width = mask.shape[1]
-    return torch.div(flat, width, rounding_mode="floor"), flat % width
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
 
 
 def group_starts(groups: Tensor, size: int) -> Tensor:
