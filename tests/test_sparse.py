@@ -94,6 +94,10 @@ def test_entries_above_a_floor_are_those_of_a_comparison(
             assert torch.equal(one, other)
 
 
+def test_a_batch_without_rows_has_no_entries() -> None:
+    assert pairs(plain.above(torch.empty(0, 5), 0.5)) == []
+
+
 # --- selection in each row ---
 
 

@@ -9,5 +9,5 @@ import os
 __version__ = "0.1.0"
 
 # Tables of tens of megabytes come and go with every step of fitting; in huge pages torch gets them
-# from Linux a fifth of a step faster. Read at torch's first allocation; it changes no result.
+# from Linux faster (docs/engine.md). Read at torch's first allocation; it changes no result.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -22,9 +22,9 @@ def above(values: Tensor, floor: float | Tensor) -> Entries:
     """
     size, width = values.shape
     floors = floor.expand(size, width) if isinstance(floor, Tensor) else None
-    step = max(1, BLOCK // width) if values.device.type == "cpu" else size
+    step = max(1, BLOCK // width if values.device.type == "cpu" else size)
     found = []
-    for start in range(0, size, step):
+    for start in range(0, max(size, 1), step):  # no rows: one empty part
         part = slice(start, start + step)
         mask = values[part] >= (floor if floors is None else floors[part])
         found.append(_true_places(mask) + start * width)
