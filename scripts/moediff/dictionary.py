@@ -25,6 +25,7 @@ from moediff.sparse import (
     Entries,
     Linear,
     Scores,
+    Scratch,
     ScreenedScores,
     localise,
     selected_values,
@@ -244,7 +245,9 @@ class Dictionary(nn.Module):
 
     # --- score, select, decode ---
 
-    def score(self, rows: Tensor, screened: bool = False) -> tuple[Scores, Tensor]:
+    def score(
+        self, rows: Tensor, screened: bool = False, scratch: Scratch | None = None
+    ) -> tuple[Scores, Tensor]:
         """What selection ranks, and its weights [F] from the decoder's norms.
 
         A score is a pre-activation times its weight. The product, unlike the pre-activation, does
@@ -259,7 +262,7 @@ class Dictionary(nn.Module):
             )
             for block in self.blocks.values()
         ]  # fmt: skip
-        return (ScreenedScores if screened else DenseScores)(rows, parts), weight
+        return (ScreenedScores if screened else DenseScores)(rows, parts, scratch), weight
 
     def values(self, known: Tensor, rows: Tensor, entries: Entries) -> Tensor:
         """`known` [n], the pre-activations at the entries, with their gradient."""

@@ -17,6 +17,7 @@ from moediff.sparse import (
     DenseScores,
     Entries,
     Linear,
+    Scratch,
     has_bfloat16,
     localise,
     row_top,
@@ -65,6 +66,7 @@ class Fitter:
         self.optimizer = torch.optim.Adam(
             self.trained.parameters(), lr=self.peak_rate, betas=tuple(recipe["betas"]), fused=True
         )
+        self.scratch = Scratch()
         self.step = 0
         self.violations = 0  # of the bounds of screening, in this process; 0 or screening is wrong
         # A rule without k selects so many at first that computing each of them costs more.
@@ -130,7 +132,7 @@ class Fitter:
 
     def _select(self, rows: Tensor) -> tuple[Entries, Tensor, Tensor]:
         """Entries of a batch, their scores, and the ranking weights; all other scores are let go."""
-        scores, weight = self.dictionary.score(rows, self.screened)
+        scores, weight = self.dictionary.score(rows, self.screened, self.scratch)
         entries, found = self.rule(scores, self.k(self.step))
         self.violations += scores.violations
         return entries, found, weight

@@ -13,7 +13,7 @@ bfloat16 as an upper bound, then float32 for the few entries that may matter).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -25,10 +25,33 @@ from torch import Tensor
 from moediff import plain
 from moediff.plain import Entries
 
-FOLD = 16  # features of which only the largest score is looked at first, in `row_top`
+GROUPS = 6  # groups of features, for each wanted one, of which the largest scores give a floor
+PANEL = 4096  # features whose weighted encoder is made at a time: it is as large as the encoder
 # An entry costs about as much as twenty numbers of a dense product: beyond one score in twenty the
 # products are taken whole (docs/engine.md).
 ENTRY_COST = 20
+
+
+class Scratch:
+    """One table [row, feature] of scores, kept for the next batch: scores before lose their values.
+
+    To ask the system for it anew costs a twentieth of a step, since every page is cleared at its
+    first touch. One of more than KEPT bytes is given back all the same: it would stay beside the
+    gradients, where memory is at its peak.
+    """
+
+    KEPT = 2**27
+
+    def __init__(self) -> None:
+        self.kept: Tensor | None = None
+
+    def table(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A table whose values are undefined."""
+        kept = self.kept
+        if kept is None or (kept.shape, kept.dtype, kept.device) != (shape, dtype, device):
+            kept = torch.empty(shape, dtype=dtype, device=device)
+            self.kept = kept if kept.nbytes <= self.KEPT else None
+        return kept
 
 
 class Scores(Protocol):
@@ -75,6 +98,18 @@ class Linear:
     columns: slice  # of the rows
     features: slice
 
+    def panels(self) -> Iterator[Linear]:
+        """The same in stretches of at most PANEL features."""
+        if self.weight is None:
+            yield self
+            return
+        for start in range(0, len(self.encoder), PANEL):
+            own = slice(start, min(start + PANEL, len(self.encoder)))
+            features = slice(self.features.start + own.start, self.features.start + own.stop)
+            yield Linear(
+                self.encoder[own], self.bias[own], self.weight[own], self.columns, features
+            )
+
     def scaled(self) -> tuple[Tensor, Tensor]:
         """Encoder and bias with the weight folded in."""
         if self.weight is None:
@@ -87,13 +122,16 @@ class DenseScores:
 
     violations = 0  # nothing is claimed
 
-    def __init__(self, rows: Tensor, parts: Sequence[Linear]) -> None:
+    def __init__(
+        self, rows: Tensor, parts: Sequence[Linear], scratch: Scratch | None = None
+    ) -> None:
         self.shape = (len(rows), parts[-1].features.stop)
-        products = []
+        self.all = (scratch or Scratch()).table(self.shape, rows.dtype, rows.device)
         for part in parts:
-            encoder, bias = part.scaled()
-            products.append(torch.addmm(bias, rows[:, part.columns], encoder.T))
-        self.all = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+            for panel in part.panels():
+                encoder, bias = panel.scaled()
+                into = self.all[:, panel.features]
+                torch.addmm(bias, rows[:, part.columns], encoder.T, out=into)
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
         if isinstance(floor, Tensor):
@@ -121,12 +159,14 @@ class ScreenedScores:
     MARGIN = 1.05 * 2**-8  # beside what the width adds
     ROUNDING = 2**-7  # relative: of the bound and of the floor, both in bfloat16
 
-    def __init__(self, rows: Tensor, parts: Sequence[Linear]) -> None:
+    def __init__(
+        self, rows: Tensor, parts: Sequence[Linear], scratch: Scratch | None = None
+    ) -> None:
         self.rows, self.parts = rows, parts
         self.shape = (len(rows), parts[-1].features.stop)
         self.violations = 0
         self.widest = rows.new_zeros(len(rows))  # [row], the largest margin of any feature
-        products = []
+        self.bounds = (scratch or Scratch()).table(self.shape, torch.bfloat16, rows.device)
         for part in parts:
             x, bias, size = rows[:, part.columns], part.bias, part.encoder.norm(dim=1)
             if part.weight is not None:
@@ -136,9 +176,8 @@ class ScreenedScores:
             one = torch.ones_like(margin)
             left = _narrow(x, None, (_up(margin), one, one))
             right = _narrow(part.encoder, part.weight, (_up(size), bias, _up(slack)))
-            products.append(left @ right.T)
+            torch.mm(left, right.T, out=self.bounds[:, part.features])
             self.widest = torch.maximum(self.widest, margin * size.max() + slack.max())
-        self.bounds = products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
         several = isinstance(floor, Tensor)
@@ -189,11 +228,16 @@ def _up(values: Tensor) -> Tensor:
 def _row_floor(scores: Tensor, k: int) -> Tensor:
     """The k-th largest of a row's maxima over strided groups: at least k scores are no smaller."""
     size, width = scores.shape
-    groups = width // FOLD
-    if groups < k:
-        return scores.topk(min(k, width), dim=1, sorted=False).values.amin(1, keepdim=True)
-    maxima = scores[:, : groups * FOLD].view(size, FOLD, groups).amax(1)
-    return maxima.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    groups = GROUPS * k
+    fold = width // groups
+    if fold > 1:
+        scores = scores[:, : groups * fold].view(size, fold, groups).amax(1)
+    return _kth(scores, min(k, width))
+
+
+def _kth(values: Tensor, k: int) -> Tensor:
+    """The k-th largest of each row, [row, 1]."""
+    return values.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -232,16 +276,20 @@ def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, 
 def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
     """The k largest positive scores of each row (TopK); among equals those first by feature."""
     entries, found = scores.at_least(scores.row_floor(k))
-    counts = torch.bincount(entries[0], minlength=scores.shape[0])
-    if int(counts.max()) <= k:  # the floors were exact
+    rows, size = entries[0], scores.shape[0]
+    counts = torch.bincount(rows, minlength=size)
+    widest = int(counts.max())
+    if widest <= k:  # the floors were exact
         return entries, found
-    by_score = found.argsort(descending=True, stable=True)
-    order = by_score[entries[0][by_score].argsort(stable=True)]  # by row, then falling score
-    place = torch.arange(len(order), device=order.device)
-    place = place - (counts.cumsum(0) - counts)[entries[0][order]]
-    chosen = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-    chosen[order[place < k]] = True
-    return _where(entries, found, chosen)
+    starts = counts.cumsum(0) - counts
+    table = found.new_full((size, widest), -torch.inf)
+    table[rows, torch.arange(len(rows), device=rows.device) - starts[rows]] = found
+    edge = _kth(table, k).squeeze(1)[rows]
+    above, equal = found > edge, found == edge
+    room = k - torch.bincount(rows[above], minlength=size)
+    before = equal.cumsum(0) - equal.long()  # equals in front of an entry, in all rows
+    first = before[starts.clamp_max(len(rows) - 1)]  # in all rows in front of its own
+    return _where(entries, found, above | (equal & (before - first[rows] < room[rows])))
 
 
 def _batchtopk(scores: Scores, k: int, guess: float) -> tuple[Entries, Tensor]:
