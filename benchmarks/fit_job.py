@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from moediff import checkpoint
-from moediff.activations import AlignedRows
+from moediff.store import AlignedRows
 from moediff.fitting import Job, fit_all
 from moediff.schema import defaults
 

@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from moediff.activations import AlignedRows
+from moediff.store import AlignedRows
 from moediff.dictionary import Dictionary, Shape
 from moediff.evaluation import VarianceExplained
 from moediff.fitter import SILENCE, Fitter, default_rate
@@ -169,14 +169,13 @@ def main() -> None:
     def standard(rows: Tensor) -> Tensor:
         return (rows - center) / variance**0.5
 
-    keep = torch.ones(fit.count, dtype=torch.bool).numpy()
     for name in arguments.only or contenders:
         try:
             update, reconstruct = contenders[name]()
         except ImportError as error:
             print(f"{name}: left out ({error})")
             continue
-        batches = fit.shuffled(keep, arguments.batch, 16, seed=0)
+        batches = fit.shuffled(fit.every(), arguments.batch, recipe["pool_chunks"], seed=0)
         start = time.perf_counter()
         for _ in range(steps):
             update(standard(next(batches)[0]))

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from moediff.activations import AlignedRows
+from moediff.store import AlignedRows
 from moediff.fitting import fit
 from moediff.schema import defaults
 
@@ -38,7 +38,7 @@ def main() -> None:
     schema = Path(__file__).parent.parent / "config" / "schema.yaml"
     recipe = defaults(yaml.safe_load(schema.read_text(encoding="utf-8")), "recipe")
     recipe |= {"k": arguments.k, "features": arguments.features, "data_seed": arguments.data_seed}
-    every = torch.ones(validation.count, dtype=torch.bool).numpy()
+    every = validation.every()
     for steps in arguments.steps:
         with tempfile.TemporaryDirectory() as state:
             dictionary, _ = fit(

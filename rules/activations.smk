@@ -1,13 +1,34 @@
 # Model x token shard -> activation shard.
 
 
+# The text of a token shard by the tokenizer of a checkpoint that has its own.
+rule retokenise:
+    input:
+        tokens=result("corpus/{split}/{shard}.h5"),
+        corpus=corpus_files(),
+        model=result("models/{model}/seed-0/model.json"),
+    output:
+        result("retokenised/{model}/{split}/{shard}.h5"),
+    log:
+        log_of("retokenise/{model}-{split}-{shard}"),
+    benchmark:
+        benchmark_of("retokenise/{model}-{split}-{shard}")
+    wildcard_constraints:
+        model=one_of(settings.own_tokenizers(config)),
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["token_shards"],
+    script:
+        "../scripts/retokenise.py"
+
+
 rule calibrate:
     input:
         model=model_files,
-        tokens=token_shard("fit", 0),
-        vocabulary=result("corpus/vocabulary.json"),
+        tokens=tokens_of,
     output:
-        result("activations/{model}/seed-{seed}/hook.json"),
+        result("activations/{model}/seed-{seed}/points.json"),
     log:
         log_of("calibrate/{model}-{seed}"),
     benchmark:
@@ -19,7 +40,8 @@ rule calibrate:
     resources:
         gpu=GPU,
     params:
-        hook=hook_settings,
+        reading=reading_settings,
+        points=settings.points(config),
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["activations"],
     script:
@@ -29,11 +51,10 @@ rule calibrate:
 rule activations:
     input:
         model=model_files,
-        tokens=result("corpus/{split}/{shard}.h5"),
-        vocabulary=result("corpus/vocabulary.json"),
-        hook=result("activations/{model}/seed-{seed}/hook.json"),
+        tokens=tokens_of,
+        points=result("activations/{model}/seed-{seed}/points.json"),
     output:
-        result("activations/{model}/seed-{seed}/{split}/{shard}.zarr.zip"),
+        shard_file(),
     log:
         log_of("activations/{model}-{seed}/{split}-{shard}"),
     benchmark:
@@ -45,10 +66,29 @@ rule activations:
     resources:
         gpu=GPU,
     params:
-        hook=hook_settings,
+        reading=reading_settings,
         batch=config["activations"]["batch"],
         chunk_rows=config["activations"]["chunk_rows"],
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["activations"],
     script:
         "../scripts/activations.py"
+
+
+rule row_manifest:
+    input:
+        split_shards,
+    output:
+        result("activations/{model}/seed-{seed}/{split}.json"),
+    log:
+        log_of("row_manifest/{model}-{seed}-{split}"),
+    benchmark:
+        benchmark_of("row_manifest/{model}-{seed}-{split}")
+    wildcard_constraints:
+        split="fit|validation",
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["activations"],
+    script:
+        "../scripts/row_manifest.py"

@@ -104,7 +104,9 @@ def best_rate_file(wildcards):
 
 
 def model_settings(wildcards):
-    return config["models"][wildcards.model]
+    """What decides what a checkpoint is; where it is placed changes no result."""
+    settings_of = config["models"][wildcards.model]
+    return {key: value for key, value in settings_of.items() if key != "device_map"}
 
 
 def architecture(wildcards):
@@ -161,16 +163,52 @@ def ngrams():
 # --- activations ---
 
 
-def hook_settings(wildcards):
+def reading_settings(wildcards):
     """What decides which activations a row is; layers as the config gives them."""
-    activations = config["activations"]
-    return {key: activations[key] for key in ("hook", "layer", "drop", "dtype")}
+    keys = ("hook", "layer", "drop", "dtype", "routing")
+    return {key: config["activations"][key] for key in keys}
+
+
+def token_files(model, split, shard):
+    """A token shard as a model reads it, and the same text by every other tokenizer."""
+    own = settings.own_tokenizers(config)
+    found = {None: token_shard(split, shard)}
+    found |= {name: result(f"retokenised/{name}/{split}/{int(shard):05d}.h5") for name in own}
+    mine = found.pop(model if model in own else None)
+    return [mine, *found.values()]
+
+
+def tokens_of(wildcards):
+    """The token files of a job; of the first fit shard where it has none."""
+    split, shard = wildcards.get("split", "fit"), wildcards.get("shard", 0)
+    return token_files(wildcards.model, split, shard)
 
 
 def activation_shards(source, split):
     return [
         result(f"activations/{source.model}/seed-{source.seed}/{split}/{shard:05d}.zarr.zip")
         for shard in range(settings.model_shards(config, source.model, split))
+    ]
+
+
+def split_shards(wildcards):
+    """The activation shards of one model and split."""
+    return activation_shards(settings.Source(wildcards.model, wildcards.seed), wildcards.split)
+
+
+def shard_file():
+    """An activation shard; a temporary one where the disk is too small to keep all."""
+    path = result("activations/{model}/seed-{seed}/{split}/{shard}.zarr.zip")
+    return path if config["activations"]["keep"] else temp(path)
+
+
+def row_manifests(wildcards):
+    """What was kept of every source of a member, split by split."""
+    sources = dict.fromkeys((s.model, s.seed) for s in member_of(wildcards).sources)
+    return [
+        result(f"activations/{model}/seed-{seed}/{split}.json")
+        for model, seed in sources
+        for split in settings.ROW_SPLITS
     ]
 
 
@@ -225,6 +263,11 @@ def member_shards(split):
 
 def source_names(wildcards):
     return [source.name for source in member_of(wildcards).sources]
+
+
+def source_points(wildcards):
+    """The hook point of every source; None: the only one that its shards have."""
+    return [source.point for source in member_of(wildcards).sources]
 
 
 # --- dictionaries and metrics ---
@@ -284,7 +327,7 @@ wildcard_constraints:
     model=one_of(config["models"]),
     recipe=one_of(config["recipes"]),
     comparison=one_of(config["comparisons"]),
-    member=r"[A-Za-z0-9._-]+",
+    member=r"[A-Za-z0-9._@-]+",
     split=one_of(settings.SPLITS),
     seed=r"\d+",
     shard=r"\d{5}",

@@ -14,6 +14,7 @@ rule components:
         "../envs/moediff.yaml"
     params:
         sources=source_names,
+        points=source_points,
         version=VERSIONS["baselines"],
     script:
         "../scripts/components.py"
@@ -36,6 +37,7 @@ rule dictionary:
         gpu=GPU,
     params:
         sources=source_names,
+        points=source_points,
         fits=fit_settings,
         version=VERSIONS["dictionaries"],
     script:
@@ -63,6 +65,7 @@ for number, together in enumerate(SHARED):
             gpu=GPU,
         params:
             sources=[source.name for source in together[0].member.sources],
+            points=[source.point for source in together[0].member.sources],
             fits=[settings_of(fit) for fit in together],
             version=VERSIONS["dictionaries"],
         script:

@@ -8,6 +8,7 @@ rule metrics:
         ),
         components=result("baselines/{comparison}/{member}/components.safetensors"),
         validation=member_shards("validation"),
+        rows=row_manifests,
     output:
         metrics=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/metrics.json"),
         features=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/features.parquet"),
@@ -22,6 +23,7 @@ rule metrics:
         gpu=GPU,
     params:
         sources=source_names,
+        points=source_points,
         features=config["features"],
         version=VERSIONS["metrics"],
     script:

@@ -5,7 +5,7 @@ rule measure_rows:
     input:
         rows_files,
     output:
-        result("activations/{model}/seed-{seed}/hook.json"),
+        result("activations/{model}/seed-{seed}/points.json"),
     log:
         log_of("measure_rows/{model}-{seed}"),
     benchmark:
@@ -26,9 +26,9 @@ rule measure_rows:
 rule rows:
     input:
         rows=rows_files,
-        measured=result("activations/{model}/seed-{seed}/hook.json"),
+        measured=result("activations/{model}/seed-{seed}/points.json"),
     output:
-        result("activations/{model}/seed-{seed}/{split}/{shard}.zarr.zip"),
+        shard_file(),
     log:
         log_of("rows/{model}-{seed}/{split}-{shard}"),
     benchmark:

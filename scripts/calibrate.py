@@ -1,28 +1,33 @@
-"""Resolve a hook point and fix the power of two by which its rows are stored."""
+"""Resolve the hook points of a model, prove them, and fix the powers of two by which rows are stored."""
 
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, capture, models
     from moediff.config import resolve_layer
-    from moediff.tokens import read_token_shard, read_vocabulary
+    from moediff.hooks import Point
+    from moediff.tokens import read_token_shard
 
     params, wildcards = snakemake.params, snakemake.wildcards
     model, facts = models.open_manifest(
-        snakemake.input.model[0], models.pick_device(snakemake.config["device"])
+        snakemake.input.model[0],
+        models.pick_device(snakemake.config["device"]),
+        snakemake.config["models"][wildcards.model].get("device_map"),
     )
-    hook = params.hook
-    layer = resolve_layer(hook["layer"], facts["layers"], wildcards.model)
+    shard, *others = map(read_token_shard, snakemake.input.tokens)
+    points = {
+        name: Point(hook, resolve_layer(layer, facts["layers"], wildcards.model))
+        for name, (hook, layer) in params.points.items()
+    }
     found = capture.calibrate(
         model,
-        hook["hook"],
-        layer,
-        read_token_shard(snakemake.input.tokens),
-        read_vocabulary(snakemake.input.vocabulary).special,
-        hook["drop"],
+        capture.Reading(points, params.reading["routing"]),
+        shard,
+        capture.kept_rows(shard, params.reading["drop"], params.across, others),
         params.across,
-        hook["dtype"],
+        params.reading["dtype"],
     )
-    made_by = artifact.made_by("activations", model=facts["digest"], hook=hook)
-    artifact.write_json(snakemake.output[0], made_by | {"layer": layer, **found})
-    log.info("%s.%s layer %d: %s", wildcards.model, hook["hook"], layer, found)
+    made_by = artifact.made_by("activations", model=facts["digest"], reading=params.reading)
+    artifact.write_json(snakemake.output[0], made_by | {"points": found})
+    for name, measured in found.items():
+        log.info("%s %s: %s", wildcards.model, name, measured)

@@ -4,11 +4,11 @@ from _job import job
 
 with job(snakemake, torch_threads=True):
     from moediff import artifact
-    from moediff.activations import AlignedRows
     from moediff.evaluation import principal_components
+    from moediff.store import AlignedRows
 
     names = snakemake.params.sources
-    rows = AlignedRows.of(snakemake.input, len(names))
+    rows = AlignedRows.of(snakemake.input, snakemake.params.points)
     found = principal_components(rows)
     artifact.write_tensors(
         snakemake.output[0],

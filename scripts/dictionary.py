@@ -4,10 +4,10 @@ from _job import job
 
 with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, checkpoint, fitting, models
-    from moediff.activations import AlignedRows
+    from moediff.store import AlignedRows
 
     params = snakemake.params
-    rows = AlignedRows.of(snakemake.input, len(params.sources))
+    rows = AlignedRows.of(snakemake.input, params.points)
     device = models.pick_device(snakemake.config["device"])
     outputs = iter(snakemake.output)
     jobs, facts = {}, {}

@@ -9,9 +9,9 @@ with job(snakemake, torch_threads=True) as log:
     settings = snakemake.params.settings
     folder = models.fetch(settings["load"], settings["revision"])
     model = models.load(folder, settings["dtype"])
-    models.check_vocabulary(
-        folder, model, read_vocabulary(snakemake.input.vocabulary), settings["load"]
-    )
+    if settings["tokenizer"] == "corpus":
+        vocabulary = read_vocabulary(snakemake.input.vocabulary)
+        models.check_vocabulary(folder, model, vocabulary, settings["load"])
     models.check_context(model, snakemake.params.length, settings["load"])
     made_by = artifact.made_by("models", load=settings["load"], revision=settings["revision"])
     models.write_manifest(

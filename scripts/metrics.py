@@ -4,12 +4,12 @@ from _job import job
 
 with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, evaluation, features, models
-    from moediff.activations import AlignedRows
     from moediff.dictionary import Dictionary
+    from moediff.store import AlignedRows
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
-    rows = AlignedRows.of(snakemake.input.validation, len(names))
+    rows = AlignedRows.of(snakemake.input.validation, params.points)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     recipe = facts["recipe"]
@@ -47,6 +47,7 @@ with job(snakemake, torch_threads=True) as log:
             **about,
             "sources": names,
             "classes": classes,
+            "rows": [artifact.read_json(path)["about"] for path in snakemake.input.rows],
             "fve": evaluation.fve_rows(measured, names, classes["dead"], about),
         },
     )

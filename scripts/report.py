@@ -52,9 +52,14 @@ with job(snakemake):
             for model, rows in snakemake.params.rows.items() for split in ROW_SPLITS
         ],
     }  # fmt: skip
+    kept = {
+        (about["model"], about["seed"], about["split"]): about
+        for found in metrics for about in found["rows"]
+    }  # fmt: skip
     tables = {
         **(language if manifests else {}),
         **(foreign if snakemake.params.rows else {}),
+        "Rows kept and left out": page.row_table(list(kept.values())),
         "Fraction of validation variance explained": [
             {"dictionary": name, **{key: row[key] for key in (
                 "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",

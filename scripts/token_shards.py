@@ -32,5 +32,6 @@ with job(snakemake) as log:
             vocabulary.digest,
             part.start,
             provenance,
+            vocabulary.special,
         )
     log.info("%s: %d tokens in %d shards", params.split, arrays["tokens"].size, number + 1)

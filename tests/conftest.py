@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 if not shutil.which("nvidia-smi"):  # before torch, which imports Triton where it is installed
@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from transformers import PreTrainedModel
 
-from moediff import activations, artifact, models, schema, tokens
+from moediff import artifact, capture, models, schema, tokens
 from moediff.dictionary import Dictionary
+from moediff.hooks import Point
+from moediff.shards import COLUMNS, Shard, ShardWriter, Stored
+from moediff.store import AlignedRows
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 64
@@ -49,6 +53,7 @@ def write_tokens(path: Path, sequences: int, length: int, seed: int = 0) -> Path
     random = np.random.default_rng(seed)
     flat = np.empty(sequences * length, np.uint16)
     document = np.empty(flat.size, np.int64)
+    start = np.empty(flat.size, np.uint32)
     place, name = 0, 1
     while place < flat.size:
         size = min(int(random.integers(5, 3 * length)), flat.size - place)
@@ -56,14 +61,18 @@ def write_tokens(path: Path, sequences: int, length: int, seed: int = 0) -> Path
         flat[place : place + size] = 1 + walk % (VOCABULARY - 1)
         flat[place + size - 1] = 0
         document[place : place + size] = name
+        start[place : place + size] = 3 * np.arange(size)
         place, name = place + size, name + 1
     arrays = {
         "tokens": flat.reshape(sequences, length),
         "document": document.reshape(sequences, length),
         "domain": (document % 2).astype(np.uint8).reshape(sequences, length),
+        "start": start.reshape(sequences, length),
+        "end": (start + 3 * (flat != 0)).astype(np.uint32).reshape(sequences, length),
+        "word_end": (start % 2 == 0).reshape(sequences, length),
     }
     provenance = artifact.made_by("token_shards")
-    tokens.write_token_shard(path, arrays, ["odd", "even"], "tokenizer", 0, provenance)
+    tokens.write_token_shard(path, arrays, ["odd", "even"], "tokenizer", 0, provenance, [0])
     return path
 
 
@@ -75,8 +84,45 @@ def token_shard(tmp_path: Path) -> Callable[..., Path]:
     )
 
 
+DROP = {"sequence_start": True, "special_tokens": True, "massive_norm": None}
+
+
+def cached(
+    model: PreTrainedModel,
+    shard: tokens.TokenShard,
+    path: Path,
+    points: Sequence[tuple[str, int]] = (("resid_post", 1),),
+    dtype: str = "float16",
+    drop: Mapping = DROP,
+    routing: str = "used",
+    others: Sequence[tokens.TokenShard] = (),
+    across: bool = False,
+    batch: int = 8,
+    chunk_rows: int = 100,
+) -> Shard:
+    """The activation shard of a model on a token shard, calibrated on the same one."""
+    named = {f"{hook}.{layer}": Point(hook, layer) for hook, layer in points}
+    reading = capture.Reading(named, routing)
+    kept = capture.kept_rows(shard, drop, across, others)
+    measured = capture.calibrate(model, reading, shard, kept, across, dtype)
+    stored = capture.stored_points(measured, drop["massive_norm"])
+    made_by = artifact.made_by("activations", model="m")
+    capture.cache(
+        model, reading, stored, shard, kept, across, dtype, batch, chunk_rows, path, made_by
+    )
+    return Shard(path)
+
+
+def made_facts(model: str) -> dict:
+    """Attributes of a shard of made rows."""
+    return artifact.made_by("activations") | {
+        "model": model, "domains": ["odd", "even"], "tokens": 1, "left_out": {}, "alignment": None,
+        "tokenizer": "made",
+    }  # fmt: skip
+
+
 @pytest.fixture
-def aligned_rows(tmp_path: Path) -> Callable[..., activations.AlignedRows]:
+def aligned_rows(tmp_path: Path) -> Callable[..., AlignedRows]:
     """Writes arrays [row, d], one a source, as shards of `shard_rows` rows and opens them."""
 
     def write(
@@ -85,7 +131,7 @@ def aligned_rows(tmp_path: Path) -> Callable[..., activations.AlignedRows]:
         chunk_rows: int = 512,
         document_rows: int = 50,
         folder: str = "rows",
-    ) -> activations.AlignedRows:
+    ) -> AlignedRows:
         count = len(sources[0])
         row = np.arange(count)
         document = row // document_rows
@@ -96,23 +142,20 @@ def aligned_rows(tmp_path: Path) -> Callable[..., activations.AlignedRows]:
             "position": (row % document_rows).astype(np.int32),
             "domain": (document % 2).astype(np.uint8),
         }
+        every |= {"start": (3 * every["position"]), "end": 3 * every["position"] + 3}
         paths = []
         for number, rows in enumerate(sources):
             paths.append([])
             for start in range(0, count, shard_rows):
                 part = slice(start, start + shard_rows)
                 path = tmp_path / folder / f"{number}-{start}.zarr.zip"
-                block = rows[part].astype(np.float32)
-                facts = {
-                    **artifact.made_by("activations"), "model": str(number), "hook": "made.0",
-                    "domains": ["odd", "even"],
-                }  # fmt: skip
-                columns = {name: values[part] for name, values in every.items()}
-                activations.write_shard(
-                    path, iter([block]), columns, rows.shape[1], "float32", 0, chunk_rows, facts
-                )
+                columns = {name: every[name][part] for name in COLUMNS}
+                stored = {"made": Stored("made.0", rows.shape[1], 0)}
+                writer = ShardWriter(path, columns, stored, "float32", chunk_rows)
+                writer.add({"made": torch.from_numpy(rows[part].astype(np.float32))})
+                writer.write(made_facts(str(number)))
                 paths[-1].append(path)
-        return activations.AlignedRows(paths)
+        return AlignedRows(paths)
 
     return write
 

@@ -99,7 +99,10 @@ def test_few_keys_of_the_schema_are_neither_required_nor_given_a_default() -> No
         ("training.peak_lr", 0.003),
         ("training.micro_batch", None),
         ("training.betas", [0.9, 0.99]),
-        ("activations.drop", {"sequence_start": True, "special_tokens": True}),
+        (
+            "activations.drop",
+            {"sequence_start": True, "special_tokens": True, "massive_norm": None},
+        ),
         ("activations.layer", 0.5),
         ("recipes.default.tied", 0.06),
         ("recipes.default.threshold_rows", None),
@@ -256,13 +259,40 @@ def test_a_checkpoint_has_one_seed_whatever_the_seeds_of_training() -> None:
         "comparisons": {"pair": {"each": ["dense", "gpt2"]}},
     }
     config = checks.complete(changed(change), SCHEMA, PRESETS)
-    assert config["models"]["gpt2"] == {"load": "gpt2", "revision": None, "dtype": "float32"}
+    assert config["models"]["gpt2"] == {
+        "load": "gpt2", "revision": None, "dtype": "float32", "device_map": None,
+        "tokenizer": "corpus",
+    }  # fmt: skip
     assert settings.members(config, "pair") == [
         Member("pair", (Source("dense", 4), Source("gpt2", 0))),
         Member("pair", (Source("dense", 5), Source("gpt2", 0))),
     ]
     assert settings.layer_count(config, "gpt2") is None  # a Hub id is not asked
     assert settings.layer_count(config, "dense") == 5
+
+
+def test_points_are_hooks_times_layers_and_a_model_without_one_stands_for_each() -> None:
+    config = complete(
+        """
+        activations: {hook: [resid_post, mlp_out], layer: [1, 0.8]}
+        training: {seeds: [0, 1]}
+        comparisons!:
+          sae: {each: [moe]}
+          layers: {each: [moe@resid_post.1, moe@resid_post.0.8]}
+          panel: {all: [moe, dense]}
+        """
+    )
+    points = ["resid_post.1", "mlp_out.1", "resid_post.0.8", "mlp_out.0.8"]
+    assert list(settings.points(config)) == points
+    named = [member.name for member in settings.members(config, "sae")]
+    assert named == [f"moe.{seed}@{point}" for point in points for seed in (0, 1)]
+    # One model at two points is of one seed.
+    assert [member.name for member in settings.members(config, "layers")] == [
+        f"moe.{seed}@resid_post.1_moe.{seed}@resid_post.0.8" for seed in (0, 1)
+    ]
+    panel = settings.members(config, "panel")
+    assert [len(member.sources) for member in panel] == [4] * 4
+    assert {source.point for source in panel[2].sources} == {"resid_post.0.8"}
 
 
 def test_fits_are_members_times_recipes_times_their_seeds() -> None:
@@ -420,7 +450,20 @@ BAD = {
         "{activations: {layer: 3}, models: {flat: {like: dense, train: {layers: 2}}}}",
         ["activations.layer", "'flat'", "2 layers"],
     ),
-    "hook": ("activations: {hook: attn_out}", ["activations.hook", "'attn_out'", "resid_post"]),
+    "hook": ("activations: {hook: resid}", ["activations.hook", "'resid'", "resid_post"]),
+    "one of several hooks": (
+        "activations: {hook: [resid_post, resid]}",
+        ["activations.hook.1", "'resid'", "attn_out"],
+    ),
+    "one of several layers": (
+        "activations: {layer: [0, 7]}",
+        ["activations.layer", "7", "'dense'"],
+    ),
+    "no layer": ("activations: {layer: []}", ["activations.layer", "[]"]),
+    "unknown point": (
+        "comparisons: {pair: {each: [moe, dense@mlp_out.1]}}",
+        ["comparisons.pair", "'mlp_out.1'", "resid_post.0.5"],
+    ),
     "direction": (
         """
         models: {slim: {like: dense, train: {d_model: 64}}}

@@ -82,8 +82,11 @@ def test_measure_is_the_same_from_any_chunks_and_shards(world, aligned_rows) -> 
             fitted_like(data), baseline, data, ["a", "b"], rule(4, 256), torch.device("cpu")
         )
         found.append(measured)
-    for other in found[1:]:
-        assert other.fve == pytest.approx(found[0].fve, abs=1e-9)
+    for number, other in enumerate(found[1:], start=1):
+        for (mode, source), value in other.fve.items():
+            # Rows are mixed inside a shard, and a code of BatchTopK depends on its batch.
+            if mode != "batchtopk" or layouts[number][0] == layouts[0][0]:
+                assert value == pytest.approx(found[0].fve[mode, source], abs=1e-9)
         assert (other.fired == found[0].fired).all()
 
 

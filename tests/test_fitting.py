@@ -13,17 +13,18 @@ import pytest
 import torch
 
 from conftest import RECIPE
-from moediff import activations, artifact, checkpoint, fitting
+from moediff import artifact, checkpoint, fitting
 from moediff.errors import Diverged
 from moediff.fitter import Fitter
 from moediff.fitting import Job, fit, fit_all
+from moediff.store import AlignedRows
 
 CPU = torch.device("cpu")
 SMALL = RECIPE | {"features": 40, "k": 4, "rows": 60 * 128, "batch": 128, "tied": 4, "exclusive": 2,
                   "threshold_rows": 500}  # fmt: skip
 
 
-def rows_of(aligned_rows, sources: int = 2) -> activations.AlignedRows:
+def rows_of(aligned_rows, sources: int = 2) -> AlignedRows:
     rows = np.random.default_rng(0).normal(size=(4000, 12)).astype(np.float32)
     return aligned_rows([rows, rows[:, :6]][:sources], chunk_rows=300)
 
@@ -60,10 +61,10 @@ def _killed(paths: list, recipe: dict, state: Path, where: str, count: int) -> N
         return plain(*arguments, **named)
 
     setattr(module, name, deadly)
-    fit(activations.AlignedRows(paths), recipe, 0, state, CPU)
+    fit(AlignedRows(paths), recipe, 0, state, CPU)
 
 
-def die(data: activations.AlignedRows, recipe: dict, state: Path, where: str, count: int) -> int:
+def die(data: AlignedRows, recipe: dict, state: Path, where: str, count: int) -> int:
     """Exit code of such a process."""
     paths = [[shard.path for shard in shards] for shards in data.sources]
     process = multiprocessing.get_context("spawn").Process(
@@ -176,13 +177,13 @@ def test_a_sweep_reads_each_row_once_and_gives_the_same_bytes(
         job.name: fit(data, job.recipe, job.seed, tmp_path / "alone" / job.name, CPU)
         for job in jobs
     }
-    reads, plain = [], activations.AlignedRows._pool
+    reads, plain = [], AlignedRows._pool
 
-    def counted(self, chunks, keep):
+    def counted(self, chunks, *given):
         reads.extend(chunk.first for chunk in chunks)
-        return plain(self, chunks, keep)
+        return plain(self, chunks, *given)
 
-    monkeypatch.setattr(activations.AlignedRows, "_pool", counted)
+    monkeypatch.setattr(AlignedRows, "_pool", counted)
     found = {job.name: made for job, *made in fit_all(data, jobs, CPU)}
     epochs = -(-SMALL["rows"] // 3500)  # 500 of 4,000 rows are held out
     assert max(reads.count(first) for first in reads) <= epochs + 1  # one pool is read ahead

@@ -15,14 +15,14 @@ import safetensors.torch
 import torch
 import yaml
 
-from conftest import PRESETS, ROOT, SCHEMA, write_tokens
-from moediff import artifact, budget, capture, checks, foreign
+from conftest import PRESETS, ROOT, SCHEMA, cached, write_tokens
+from moediff import artifact, budget, checks, foreign
 from moediff import config as settings
-from moediff.activations import COLUMNS, AlignedRows, Shard
 from moediff.errors import ConfigError, UserError
+from moediff.shards import TOKENS, Shard
+from moediff.store import AlignedRows
 from moediff.tokens import read_token_shard
 
-DROP = {"sequence_start": True, "special_tokens": True}
 COUNT, WIDTH = 300, 6
 
 
@@ -71,11 +71,12 @@ def test_rows_and_columns_are_read_as_they_were_written(
     values = arrays() | {"domain": np.arange(COUNT) % 2, "sequence": np.arange(COUNT) // 20}
     values["activations"] = values["activations"].astype(dtype)
     shard = convert(write(tmp_path / name, values), tmp_path / "a.zarr.zip", domains=("x", "y"))
-    np.testing.assert_array_equal(shard.rows(0, COUNT), values["activations"])
-    for column in COLUMNS:
-        np.testing.assert_array_equal(shard.read(column), values[column])
+    order = shard.order()
+    np.testing.assert_array_equal(shard.rows(0, COUNT), values["activations"][order])
+    for column in TOKENS:
+        np.testing.assert_array_equal(shard.read(column), values[column][order])
     assert shard.facts["domains"] == ["x", "y"]
-    assert shard.facts["hook"] == "rows"
+    assert shard.points["rows"]["hook"] == "rows"
 
 
 def test_bfloat16_is_read_exactly_under_the_name_that_the_config_gives(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_bfloat16_is_read_exactly_under_the_name_that_the_config_gives(tmp_path:
     values = {key: torch.from_numpy(v) for key, v in arrays().items() if key != "activations"}
     safetensors.torch.save_file(values | {"resid": rows}, tmp_path / "a.safetensors")
     shard = convert(tmp_path / "a.safetensors", tmp_path / "a.zarr.zip", name="resid")
-    np.testing.assert_array_equal(shard.rows(0, COUNT), rows.float().numpy())
+    np.testing.assert_array_equal(shard.rows(0, COUNT), rows.float()[shard.order()])
 
 
 def test_float16_shards_take_the_scale_of_the_first_file(tmp_path: Path) -> None:
@@ -94,8 +95,9 @@ def test_float16_shards_take_the_scale_of_the_first_file(tmp_path: Path) -> None
         convert(path, tmp_path / f"{path.stem}.zarr.zip", "float16", first=first)
         for path in (first, second)
     ]
-    assert [shard.facts["exponent"] for shard in shards] == [-10, -10]
-    np.testing.assert_allclose(shards[1].rows(0, COUNT), arrays(1)["activations"], atol=1e-3)
+    assert [shard.points["rows"]["exponent"] for shard in shards] == [-10, -10]
+    wanted = arrays(1)["activations"][shards[1].order()]
+    np.testing.assert_allclose(shards[1].rows(0, COUNT), wanted, atol=1e-3)
     AlignedRows([[shard.path for shard in shards]])  # one model, one scale
 
 
@@ -155,9 +157,7 @@ def own_and_theirs(
     Path("results/corpus/vocabulary.json").write_text('{"special": [0]}')
     path = write_tokens(Path("results/corpus/fit/00000.h5"), 24, 32)
     own = tmp_path / "own.zarr.zip"
-    made_by = artifact.made_by("activations", model="own")
-    capture.cache(tiny_model(architecture).eval(), "resid_post", 1, read_token_shard(path), [0], DROP,
-                  False, "float32", 0, 8, 100, own, made_by)  # fmt: skip
+    cached(tiny_model(architecture).eval(), read_token_shard(path), own, dtype="float32")
     random = np.random.default_rng(0)
     readme_snippet(lambda token: random.normal(size=(*token.shape, WIDTH)).astype(np.float32))
     return own, tmp_path / "acts/fit-00000.safetensors"
@@ -234,9 +234,9 @@ UNFIT = {
         arrays() | {"position": np.zeros(COUNT, int)},
         "rows 0 and 1 stand at one place",
     ),
-    "nan": (with_value(np.nan), "document 00000000000000c is not a finite number"),
-    "inf": (with_value(np.inf), "document 00000000000000c is not a finite number"),
-    "overflow": (with_value(1e6), "document 00000000000000c overflows float16; set activ"),
+    "nan": (with_value(np.nan), "document 00000000000000c at rows is not a finite number"),
+    "inf": (with_value(np.inf), "document 00000000000000c at rows is not a finite number"),
+    "overflow": (with_value(1e6), "document 00000000000000c at rows overflows float16; set activ"),
 }  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def test_a_first_file_with_nothing_finite_is_measured_and_left_to_its_own_job(
     values = arrays() | {"activations": np.full((COUNT, 4), np.nan, np.float32)}
     source = write(tmp_path / "a.safetensors", values)
     assert foreign.measure(source, "activations", "float16")["exponent"] == 0
-    with pytest.raises(UserError, match="document 000000000000000 is not a finite"):
+    with pytest.raises(UserError, match="document 000000000000000 at rows is not a finite"):
         convert(source, tmp_path / "a.zarr.zip", "float16")
 
 

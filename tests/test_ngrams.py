@@ -36,9 +36,12 @@ def split(tmp_path: Path) -> Split:
             "domain": np.zeros(tokens.shape, np.uint8)
             if domain is None
             else np.asarray(domain, np.uint8),
+            "start": np.zeros(tokens.shape, np.uint32),
+            "end": np.ones(tokens.shape, np.uint32),
+            "word_end": np.ones(tokens.shape, bool),
         }
         path = tmp_path / f"{next(number)}.h5"
-        write_token_shard(path, arrays, domains, "abc", 0, PROVENANCE)
+        write_token_shard(path, arrays, domains, "abc", 0, PROVENANCE, [])
         return TokenSplit([path], across)
 
     return write

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent
 # Floors: a module imports only from modules before it.
 FLOORS = [
     "errors", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "checks", "tale_words",
-    "tales", "sources", "tokens", "ngrams", "models", "training", "hooks", "activations",
+    "tales", "sources", "tokens", "alignment", "ngrams", "models", "training", "families", "hooks", "moments", "shards", "store",
     "foreign", "capture", "plain", "kernels", "sparse", "selection", "objectives", "dictionary",
-    "portable", "saelens", "crosscoders", "hub", "fitter", "fitting", "evaluation", "features", "planted",
+    "portable", "saelens", "crosscoders", "hub", "fitter", "fitting", "evaluation", "features", "study", "planted",
     "budget", "plots", "page",
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -50,11 +51,39 @@ def test_budget_counts_what_will_be_done(monkeypatch) -> None:
     assert stages["token shards"]["amount"] == 70_000
     assert stages["training"]["amount"] == 2 * 20_000 + 2 * 5_000
     assert stages["activations"]["amount"] == 2 * 50_000
-    assert stages["activations"]["gigabytes"] == pytest.approx(100_000 * (64 + 25) / 1e9, abs=1e-3)
+    row = 64 + 33 + 2 * 2 * 6  # values, columns, two experts and gates in each of two layers
+    assert stages["activations"]["gigabytes"] == pytest.approx(100_000 * row / 1e9, abs=1e-4)
     assert stages["dictionary"]["amount"] == 50_000
     training = stages["training"]
     assert training["hours"] == pytest.approx(50_000 / training["rate"] / 3600, abs=1e-4)
     assert found["hours"] == pytest.approx(sum(s["hours"] or 0 for s in found["stages"]), abs=1e-3)
+
+
+def test_a_disk_that_is_too_small_is_warned_of(monkeypatch, tmp_path: Path) -> None:
+    stages = [
+        {"stage": "activations", "gigabytes": 60.0}, {"stage": "dictionary", "gigabytes": 30.0},
+    ]  # fmt: skip
+    free = SimpleNamespace(free=100e9)
+    monkeypatch.setattr(budget.shutil, "disk_usage", lambda place: free)
+    place = tmp_path / "not" / "yet" / "there"
+    assert budget.disk(stages, place, keep=True)["warning"] is None
+    free.free = 80e9
+    warning = budget.disk(stages, place, keep=True)["warning"]
+    assert "90.0 GB are needed, 60.0 of them" in warning
+    assert "80.0 GB are free" in warning
+    assert "activations.keep to false" in warning
+    assert "keep to false" not in budget.disk(stages, place, keep=False)["warning"]
+
+
+def test_rows_left_out_are_a_table_by_reason() -> None:
+    about = {"model": "moe", "seed": 0, "split": "fit", "tokens": 100, "rows": 90,
+             "left_out": {"special_tokens": 10}, "share_left_out": {"special_tokens": 0.1},
+             "alignment": None}  # fmt: skip
+    (row,) = page.row_table([about])
+    assert row == {"source": "moe.0", "split": "fit", "tokens": 100, "rows": 90,
+                   "special tokens": 0.1}  # fmt: skip
+    aligned = about | {"alignment": {"share_kept": 0.8, "word_ends": 0.5, "word_ends_kept": 0.6}}
+    assert page.row_table([aligned])[0]["word ends kept"] == 0.6
 
 
 def test_the_page_says_first_what_a_reader_must_know() -> None:

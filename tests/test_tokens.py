@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import polars as pl
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from moediff import artifact, tokens
 from moediff.errors import DamagedError, UserError
-from moediff.sources import document_id
+from moediff.sources import document_id, find_texts
 
 PROVENANCE = artifact.made_by("token_shards")
 WORDS = ["the", "fox", "saw", "a", "red", "moon", "over", "quiet", "hills", "and", "ran", "home"]
@@ -93,6 +93,167 @@ def test_too_little_text_for_the_vocabulary_asked() -> None:
         tokens.train_tokenizer(["the fox"], 4096)
 
 
+# --- spans -----------------------------------------------------------------------------------
+
+TEXTS = [
+    "plain words, and_more 42",
+    "  two  spaces\n\n\ttab \n",
+    "naïve café — 狐は走った 🦊👩‍👩‍👧 x",
+    "e\u0301a \xe9 \u0301x ﬁne Ⅷ ½ \uff21\uff22 İstanbul ß b\u0307\u0323 c",
+    "한국어 \u1112\u1161\u11ab हिन्दी ไทย",
+    "\x00\x01\x7f \ufeff \ufffd \U0010ffff",
+    "",
+]
+
+
+def byte_level(
+    normalizer: normalizers.Normalizer | None = None, prefix: bool = False, trim: bool = False
+) -> Tokenizer:
+    """A byte-level BPE whose merges do not know most characters of TEXTS."""
+    made = Tokenizer(models.BPE())
+    if normalizer is not None:
+        made.normalizer = normalizer
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    made.post_processor = processors.ByteLevel(trim_offsets=trim)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    made.train_from_iterator([*sentences(60, 0), "狐 🦊 é"] * 2, trainer)
+    return made
+
+
+def unigram() -> Tokenizer:
+    """As SentencePiece makes them: a mark for a space, one before the text, whole characters."""
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
+    )
+    made.train_from_iterator([*sentences(60, 0), *TEXTS], trainer)
+    return made
+
+
+def spans(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
+    """The span of every token but the end of text."""
+    (found,) = tokens.encode(tokenizer, [text], 0)
+    *pairs, last = zip(found["start"].tolist(), found["end"].tolist(), strict=True)
+    assert last == (len(text), len(text))
+    assert found["word_end"][-1]
+    return pairs
+
+
+KINDS = {
+    "plain": byte_level(),
+    "prefix": byte_level(prefix=True),
+    "trimmed": byte_level(trim=True),
+    "unigram": unigram(),
+    "lowercase": byte_level(normalizers.Lowercase()),
+    "nfc": byte_level(normalizers.NFC()),
+    "nfkc": byte_level(normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])),
+    "nfd": byte_level(normalizers.NFD()),
+    "accents": byte_level(normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_spans_rebuild_the_text(kind: str, text: str) -> None:
+    found, place = [], 0
+    for start, end in spans(KINDS[kind], text):
+        assert start < end
+        if start >= place:  # the first of those of one character
+            found.append(text[start:end])
+        else:
+            found.append(text[place:end])
+        place = end
+    assert "".join(found) == text
+
+
+def test_random_text_has_spans_that_go_forward_and_leave_out_nothing() -> None:
+    chance = random.Random(1)
+    pool = [
+        *map(chr, range(32, 600)),
+        *map(chr, range(0x300, 0x330)),
+        *"狐走は한🦊👩\u200d\u1161\u11ab",
+    ]
+    for _ in range(60):
+        text = "a" + "".join(chance.choices(pool, k=60))
+        for tokenizer in KINDS.values():
+            found = np.array(spans(tokenizer, text))
+            assert (np.diff(found, axis=0) >= 0).all()
+            assert (found[1:, 0] <= found[:-1, 1]).all()
+            assert (found[0, 0], found[-1, 1]) == (0, len(text))
+
+
+def test_spans_are_of_characters_and_not_of_bytes() -> None:
+    fox, space, sharp = (0, 1), (1, 2), (2, 3)
+    assert spans(byte_level(), "走 ß") == [fox] * 3 + [space] + [sharp] * 2
+    assert spans(byte_level(), "🦊") == [fox] * len(byte_level().encode("🦊").ids)
+
+
+def test_spaces_belong_to_tokens_whatever_the_tokenizer_trims() -> None:
+    trimmed, plain = KINDS["trimmed"], KINDS["plain"]
+    text = "the fox  \n\n ran "
+    assert (
+        trimmed.encode(text).offsets != plain.encode(text).offsets
+    )  # so there is something to undo
+    assert spans(trimmed, text) == spans(plain, text)
+
+
+def test_a_space_put_before_the_text_covers_the_first_character() -> None:
+    made = Tokenizer(models.Unigram([("<unk>", 0), ("▁", -1), ("Z", -1), ("o", -1)], 0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    assert made.encode("Zo o").tokens == ["▁", "Z", "o", "▁", "o"]
+    assert spans(made, "Zo o") == [(0, 1), (0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+def test_spans_are_of_the_text_before_it_is_normalised() -> None:
+    made = KINDS["nfkc"]
+    assert made.encode("ﬁ\uff38").tokens == ["f", "i", "x"]
+    assert spans(made, "ﬁ\uff38") == [(0, 1), (0, 1), (1, 2)]
+    # A letter and its accent become one character, here of two tokens; the last has read both.
+    assert spans(made, "e\u0301x") == [(0, 1), (0, 2), (2, 3)]
+
+
+def test_white_space_that_is_dropped_belongs_to_no_token() -> None:
+    made = Tokenizer(models.WordLevel({"a": 0, "b": 1, "end": 2}, unk_token="a"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.normalizer = normalizers.Replace("\u200b", "")
+    assert spans(made, " a\u200b  b") == [(1, 3), (5, 6)]
+
+
+def test_a_tokenizer_set_to_cut_and_fill_gives_the_whole_text() -> None:
+    made = byte_level()
+    made.enable_truncation(4)
+    made.enable_padding(length=50)
+    text = "the fox saw a red moon"
+    (found,) = tokens.encode(made, [text], 0)
+    assert found["tokens"].tolist() == [*byte_level().encode(text).ids, 0]
+    assert len(made.encode("a").ids) == 50  # and is left as it was
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("a bc", {0, 1, 2, 4}),
+        ("ab", {0, 2}),
+        ("a_1b", {0, 4}),
+        ("it's", {0, 2, 3, 4}),
+        ("f(x)", {0, 1, 2, 3, 4}),
+        ("née—so", {0, 3, 4, 6}),
+        ("狐走 ß1", {0, 2, 3, 5}),
+        ("e\u0301a", {0, 1, 2, 3}),
+        ("🦊a", {0, 1, 2}),
+        ("", {0}),
+    ],
+)
+def test_words_end_where_letters_digits_and_underscores_do(text: str, ends: set[int]) -> None:
+    made = Tokenizer(models.Unigram([("<unk>", 0), *((letter, -1) for letter in set(text))], 0))
+    (found,) = tokens.encode(made, [text], 0)
+    assert found["end"].tolist() == [*range(1, len(text) + 1), len(text)]
+    assert found["word_end"].tolist() == [place in ends for place in found["end"].tolist()]
+
+
 # --- budgets and packing ---------------------------------------------------------------------
 
 
@@ -153,7 +314,9 @@ def test_packing_gives_each_domain_its_budget_of_whole_documents(
     arrays = tokens.pack(paths, weights, tokenizer, 0, "train", 37, 64, 0)
 
     assert {key: array.shape for key, array in arrays.items()} == dict.fromkeys(arrays, (37, 64))
-    assert [arrays[key].dtype.str for key in arrays] == ["<u2", "<i8", "|u1"]
+    types = {"tokens": "<u2", "start": "<u4", "end": "<u4", "word_end": "|b1"}
+    types |= {"document": "<i8", "domain": "|u1"}
+    assert {key: array.dtype.str for key, array in arrays.items()} == types
     assert np.bincount(arrays["domain"].ravel()).tolist() == [1184, 592, 592]
 
     texts = {int(document_id(text), 16): (name, text) for name in "abc" for text in train[name]}
@@ -169,6 +332,20 @@ def test_packing_gives_each_domain_its_budget_of_whole_documents(
     assert max(cut.values()) <= 1  # the last of a domain
     domains = [domain for _, domain, _ in packed]
     assert int(np.count_nonzero(np.diff(domains))) > 50  # mixed, not one after another
+
+
+def test_packed_tokens_have_the_spans_of_their_documents(
+    corpus: Callable, tokenizer: Tokenizer
+) -> None:
+    texts = [f"{number} naïve 狐 🦊 {text}" for number, text in enumerate(sentences(60, 1))]
+    arrays = tokens.pack(corpus(a={"fit": texts}), {"a": 1}, tokenizer, 0, "fit", 20, 32, 0)
+    documents = {int(document_id(text), 16): text for text in texts}
+    flat = {key: array.ravel() for key, array in arrays.items()}
+    for document in set(flat["document"].tolist()):
+        here = flat["document"] == document
+        (whole,) = tokens.encode(tokenizer, [documents[document]], 0)
+        for key, array in whole.items():
+            assert np.array_equal(flat[key][here], array[: here.sum()])
 
 
 def test_packing_is_fixed_by_its_seed(corpus: Callable, tokenizer: Tokenizer) -> None:
@@ -235,6 +412,39 @@ def test_too_little_text_names_the_domain_and_the_split(
     assert "corpus.tokens.fit" in message
 
 
+# --- texts of documents ----------------------------------------------------------------------
+
+
+def test_texts_are_found_by_their_ids(corpus: Callable) -> None:
+    texts = sentences(50, 1)
+    paths = list(corpus(a={"fit": texts[:30]}, b={"train": texts[20:]}).values())
+    wanted = {int(document_id(text), 16): text for text in (texts[3], texts[25], texts[49])}
+    assert find_texts(paths, wanted) == wanted
+    assert find_texts(paths, []) == {}
+
+
+def test_an_unknown_document_is_named(corpus: Callable) -> None:
+    texts = sentences(5, 1)
+    paths = list(corpus(a={"fit": texts}).values())
+    known, unknown = int(document_id(texts[0]), 16), document_id("not there")
+    with pytest.raises(UserError, match=f"document {unknown} is in none of .*a.parquet"):
+        find_texts(paths, [known, int(unknown, 16)])
+
+
+def test_a_text_that_was_changed_or_cut_is_noticed(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"document": [document_id("one"), document_id("two")], "text": ["one", "2"]}
+    )
+    path = tmp_path / "a.parquet"
+    artifact.write_parquet(path, frame, {})
+    assert find_texts([path], [int(document_id("one"), 16)])
+    with pytest.raises(DamagedError, match=document_id("two")):
+        find_texts([path], [int(document_id("two"), 16)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DamagedError, match="not a whole parquet file"):
+        find_texts([path], [1])
+
+
 # --- segments --------------------------------------------------------------------------------
 
 DOCUMENT = np.array([[5, 5, 5, 7, 7, 9], [9, 9, 2, 3, 3, 3], [3, 3, 3, 3, 3, 3]])
@@ -262,11 +472,17 @@ def arrays(document: np.ndarray = DOCUMENT, seed: int = 0) -> dict[str, np.ndarr
         "tokens": values.astype(np.uint16),
         "document": document.astype(np.int64),
         "domain": (document % 2).astype(np.uint8),
+        "start": (2 * values).astype(np.uint32),
+        "end": (2 * values + 2).astype(np.uint32),
+        "word_end": values % 3 == 0,
     }
 
 
-def written(path: Path, content: dict, tokenizer: str = "abc", first: int = 0) -> Path:
-    tokens.write_token_shard(path, content, ["even", "odd"], tokenizer, first, PROVENANCE)
+def written(
+    path: Path, content: dict, tokenizer: str = "abc", first: int = 0, special: tuple = (0, 7)
+) -> Path:
+    facts = ["even", "odd"], tokenizer, first, PROVENANCE, special
+    tokens.write_token_shard(path, content, *facts)
     return path
 
 
@@ -282,12 +498,23 @@ def test_a_shard_is_read_as_written(tmp_path: Path) -> None:
         assert getattr(shard, key).dtype == array.dtype
         assert np.array_equal(getattr(shard, key), array)
     assert (shard.domains, shard.tokenizer, shard.first) == (("even", "odd"), "abc", 12)
+    assert shard.special == (0, 7)
     same = tokens.read_token_shard(written(tmp_path / "1.h5", content))
     other = tokens.read_token_shard(written(tmp_path / "2.h5", arrays(seed=1)))
     again = tokens.read_token_shard(written(tmp_path / "3.h5", content))
     assert again.digest == same.digest != other.digest
     assert shard.digest != same.digest  # another place in the split
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["0.h5", "1.h5", "2.h5", "3.h5"]
+
+
+@pytest.mark.parametrize("name", ["start", "end", "word_end"])
+def test_other_spans_are_another_digest(tmp_path: Path, name: str) -> None:
+    content = arrays()
+    digests = [tokens.read_token_shard(written(tmp_path / "0.h5", content)).digest]
+    content[name] = content[name].copy()
+    content[name][1, 2] ^= 1
+    digests.append(tokens.read_token_shard(written(tmp_path / "1.h5", content)).digest)
+    assert digests[0] != digests[1]
 
 
 def test_equal_shards_are_equal_bytes(tmp_path: Path) -> None:
@@ -312,7 +539,7 @@ def test_a_cut_shard_is_noticed(tmp_path: Path, large: dict, share: float) -> No
     damaged(path)
 
 
-@pytest.mark.parametrize("name", ["tokens", "document", "domain"])
+@pytest.mark.parametrize("name", ["tokens", "document", "domain", "start", "end", "word_end"])
 def test_a_flipped_byte_is_noticed(tmp_path: Path, large: dict, name: str) -> None:
     path = written(tmp_path / "0.h5", large)
     with h5py.File(path, "r") as file:
@@ -331,16 +558,18 @@ def test_content_changed_with_its_checksums_is_noticed(tmp_path: Path, large: di
     assert "do not match their digest" in damaged(path)
 
 
-def test_a_shard_without_one_of_its_arrays_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["domain", "word_end"])
+def test_a_shard_without_one_of_its_arrays_is_noticed(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "0.h5", arrays())
     with h5py.File(path, "r+") as file:
-        del file["domain"]
+        del file[name]
     damaged(path)
 
 
 def test_a_shard_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "0.h5"
-    tokens.write_token_shard(path, arrays(), ["even", "odd"], "abc", 0, PROVENANCE | {"format": 99})
+    provenance = PROVENANCE | {"format": 99}
+    tokens.write_token_shard(path, arrays(), ["even", "odd"], "abc", 0, provenance, [0])
     with pytest.raises(UserError, match="written in format 99"):
         tokens.read_token_shard(path)
 
@@ -364,6 +593,8 @@ def test_a_split_is_its_shards_in_order(tmp_path: Path) -> None:
     assert np.array_equal(split.starts, STARTS)
     assert split.domains == ("even", "odd")
     assert split.digest != tokens.TokenSplit(paths[:1]).digest
+    held = {name for name, value in vars(split).items() if isinstance(value, np.ndarray)}
+    assert held == {"tokens", "domain", "starts"}  # no spans, which training does not need
 
 
 def test_targets_are_what_has_something_before_it(tmp_path: Path) -> None:
@@ -384,14 +615,18 @@ def test_shards_of_two_tokenizers_are_not_one_split(tmp_path: Path) -> None:
 
 def test_a_text_that_spells_out_the_end_of_text(tokenizer: Tokenizer) -> None:
     text = f"unk_token={tokens.END_OF_TEXT!r}"  # as docstrings of tokenizers have it
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    (encoded,) = tokens.encode(tokenizer, [text], 0)
+    *ids, end = encoded["tokens"].tolist()
+    assert end == 0
     assert 0 not in ids
     assert tokenizer.decode(ids) == text
 
 
-@pytest.mark.parametrize("fact", [b'["even", "odd"]', b"0123456789abcdef"])
+@pytest.mark.parametrize("fact", [b'["even", "odd"]', b"0123456789abcdef", b"[11111, 22222]"])
 def test_a_flipped_byte_of_what_stands_beside_the_arrays(tmp_path: Path, fact: bytes) -> None:
-    path = written(tmp_path / "0.h5", arrays(), tokenizer="0123456789abcdef")
+    path = written(
+        tmp_path / "0.h5", arrays(), tokenizer="0123456789abcdef", special=(11111, 22222)
+    )
     content = path.read_bytes()
     assert content.count(fact) == 1
     path.write_bytes(content.replace(fact, fact[:3] + bytes([fact[3] ^ 1]) + fact[4:]))

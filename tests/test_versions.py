@@ -15,12 +15,13 @@ import polars as pl
 import pytest
 import torch
 
-from conftest import DENSE, MOE, RECIPE
-from moediff import activations, artifact, capture, models, ngrams, sources, tokens, training
+from conftest import DENSE, MOE, RECIPE, cached
+from moediff import artifact, models, ngrams, sources, tokens, training
 from moediff.config import STAGE_VERSIONS
 from moediff.evaluation import measure, principal_components
 from moediff.features import feature_table
 from moediff.fitting import fit
+from moediff.store import AlignedRows
 from moediff.tales import tales
 from test_training import PLAN
 
@@ -67,15 +68,12 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     paths, sums = [], []
     for name, model in kept.items():
         path = folder / f"{name}.zarr.zip"
-        drop = {"sequence_start": True, "special_tokens": True}
-        capture.cache(
-            model, "resid_post", 1, tokens.read_token_shard(shard), [0], drop, False, "float16",
-            2, 8, 200, path, artifact.made_by("activations", model=name),
-        )  # fmt: skip
+        stored = cached(model, tokens.read_token_shard(shard), path, chunk_rows=200)
         paths.append([path])
-        sums.append(summary(activations.Shard(path).rows(0, 500)))
+        sums.append(summary(stored.rows(0, 500)))
+        sums += [summary(stored.read(f"gates.{layer}")) for layer in stored.routed()]
     found["activations"] = sums
-    data = activations.AlignedRows(paths)
+    data = AlignedRows(paths)
     baseline = principal_components(data)
     found["baselines"] = baseline.variances[:8].tolist()
     recipe = RECIPE | {"features": 48, "k": 4, "rows": 60 * 128, "batch": 128, "tied": 6,

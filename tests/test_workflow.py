@@ -7,18 +7,24 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
+import numpy as np
 import polars as pl
 import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from conftest import PRESETS, SCHEMA
-from moediff.activations import COLUMNS, Shard
+from moediff import artifact
+from moediff.shards import TOKENS, Shard
+from moediff.study import open_rows
 from moediff.tales import tales
 
 ROOT = Path(__file__).parent.parent
@@ -262,6 +268,125 @@ def test_the_same_config_gives_the_same_bytes(finished: Path, tmp_path: Path) ->
         assert first.read_bytes() == second.read_bytes(), name
 
 
+# --- activations ---
+
+
+def changed(folder: Path, change: dict, *targets: str) -> subprocess.CompletedProcess:
+    """Run the study with a change merged into its config."""
+    (folder / "change.yaml").write_text(yaml.safe_dump(change))
+    files = [str(folder / "config.yaml"), str(folder / "change.yaml")]
+    return snakemake(folder, *targets, "--configfile", *files)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    return sorted((folder / "results/activations").rglob("*.zarr.zip"))
+
+
+@pytest.mark.slow
+def test_rows_left_out_are_told_by_reason(finished: Path) -> None:
+    about = json.loads((finished / "results/activations/moe/seed-0/fit.json").read_text())["about"]
+    assert about["rows"] + sum(about["left_out"].values()) == about["tokens"]
+    assert about["left_out"]["sequence_start"] > 0
+    metrics = json.loads((finished / "results" / DICTIONARY / "metrics.json").read_text())
+    assert about in metrics["rows"]
+    report = (finished / "results/report.html").read_text(encoding="utf-8")
+    assert "Rows kept and left out" in report
+
+
+@pytest.mark.slow
+def test_shards_that_are_not_kept_go_when_all_is_made(finished: Path, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "study")
+    shutil.copytree(finished / "results/models", folder / "results/models")
+    found = changed(folder, {"activations": {"keep": False}}, "all")
+    assert found.returncode == 0, found.stderr
+    assert shard_files(folder) == []
+    one, two = (place / "results/fve.json" for place in (finished, folder))
+    assert one.read_bytes() == two.read_bytes()
+    again = changed(folder, {"activations": {"keep": False}}, "all")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_several_points_are_read_in_one_pass_and_layers_share_a_crosscoder(copied: Path) -> None:
+    change = {
+        "activations": {"layer": [0, 1]},
+        "comparisons": {
+            "layers": {"each": ["moe@resid_post.0", "moe@resid_post.1"]},
+            "dense": {"each": ["dense"]},
+        },
+    }
+    before = len(shard_files(copied))
+    found = changed(copied, change, "results/fve.json")
+    assert found.returncode == 0, found.stderr
+    assert len(shard_files(copied)) == before
+    rows = pl.DataFrame(json.loads((copied / "results/fve.json").read_text())["rows"])
+    layers = rows.filter(comparison="layers", mode="threshold")
+    assert set(layers["source"]) == {"pooled", "moe.0@resid_post.0", "moe.0@resid_post.1"}
+    assert (layers["fve"] > 0.2).all()
+    assert rows.filter(comparison="dense")["member"].n_unique() == 2  # one at each point
+    data = open_rows(copied / "results", "moe@resid_post.1", "dense@resid_post.0")
+    assert [origin["hook"] for origin in data.origins] == ["resid_post.1", "resid_post.0"]
+    assert data.sources[0][0].routed() == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_row_is_found_in_its_text(finished: Path) -> None:
+    rows = open_rows(finished / "results", "moe", split="fit")
+    table = {
+        name: dict(pl.read_parquet(path).select("document", "text").iter_rows())
+        for name, path in ((n, finished / f"results/corpus/{n}.parquet") for n in ("made", "own"))
+    }
+    tokenizer = Tokenizer.from_file(str(finished / "results/corpus/tokenizer.json"))
+    tokens = rows.column("token")
+    for row in range(0, rows.count, rows.count // 50):
+        passage = rows.text(row, around=20)
+        text = table[passage.domain][passage.document]
+        assert passage.before + passage.token + passage.after in text
+        assert passage.token == tokenizer.decode([int(tokens[row])])
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_caching_goes_on_where_it_was(copied: Path) -> None:
+    """SIGKILL to all of a run, three times: whole shards stay as they are, contents end the same."""
+
+    def contents() -> dict[str, str]:
+        found = {}
+        for path in (copied / "results/activations/moe/seed-0/fit").glob("*.zarr.zip"):
+            shard = Shard(path)
+            arrays = (shard.read(name) for name in shard.facts["arrays"])
+            found[path.name] = artifact.digest(*arrays)
+        return found
+
+    shutil.rmtree(copied / "results/activations/dense")
+    (copied / "change.yaml").write_text(yaml.safe_dump({"corpus": {"shard_tokens": 2_000}}))
+    target = "results/activations/moe/seed-0/fit.json"
+    files = [str(copied / "config.yaml"), str(copied / "change.yaml")]
+    assert snakemake(copied, target, "--configfile", *files).returncode == 0
+    wanted = contents()
+    assert len(wanted) > 5
+    shutil.rmtree(copied / "results/activations/moe")
+    for seconds in (7, 9, 11):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", target, "-s", str(ROOT / "Snakefile"), "-d", str(copied),
+             "--workflow-profile", str(ROOT / "profiles/default"), "--cores", "2", "--nolock",
+             "--configfile", *files],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        whole = {path: path.stat().st_mtime_ns for path in shard_files(copied)}
+    found = snakemake(copied, target, "--nolock", "--configfile", *files)
+    assert found.returncode == 0, found.stderr
+    assert contents() == wanted
+    # At most the jobs that Snakemake had not yet noted as done were done again.
+    assert sum(path.stat().st_mtime_ns != time for path, time in whole.items()) <= 2
+    assert not list((copied / "results/activations").rglob("*.partial"))
+
+
 # --- rows that other code wrote ---
 
 
@@ -270,9 +395,12 @@ def write_rows(study: Path, folder: Path, model: str) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     for path in (study / "results/activations" / model).rglob("*.zarr.zip"):
         shard = Shard(path)
-        arrays = {name: shard.read(name) for name in COLUMNS}
+        written = np.argsort(shard.order())
+        arrays = {name: shard.read(name)[written] for name in TOKENS}
         name = f"{model}-{path.parent.name}-{path.name.split('.')[0]}.safetensors"
-        save_file(arrays | {"activations": shard.rows(0, shard.count)}, folder / name)
+        save_file(
+            arrays | {"activations": shard.rows(0, shard.count).numpy()[written]}, folder / name
+        )
     return {
         split: f"{folder.name}/{model}-{split}-*.safetensors" for split in ("fit", "validation")
     }
@@ -382,7 +510,9 @@ BAD_CONFIGS = {
     "missing file": ({"corpus": {"domains": {"own": {"paths": ["no/*.txt"]}}}}, "no/*.txt"),
     "k over features": ({"recipes": {"default": {"k": 97}}}, "97"),
     "layer": ({"activations": {"layer": 2}}, "layer"),
-    "hook": ({"activations": {"hook": "resid_pre"}}, "resid_pre"),
+    "hook": ({"activations": {"hook": "resid_pro"}}, "resid_pro"),
+    "one of several layers": ({"activations": {"layer": [0, 2]}}, "layer"),
+    "point": ({"comparisons": {"x": {"each": ["moe@resid_post.1"]}}}, "resid_post.0.5"),
     "twice": ({"comparisons": {"x": {"all": ["moe", "moe"]}}}, "twice"),
     "rows": ({"models": {"x": {"rows": {"fit": "no/*", "validation": "no/*"}}}}, "no/*"),
 }

@@ -19,7 +19,7 @@ import polars as pl
 from moediff import __version__
 from moediff.errors import DamagedError, UserError, unreadable
 
-FORMAT = 2  # number of the layout of every file; a reader refuses another
+FORMAT = 3  # number of the layout of every file; a reader refuses another
 _METADATA_KEY = "moediff"  # one key: safetensors writes several in a random order
 _CONTENT = "content"  # digest of the values, inside the metadata
 # A damaged table can make polars panic, which is not an Exception.
@@ -30,9 +30,14 @@ PARQUET_ERRORS = (
 
 @contextmanager
 def whole(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; flush and rename it to `path` only if all went well."""
+    """Yield a temporary name beside `path`; flush and rename it to `path` only if all went well.
+
+    What a killed process left under such a name is removed first.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial

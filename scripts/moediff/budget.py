@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,14 @@ from moediff import config as settings
 from moediff import foreign, models, training
 from moediff.dictionary import Dictionary, Shape
 from moediff.fitter import Fitter
-from moediff.hooks import Capture
+from moediff.hooks import Capture, Point
+from moediff.shards import TYPES
 
 VOCABULARY = 50_257  # assumed when a pretrained tokenizer is named: that of GPT-2
+SPARE = 0.95  # of the free disk, that a run may fill before it is warned of
 SECONDS = 2.0  # of measuring, for each rate
-COLUMN_BYTES = 25  # of a row: token, document, sequence, position, domain
+COLUMN_BYTES = sum(np.dtype(kind).itemsize for kind in TYPES.values())  # of what a row is
+ROUTE_BYTES = 6  # of an expert and its gate
 WIDTH_UNKNOWN = 768  # assumed for a Hub checkpoint, whose width is known only once it is fetched
 
 
@@ -67,7 +72,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         number = len(settings.seeds(config, name))
         widths[name] = settings.model_width(config, name) or WIDTH_UNKNOWN
         cached = (tokens["fit"] + tokens["validation"]) * number
-        row_bytes = widths[name] * value + COLUMN_BYTES
+        row_bytes = widths[name] * value * len(settings.points(config)) + COLUMN_BYTES
         if "load" in model:
             stages.append(_stage("activations", name, cached, None, row_bytes))
             continue
@@ -81,6 +86,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         saved = 4 * parameters * (number + 2 * 3 * (number + len(rates)))
         row = _stage("training", name, seen, training_rate, 0)
         stages.append(row | {"gigabytes": round(saved / 1e9, 3)})
+        row_bytes += _routing_bytes(model["train"], config)
         stages.append(_stage("activations", name, cached, forward_rate, row_bytes))
     measured: dict[tuple, float] = {}
     for fit in settings.fits(config):
@@ -104,6 +110,46 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         "the Hub would have to be fetched to be timed"
         + (", and where rows of other code are copied" if copied else ""),
     }
+
+
+def disk(stages: Sequence[Mapping[str, Any]], folder: Path, keep: bool) -> dict[str, Any]:
+    """Gigabytes that a run takes and that are free where it writes, and a warning if they are too few.
+
+    What is there already counts as taken again. Shards that are not kept go once all that reads
+    them is made; until then they are there.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e9
+    need = sum(stage["gigabytes"] for stage in stages)
+    shards = sum(stage["gigabytes"] for stage in stages if stage["stage"] == "activations")
+    warning = None
+    if need > SPARE * free:
+        advice = (
+            "fit on fewer tokens, or write results elsewhere"
+            if not keep
+            else "set activations.keep to false, so that shards go once they are read, or write "
+            "results elsewhere"
+        )
+        warning = (
+            f"{need:.1f} GB are needed, {shards:.1f} of them for activation shards, and "
+            f"{free:.1f} GB are free in {folder}/: {advice}"
+        )
+    return {"free_gigabytes": round(free, 1), "kept": keep, "warning": warning}
+
+
+def _routing_bytes(architecture: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Bytes of a row's routing in a model trained here, all of whose layers are alike."""
+    kind, layers = config["activations"]["routing"], architecture["layers"]
+    if kind == "none" or architecture["experts"] == 1:
+        return 0
+    deepest = max(
+        settings.resolve_layer(of, layers, "") for _, of in settings.points(config).values()
+    )
+    each = ROUTE_BYTES * architecture["top_k"]
+    each += 4 * architecture["experts"] if kind == "probabilities" else 0
+    return (deepest + 1) * each
 
 
 def _size_of_rows(config: Mapping[str, Any], model: str) -> tuple[int, int]:
@@ -151,12 +197,16 @@ def _measure_model(
     training_rate = _rate(step)
     tap.close()
     layers = architecture["layers"]
-    layer = settings.resolve_layer(config["activations"]["layer"], layers, "model")
+    points = [
+        Point(hook, settings.resolve_layer(layer, layers, "model"))
+        for hook, layer in settings.points(config).values()
+    ]
     inputs = models.model_inputs(data.tokens, data.starts, device)
-    with Capture(model.eval(), config["activations"]["hook"], layer) as capture:
+    with Capture(model.eval(), points, config["activations"]["routing"] != "none") as capture:
 
         def forward() -> int:
-            return capture(**inputs).cpu().shape[:2].numel()
+            capture(**inputs)
+            return data.tokens.size
 
         forward_rate = _rate(forward)
     return training_rate, forward_rate, models.count_parameters(model).total

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moediff.config import (
+    AT,
     ROW_SPLITS,
     Config,
     Member,
@@ -20,6 +21,7 @@ from moediff.config import (
     members,
     model_shards,
     model_width,
+    points,
     resolve_layer,
     row_files,
     row_paths,
@@ -94,10 +96,10 @@ def _check_model(name: str, model: Config, config: Config) -> None:
         _check_rows(name, config)
         return
     if "load" in model:
-        if "load" not in config["corpus"]["tokenizer"]:
+        if model["tokenizer"] == "corpus" and "load" not in config["corpus"]["tokenizer"]:
             raise ConfigError(
-                f"models.{name}.load: a checkpoint needs its own tokenizer; "
-                f"set corpus.tokenizer to {{load: {model['load']}}}"
+                f"models.{name}.load: a checkpoint needs its own tokenizer; set corpus.tokenizer to "
+                f"{{load: {model['load']}}}, or models.{name}.tokenizer to own"
             )
         return
     train = model["train"]
@@ -151,7 +153,8 @@ def _check_hook(config: Config) -> None:
     for name in config["models"]:
         layers = layer_count(config, name)
         if layers is not None:
-            resolve_layer(config["activations"]["layer"], layers, name)
+            for _, layer in points(config).values():
+                resolve_layer(layer, layers, name)
 
 
 def _check_recipe(name: str, recipe: Config, config: Config) -> None:
@@ -229,10 +232,15 @@ def _check_prefixes(where: str, recipe: Config) -> None:
 def _check_comparison(name: str, config: Config) -> None:
     where = f"comparisons.{name}"
     comparison = config["comparisons"][name]
-    for model in comparison.get("each") or comparison["all"]:
+    for side in comparison.get("each") or comparison["all"]:
+        model, _, point = side.partition(AT)
         if model not in config["models"]:
             raise ConfigError(
                 f"{where}: unknown model '{model}'; models: {', '.join(config['models'])}"
+            )
+        if point and point not in points(config):
+            raise ConfigError(
+                f"{where}: unknown hook point '{point}'; points: {', '.join(points(config))}"
             )
     for recipe in comparison["recipes"]:
         if recipe not in config["recipes"]:

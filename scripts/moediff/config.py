@@ -24,13 +24,13 @@ ROW_SPLITS = SPLITS[1:]  # those of which activations are kept
 STAGE_VERSIONS = {
     "documents": 2,
     "tokenizer": 2,
-    "token_shards": 2,
+    "token_shards": 3,
     "ngrams": 2,
     "models": 2,
-    "activations": 2,
-    "baselines": 3,
-    "dictionaries": 6,
-    "metrics": 4,
+    "activations": 3,
+    "baselines": 4,
+    "dictionaries": 7,
+    "metrics": 5,
     "exports": 1,
     "plots": 1,
     "budget": 1,
@@ -40,19 +40,22 @@ STAGE_VERSIONS = {
 # share one stream of rows.
 STREAM = ("data_seed", "pool_chunks", "threshold_rows")
 
+AT = "@"  # between a model and a hook point, in a comparison and in the name of a source
+
 Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One side of a dictionary: a model of one seed (hook and layer are the config's)."""
+    """One side of a dictionary: a model of one seed at a hook point (None: the only one)."""
 
     model: str
     seed: int
+    point: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.model}.{self.seed}"
+        return f"{self.model}.{self.seed}" + (f"{AT}{self.point}" if self.point else "")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,20 @@ def active_block_parameters(train: Mapping[str, int]) -> int:
     """Weights of attention and SwiGLU that one token uses, over all layers; router and norms apart."""
     attention = 4 * train["d_model"] ** 2
     return train["layers"] * (attention + 3 * train["d_model"] * train["ffn"] * train["top_k"])
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def points(config: Config) -> dict[str, tuple[str, float]]:
+    """Hook points that are read of every model: name -> hook and layer as the config gives them."""
+    activations = config["activations"]
+    return {
+        f"{hook}.{layer}": (hook, layer)
+        for layer in _as_list(activations["layer"])
+        for hook in _as_list(activations["hook"])
+    }
 
 
 def resolve_layer(layer: float, layers: int, model: str) -> int:
@@ -132,30 +149,48 @@ def seeds(config: Config, model: str) -> list[int]:
 
 def peak_rates(config: Config) -> list[float]:
     """Peak learning rates to try; more than one asks for a sweep."""
-    rates = config["training"]["peak_lr"]
-    return rates if isinstance(rates, list) else [rates]
+    return _as_list(config["training"]["peak_lr"])
 
 
 def members(config: Config, comparison: str) -> list[Member]:
     """The dictionaries of a comparison, as lists of sources.
 
     `each` gives one for every choice of one seed a model (the same model twice: two seeds,
-    in one order only); `all` gives one over every seed of every model.
+    in one order only; the same model at two points: one seed); `all` gives one over every seed of
+    every model. Where several points are read, a model named without one stands for each in turn.
     """
     settings = config["comparisons"][comparison]
-    if "all" in settings:
-        sources = [
-            Source(model, seed) for model in settings["all"] for seed in seeds(config, model)
-        ]
-        return [Member(comparison, tuple(sources))]
-    choices = itertools.product(
-        *([Source(model, seed) for seed in seeds(config, model)] for model in settings["each"])
-    )
+    named = [name.partition(AT)[::2] for name in settings.get("each") or settings["all"]]
     found: dict[frozenset[Source], Member] = {}
-    for sources in choices:
-        if len(set(sources)) == len(sources):
+    for point in points(config):
+        sides = [
+            [
+                Source(model, seed, _point(config, model, own or point))
+                for seed in seeds(config, model)
+            ]
+            for model, own in named
+        ]
+        if "all" in settings:
+            choices = [tuple(itertools.chain(*sides))]
+        else:
+            choices = filter(_is_choice, itertools.product(*sides))
+        for sources in choices:
             found.setdefault(frozenset(sources), Member(comparison, sources))
     return list(found.values())
+
+
+def _point(config: Config, model: str, point: str) -> str | None:
+    """The hook point of a source; None where there is only one."""
+    several = len(points(config)) > 1 and "rows" not in config["models"][model]
+    return point if several else None
+
+
+def _is_choice(sources: tuple[Source, ...]) -> bool:
+    """Whether no source stands twice, and one model at two points is of one seed."""
+    return len(set(sources)) == len(sources) and not any(
+        a.model == b.model and a.point != b.point and a.seed != b.seed
+        for a, b in itertools.combinations(sources, 2)
+    )
 
 
 def fits(config: Config) -> list[Fit]:
@@ -246,7 +281,7 @@ def shard_count(config: Config, split: str) -> int:
 
 def row_patterns(rows: Config, split: str) -> list[str]:
     """The globs of a split that a model's `rows` name."""
-    return [rows[split]] if isinstance(rows[split], str) else rows[split]
+    return _as_list(rows[split])
 
 
 def row_paths(config: Config, model: str, split: str) -> list[str]:
@@ -264,6 +299,11 @@ def row_domains(config: Config, model: str) -> list[str]:
     """Names of the domains of `rows`: those given, else the corpus's, else one for all rows."""
     named = config["models"][model]["rows"]["domains"]
     return named or list(config.get("corpus", {}).get("domains", ["all"]))
+
+
+def own_tokenizers(config: Config) -> list[str]:
+    """Models that read the text by a tokenizer of their own."""
+    return [name for name, model in config["models"].items() if model.get("tokenizer") == "own"]
 
 
 def model_shards(config: Config, model: str, split: str) -> int:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from moediff import artifact
-from moediff.activations import AlignedRows
 from moediff.dictionary import Dictionary
 from moediff.errors import UserError
 from moediff.progress import Progress
 from moediff.sparse import SELECT
+from moediff.store import AlignedRows
 
 DEFINITION = (
     "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
@@ -144,15 +144,17 @@ def measure(
     active = dict.fromkeys(modes, 0)
     fired = torch.zeros(shape.features, dtype=torch.int64)
     activation = torch.zeros(shape.features, dtype=torch.float64)
-    domains = torch.from_numpy(data.column("domain").astype(np.int64))
+    domains = data.column_in_order("domain", recipe["batch"])
+    domain_rows = torch.zeros(len(data.domains), dtype=torch.int64)
     fired_in = torch.zeros(shape.features * len(data.domains), dtype=torch.int64)
     baseline = Baseline(
         baseline.vectors.to(device), baseline.variances, baseline.scale.to(device)
     )  # fmt: skip
     widths = torch.tensor(shape.widths, device=device)
     scale = dictionary.scale.repeat_interleave(widths)  # [D]
-    progress, done = Progress(data.count, "evaluation", "rows"), 0
-    for sources in data.in_order(recipe["batch"]):
+    progress = Progress(data.count, "evaluation", "rows")
+    for sources, domain in zip(data.in_order(recipe["batch"]), domains, strict=True):
+        domain_rows += torch.bincount(domain, minlength=len(data.domains))
         rows = dictionary.standardise([part.to(device) for part in sources])
         found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
         for mode in modes:
@@ -163,12 +165,11 @@ def measure(
                 features = entries[1].cpu()
                 fired += torch.bincount(features, minlength=shape.features)
                 activation.index_add_(0, features, values.cpu())
-                cell = features * len(data.domains) + domains[done + entries[0].cpu()]
+                cell = features * len(data.domains) + domain[entries[0].cpu()]
                 fired_in += torch.bincount(cell, minlength=len(fired_in))
         for (method, name), total in sums.items():
             columns = shape.columns(names.index(name))
             total.add(rows[:, columns], found[method][:, columns])
-        done += len(rows)
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}
@@ -180,7 +181,7 @@ def measure(
         fired=fired.numpy(),
         activation=activation.numpy(),
         fired_in=fired_in.view(shape.features, -1).numpy(),
-        domain_rows=np.bincount(domains.numpy(), minlength=len(data.domains)),
+        domain_rows=domain_rows.numpy(),
         rows=data.count,
     )
 

@@ -14,12 +14,12 @@ import polars as pl
 import torch
 
 from moediff import checkpoint
-from moediff.activations import AlignedRows, Cutter, held_out_documents
 from moediff.config import STREAM
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import Diverged
 from moediff.fitter import Fitter
 from moediff.progress import Progress, log
+from moediff.store import AlignedRows, Selection
 
 HISTORY = {
     "step": pl.Int64,
@@ -121,7 +121,7 @@ class Run:
         self.saved = time.monotonic()
         self.wait = max(SECONDS, PATIENCE * (self.saved - started))
 
-    def result(self, data: AlignedRows, held_out: np.ndarray) -> tuple[Dictionary, pl.DataFrame]:
+    def result(self, data: AlignedRows, held_out: Selection) -> tuple[Dictionary, pl.DataFrame]:
         """The dictionary, ready to use, and its history."""
         dictionary, recipe = self.dictionary, self.job.recipe
         if self.fitter.violations:
@@ -159,10 +159,8 @@ def fit_all(
     failed: list[Diverged] = []
     for members in streams.values():
         recipe = members[0].recipe
-        held_out = held_out_documents(
-            data.column("document"), data.column("domain"),
-            recipe["threshold_rows"] or min(data.count // 8, MOST_HELD_OUT), recipe["data_seed"],
-        )  # fmt: skip
+        wanted = recipe["threshold_rows"] or min(data.count // 8, MOST_HELD_OUT)
+        held_out = data.held_out(wanted, recipe["data_seed"])
         runs = [Run(job, data, moments, device) for job in members]
         failed += _run_stream(data, runs, held_out)
         for run in runs:
@@ -172,15 +170,13 @@ def fit_all(
         raise failed[0]
 
 
-def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: np.ndarray) -> list[Diverged]:
+def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> list[Diverged]:
     """Bring runs to their end on one stream of rows; those that diverged are left where they were."""
     left = [run for run in runs if not run.finished]
     if not left:
         return []
     recipe, first = left[0].job.recipe, min(run.position for run in left)
-    cutters = [
-        Cutter(data.widths, run.job.recipe["batch"], run.position - first) for run in left
-    ]  # fmt: skip
+    cutters = [data.cutter(run.job.recipe["batch"], run.position - first) for run in left]
     name = left[0].job.name if len(left) == 1 else f"{len(left)} dictionaries"
     done = sum(run.position for run in left)
     progress = Progress(sum(run.total for run in left), name, "rows", done)
@@ -215,13 +211,13 @@ def set_standards(dictionary: Dictionary, moments: Moments, scale: str) -> None:
 
 @torch.no_grad()
 def exact_threshold(
-    dictionary: Dictionary, data: AlignedRows, held_out: np.ndarray, k: int, batch: int
+    dictionary: Dictionary, data: AlignedRows, held_out: Selection, k: int, batch: int
 ) -> float:
     """The (k * rows)-th largest score over the held-out rows: they then fire k features on average.
 
     Streamed: after each batch only the k * rows largest scores so far are kept.
     """
-    most = k * int(held_out.sum())
+    most = k * held_out.count
     largest = torch.empty(0)
     for sources in data.selected(held_out, batch):
         rows = dictionary.standardise(sources)

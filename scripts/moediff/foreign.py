@@ -19,15 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from moediff import artifact
-from moediff.activations import FOREIGN, scale_exponent, write_shard
 from moediff.config import row_files
 from moediff.errors import UserError, first_line
+from moediff.shards import FOREIGN, TYPES, ShardWriter, Stored, scale_exponent
 
-# Types of the columns in our own shards: the digest is over them.
-_TYPES = {
-    "token": np.uint32, "document": np.int64, "sequence": np.int64, "position": np.int32,
-    "domain": np.uint8,
-}  # fmt: skip
 _PLACE = ("token", "document", "position")  # without these nothing is proved
 _FLOATS = ("float16", "bfloat16", "float32")
 _SAFETENSORS = {"BF16": "bfloat16", "BOOL": "bool"}
@@ -127,14 +122,14 @@ def columns_of(
 ) -> dict[str, np.ndarray]:
     """The columns [row] of `count` rows in the types of our own shards.
 
-    A sequence that is not there is 0 throughout; so is a domain, where there is only one. Raises
-    UserError when a column does not fit, or two rows stand at one place.
+    What is not there (sequence, start, end) is 0 throughout; so is a domain, where there is only
+    one. Raises UserError when a column does not fit, or two rows stand at one place.
     """
     columns = {
         name: _column(path, name, arrays[name], count)
         if name in arrays
-        else np.zeros(count, _TYPES[name])
-        for name in _TYPES
+        else np.zeros(count, TYPES[name])
+        for name in TYPES
     }
     if "domain" not in arrays and len(domains) > 1:
         raise UserError(
@@ -156,7 +151,7 @@ def _column(path: Path | str, name: str, array: Array, count: int) -> np.ndarray
         raise UserError(f"{path}: '{name}' is of shape {list(array.shape)}, there are {count} rows")
     if not array.dtype.startswith(("int", "uint")):
         raise UserError(f"{path}: '{name}' is {array.dtype}, not of whole numbers")
-    values, wanted = array.read(0, count), _TYPES[name]
+    values, wanted = array.read(0, count), TYPES[name]
     low, high, bounds = int(values.min()), int(values.max()), np.iinfo(wanted)
     if low < bounds.min or high > bounds.max:
         odd = low if low < bounds.min else high
@@ -217,12 +212,20 @@ def convert(
             f"{source}: its rows are {width} wide, those of the first fit file {measured['d_model']}"
         )
     columns = columns_of(source, arrays, count, domains)
-    facts = {**made_by, "model": measured["model"], "hook": FOREIGN, "domains": list(domains)}
-    blocks = (
-        rows.read(start, start + chunk_rows).astype(np.float32)
-        for start in range(0, count, chunk_rows)
-    )
-    write_shard(
-        path, blocks, columns, width, dtype, measured["exponent"], chunk_rows, facts, source
+    stored = {FOREIGN: Stored(FOREIGN, width, measured["exponent"])}
+    writer = ShardWriter(path, columns, stored, dtype, chunk_rows, source)
+    for start in range(0, count, chunk_rows):
+        block = rows.read(start, start + chunk_rows).astype(np.float32)
+        writer.add({FOREIGN: torch.from_numpy(block)})
+    writer.write(
+        {
+            **made_by,
+            "model": measured["model"],
+            "domains": list(domains),
+            "tokens": count,
+            "left_out": {},
+            "alignment": None,
+            "tokenizer": None,  # not known: the tokens themselves must agree
+        }
     )
     return count

@@ -1,110 +1,450 @@
-"""Hook points of a causal language model, found by structure: read activations while it runs."""
+"""Hook points of a causal language model, found by structure: read activations while it runs.
+
+Of a decoder block, in the order in which it computes them:
+
+    resid_pre    what enters it                     resid_mid    resid_pre + attn_out
+    attn_out     what attention adds                mlp_out      what the feed-forward adds
+                                                    resid_post   what leaves it
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moediff.errors import UserError
-from moediff.models import backbone
+from moediff.families import FEED_FORWARDS, family_of, find_router
+from moediff.models import backbone, packed_inputs
 
-HOOKS = ("resid_post", "resid_mid", "mlp_out")
-_MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
+HOOKS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+_BEFORE_FEED_FORWARD = ("resid_pre", "attn_out", "resid_mid")
+# Norms of what a part gives, before it is added to the stream (OLMo 2, Gemma, GLM 4).
+_AFTER_ATTENTION = ("post_self_attn_layernorm", "post_attention_layernorm")
+_AFTER_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# Two sums of the same three parts round four times in all, each by half an epsilon at most.
+_ROUNDING = 2
+# What a block's other positions may change in float32, where an expert's rows come in other groups.
+_UNSEEN = 1e-3
+
+
+# --- structure ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A hook at a decoder block."""
+
+    hook: str  # one of HOOKS
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.hook}.{self.layer}"
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks: the one ModuleList as long as the model is deep."""
+    """The decoder blocks: the one list of modules as long as the model is deep.
+
+    Of several it is the one whose modules have a feed-forward. Raises UserError.
+    """
     depth = model.config.get_text_config().num_hidden_layers
-    found = [
-        module
-        for module in backbone(model).modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and _is_block(module[0])
-    ]
+    lists = [part for part in backbone(model).modules() if isinstance(part, nn.ModuleList)]
+    deep = [part for part in lists if len(part) == depth]
+    found = [part for part in deep if _child(part[0], FEED_FORWARDS) is not None] or deep
     if len(found) != 1:
+        named = ", ".join(
+            f"{name} ({len(module)} x {type(module[0]).__name__})"
+            for name, module in backbone(model).named_modules()
+            if isinstance(module, nn.ModuleList) and len(module)
+        )
         raise UserError(
-            f"{type(model).__name__}: {len(found)} stacks of {depth} decoder blocks were found, "
-            "one is needed; this family has no hook points yet"
+            f"{type(model).__name__}: {len(found)} stacks of {depth} decoder blocks were found, one "
+            f"is needed; its lists of modules: {named or 'none'}"
         )
     return found[0]
 
 
-def _is_block(module: nn.Module) -> bool:
-    return any(hasattr(module, name) for name in _MLP_NAMES)
+def _child(block: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    return next((getattr(block, name) for name in names if hasattr(block, name)), None)
 
 
-def _mlp(block: nn.Module) -> nn.Module:
-    return next(getattr(block, name) for name in _MLP_NAMES if hasattr(block, name))
+def _attention(block: nn.Module) -> nn.Module | None:
+    named = ((name, part) for name, part in block.named_children() if "norm" not in name)
+    return next(
+        (part for name, part in named if "attn" in name or name.endswith("attention")), None
+    )
 
 
-def _first_tensor(value: Any) -> Tensor:
-    return value[0] if isinstance(value, tuple) else value
-
-
-def _watch(block: nn.Module, hook: str, take: Callable[[Tensor], None]) -> Any:
-    """Register on one block; `take` receives [batch, position, d_model] at the hook point.
-
-    resid_post is what the block returns, mlp_out what its feed-forward adds to the residual
-    stream, resid_mid the stream before that. Blocks that normalise after the feed-forward (OLMo 2,
-    Gemma) add the normalised output, and some feed the stream to the feed-forward as it is.
-    """
-    if hook == "resid_post":
-        return block.register_forward_hook(lambda _, args, out: take(_first_tensor(out)))
-    after = getattr(block, "post_feedforward_layernorm", None)
+def _adder(model: PreTrainedModel, block: nn.Module, hook: str) -> nn.Module:
+    """The part whose output is added to the stream: attention or feed-forward, or the norm after it."""
+    after_feed_forward = _child(block, _AFTER_FEED_FORWARD)
     if hook == "mlp_out":
-        part = _mlp(block) if after is None else after
-        return part.register_forward_hook(lambda _, args, out: take(_first_tensor(out)))
-    before = getattr(block, "pre_feedforward_layernorm", None)
-    if before is None:
-        names = ("post_attention_layernorm", "ln_2")
-        before = next((getattr(block, name) for name in names if hasattr(block, name)), None)
-        if after is not None:
-            before = _mlp(block)
-    if before is None:
+        found = after_feed_forward or _child(block, FEED_FORWARDS)
+    elif after_feed_forward is not None:  # then attention has a norm after it too
+        found = _child(block, _AFTER_ATTENTION)
+    else:
+        found = _attention(block)
+    if found is None:
+        parts = ", ".join(name for name, _ in block.named_children())
         raise UserError(
-            f"{type(block).__name__}: no resid_mid was found; its parts: "
-            f"{', '.join(name for name, _ in block.named_children())}"
+            f"{type(model).__name__}: no {hook} was found in {type(block).__name__}; its parts: {parts}"
         )
-    return before.register_forward_pre_hook(lambda _, args: take(args[0]))
+    return found
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) and len(value) else value
+
+
+def _entering(given: tuple, named: dict[str, Any]) -> Tensor:
+    """The stream among the arguments of a block."""
+    return given[0] if given else named["hidden_states"]
+
+
+# --- one pass -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What one MoE layer used, as its router gave it.
+
+    Probabilities are the router's own opinion of all experts: the softmax of its logits, float32,
+    or, where a family judges each expert by itself (DeepSeek-V3, GLM 4, Llama 4), their sigmoid,
+    which does not sum to 1. Bias and groups, which only choose, and scaling are not in them.
+    """
+
+    experts: Tensor  # [batch, position, k], int64
+    gates: Tensor  # [batch, position, k], weights of the experts
+    probabilities: Tensor | None  # [batch, position, expert]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one pass found."""
+
+    points: dict[Point, Tensor]  # [batch, position, d_model]
+    routing: dict[int, Routing]  # by layer
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the hook point: no layer after it is computed."""
+    """Ends a forward pass once all is taken: nothing after it is computed."""
 
 
 class Capture:
-    """Runs a model up to one hook point and returns the activations there."""
+    """Runs a model as far as it must and returns the activations at hook points, and the routing.
 
-    def __init__(self, model: PreTrainedModel, hook: str, layer: int) -> None:
+    Routing is that of every MoE layer which a pass computes up to the last point, as it was used.
+    A layer's own is not part of it where the last point lies before its feed-forward. To be used
+    in a `with` block, which takes the hooks off the model again.
+    """
+
+    routed: tuple[int, ...]  # the layers whose routing is captured
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        points: Sequence[Point],
+        routing: bool = False,
+        probabilities: bool = False,
+    ) -> None:
+        """Raises UserError where a point or a router does not exist."""
+        self.model, self.points, self.probabilities = model, tuple(points), probabilities
+        self.taken: dict[Any, Any] = {}
+        self.shape = (0, 0)  # batch and positions of the pass under way
+        self.handles: list[Any] = []
         stack = blocks(model)
-        if layer >= len(stack):
-            raise UserError(f"layer {layer} does not exist; the model has {len(stack)} layers")
-        self.model = model
-        self.taken: Tensor | None = None
-        self.handle = _watch(stack[layer], hook, self._take)
+        for point in self.points:
+            if point.hook not in HOOKS:
+                raise UserError(f"hook {point.hook} does not exist; the hooks: {', '.join(HOOKS)}")
+            if not 0 <= point.layer < len(stack):
+                raise UserError(
+                    f"layer {point.layer} does not exist; the model has {len(stack)} layers"
+                )
+        self.routed = tuple(self._routed(stack)) if routing else ()
+        self.wanted = len(set(self.points)) + len(self.routed)
+        try:
+            self._register(stack)
+        except UserError:
+            self._release()  # else they would act in every later pass of the model
+            raise
 
-    def _take(self, activations: Tensor) -> None:
-        self.taken = activations
-        raise _Reached
+    def _routed(self, stack: nn.ModuleList) -> list[int]:
+        ends = [p.layer + (p.hook not in _BEFORE_FEED_FORWARD) for p in self.points]
+        found = [n for n in range(max(ends)) if find_router(self.model, stack[n]) is not None]
+        if found and self.probabilities and family_of(self.model) is None:
+            raise UserError(
+                f"{type(self.model).__name__}: how its router makes probabilities of logits is not "
+                "known; set activations.routing to used"
+            )
+        return found
+
+    # --- hooks ---
+
+    def _register(self, stack: nn.ModuleList) -> None:
+        for layer in self.routed:
+            router = find_router(self.model, stack[layer])
+            self.handles.append(router.register_forward_hook(self._take_routing(layer)))
+        for layer in sorted({point.layer for point in self.points}):
+            self._watch(stack[layer], layer)
+
+    def _release(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _watch(self, block: nn.Module, layer: int) -> None:
+        """Register what the points of one block need."""
+        hooks = {point.hook for point in self.points if point.layer == layer}
+        scale = getattr(block, "residual_multiplier", 1.0)  # Granite scales what is added
+        stream: dict[str, Tensor] = {}
+
+        def enter(_: nn.Module, given: tuple, named: dict) -> None:
+            stream["pre"] = self._checked("resid_pre", layer, _entering(given, named))
+            if "resid_pre" in hooks:
+                self._take(Point("resid_pre", layer), stream["pre"])
+
+        def added(hook: str, out: Any) -> Tensor:
+            value = self._checked(hook, layer, _first(out))
+            return value if scale == 1.0 else value * scale
+
+        def attended(_: nn.Module, __: tuple, out: Any) -> None:
+            value = added("attn_out", out)
+            if "attn_out" in hooks:
+                self._take(Point("attn_out", layer), value)
+            if "resid_mid" in hooks:
+                # What enters may still be on the device of the block before.
+                middle = stream.pop("pre").to(value.device) + value
+                self._take(Point("resid_mid", layer), middle)
+
+        def fed(_: nn.Module, __: tuple, out: Any) -> None:
+            self._take(Point("mlp_out", layer), added("mlp_out", out))
+
+        def leave(_: nn.Module, __: tuple, out: Any) -> None:
+            value = self._checked("resid_post", layer, _first(out))
+            self._take(Point("resid_post", layer), value)
+
+        if hooks & {"resid_pre", "resid_mid"}:
+            self.handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+        if hooks & {"attn_out", "resid_mid"}:
+            attention = _adder(self.model, block, "attn_out")
+            self.handles.append(attention.register_forward_hook(attended))
+        if "mlp_out" in hooks:
+            feed_forward = _adder(self.model, block, "mlp_out")
+            self.handles.append(feed_forward.register_forward_hook(fed))
+        if "resid_post" in hooks:
+            self.handles.append(block.register_forward_hook(leave))
+
+    def _take_routing(self, layer: int) -> Callable[..., None]:
+        def take(_: nn.Module, __: tuple, out: Any) -> None:
+            self._take(layer, self._routing_of(out, layer))
+
+        return take
+
+    def _checked(self, hook: str, layer: int, value: Any) -> Tensor:
+        """A value that is [batch, position, d_model]; others have streams of another form."""
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if len(shape) != 3 or shape[:2] != self.shape:
+            raise UserError(
+                f"{type(self.model).__name__}: {hook} of layer {layer} is not [batch, position, "
+                f"d_model] but {shape}; its activations cannot be read there"
+            )
+        return value
+
+    def _take(self, name: Point | int, value: Any) -> None:
+        last = len(self.taken.keys() | {name}) == self.wanted
+        # Some families add to it in place (Falcon's feed-forward).
+        copied = isinstance(value, Tensor) and not last
+        self.taken[name] = value.clone() if copied else value
+        if last:
+            raise _Reached
+
+    # --- running ---
 
     @torch.no_grad()
-    def __call__(self, **inputs: Any) -> Tensor:
-        """Activations [batch, position, d_model] of one forward pass."""
+    def __call__(self, **inputs: Any) -> Captured:
+        """What one forward pass over input_ids [batch, position] finds.
+
+        Raises UserError where the pass never met a point, or a router gives another form.
+        """
+        self.shape, self.taken = tuple(inputs["input_ids"].shape), {}
         with suppress(_Reached):
             backbone(self.model)(**inputs)
-        taken, self.taken = self.taken, None
-        if taken is None:
+        taken, self.taken = self.taken, {}
+        missed = [str(point) for point in self.points if point not in taken]
+        routers = [f"the router of layer {layer}" for layer in self.routed if layer not in taken]
+        if missed or routers:
+            advice = "; set activations.routing to none to go on without it" if routers else ""
             raise UserError(
-                f"{type(self.model).__name__}: its forward pass never met the hook point"
+                f"{type(self.model).__name__}: its pass never met {', '.join(missed + routers)}{advice}"
             )
-        return taken
+        return Captured(
+            {point: taken[point] for point in self.points},
+            {layer: taken[layer] for layer in self.routed},
+        )
+
+    def _routing_of(self, out: Any, layer: int) -> Routing:
+        """What a router gave, by the table of `families`, folded back to [batch, position, ...]."""
+        family = family_of(self.model)
+        if family is not None:
+            with suppress(TypeError, ValueError):  # of another form: refused below
+                out = family.read(out, self.model.config.get_text_config())
+        tokens = self.shape[0] * self.shape[1]
+        if not (
+            isinstance(out, tuple)
+            and len(out) == 3
+            and all(isinstance(part, Tensor) and part.ndim > 1 for part in out)
+            and all(part.numel() == tokens * part.shape[-1] for part in out)
+            and out[1].shape == out[2].shape
+            and not out[2].is_floating_point()
+        ):
+            raise UserError(
+                f"{type(self.model).__name__}: the router of layer {layer} does not give logits, gates "
+                "and experts of each token; set activations.routing to none to go on without it"
+            )
+        logits, gates, experts = (part.reshape(*self.shape, -1) for part in out)
+        # Without a family there are none: it is refused at the start.
+        probabilities = family.scores(logits) if self.probabilities and family else None
+        return Routing(experts.long(), gates, probabilities)
 
     def __enter__(self) -> Capture:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.handle.remove()
+        self._release()
+
+
+# --- proof --------------------------------------------------------------------------------------
+
+
+def prove(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, Any]) -> None:
+    """Check on one real pass that the parts at the points' layers are what they are said to be.
+
+    Some part after attention must read resid_pre + attn_out, which shows both attn_out and resid_mid;
+    resid_pre + attn_out + mlp_out must be resid_post, which shows attn_out and mlp_out. Both to the
+    rounding of the model's dtype. resid_pre and resid_post need no proof. Raises UserError.
+    """
+    for layer in sorted({p.layer for p in points if p.hook not in ("resid_pre", "resid_post")}):
+        wanted = {point.hook for point in points if point.layer == layer}
+        holds = _holding(model, layer, inputs)
+        wrong = [hook for hook in HOOKS if hook in wanted - holds]
+        if wrong:
+            reason = "nothing there reads resid_pre + attn_out"
+            if "mlp_out" in holds:
+                reason = "attention and feed-forward run side by side"
+            elif "mlp_out" in wrong:
+                reason = "resid_pre + attn_out + mlp_out is not resid_post"
+            raise UserError(
+                f"{type(model).__name__}: {' and '.join(wrong)} cannot be read in layer {layer}: "
+                f"{reason}; take {', '.join(hook for hook in HOOKS if hook in holds)}"
+            )
+
+
+def _holding(model: PreTrainedModel, layer: int, inputs: dict[str, Any]) -> set[str]:
+    """The hooks that are what they are said to be in a layer."""
+    every = [Point(hook, layer) for hook in HOOKS]
+    with Capture(model, every) as capture:
+        read = _inputs_of_parts(blocks(model)[layer], capture.handles)
+        found = capture(**inputs).points
+    device = found[every[-1]].device
+    pre, attended, middle, fed, post = (found[point].to(device) for point in every)
+    holds = {"resid_pre", "resid_post"}
+    if any(part.shape == middle.shape and _equal(part, middle, pre, attended) for part in read):
+        holds |= {"attn_out", "resid_mid"}
+        if _equal(middle + fed, post, middle, fed):
+            holds.add("mlp_out")
+    elif _equal(pre + attended + fed, post, pre, attended, fed):
+        holds |= {"attn_out", "mlp_out"}
+    return holds
+
+
+def _inputs_of_parts(block: nn.Module, handles: list[Any]) -> list[Tensor]:
+    """A list that fills with what the parts of a block are given, once it runs."""
+    read: list[Tensor] = []
+
+    def note(_: nn.Module, given: tuple) -> None:
+        if given and isinstance(given[0], Tensor):
+            read.append(given[0])
+
+    handles += [part.register_forward_pre_hook(note) for part in block.children()]
+    return read
+
+
+def _equal(one: Tensor, other: Tensor, *summands: Tensor) -> bool:
+    """Whether two tensors agree to the rounding of sums of `summands`, element by element."""
+    if not one.shape == other.shape == summands[0].shape:
+        return False
+    room = sum(part.float().abs() for part in (other, *summands))
+    allowed = _ROUNDING * torch.finfo(other.dtype).eps * room
+    return bool(((one.to(other.device).float() - other.float()).abs() <= allowed).all())
+
+
+# --- packed sequences ---------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def prove_packing(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray) -> None:
+    """Check that a segment of packed tokens [sequence, position] is as if it were alone.
+
+    It must enter the first block as it does alone (learnt positions start anew), and no block may
+    change it when what stands before it changes (attention, or a recurrent state, that crosses).
+    Of the sequences the first that has two segments is tried. Raises UserError.
+    """
+    several = np.flatnonzero(starts[:, 1:].any(1))
+    if not len(several):
+        return
+    row = several[:1]
+    first = int(np.flatnonzero(starts[row[0]])[-1])
+    inputs = packed_inputs(model, tokens[row], starts[row])
+    point = Point("resid_pre", 0)
+    with Capture(model, [point]) as capture:
+        packed = capture(**inputs).points[point][:, first:]
+        own = packed_inputs(model, tokens[row, first:], starts[row, first:])
+        alone = capture(**own).points[point]
+    advice = "set corpus.sequence.attend_across_documents to true"
+    if not _equal(packed, alone, alone):
+        raise UserError(
+            f"{type(model).__name__}: its positions do not start anew in each document of a "
+            f"sequence; {advice}"
+        )
+    for layer, share in enumerate(_crossing(model, inputs, first)):
+        if share > max(_ROUNDING * torch.finfo(alone.dtype).eps, _UNSEEN):
+            raise UserError(
+                f"{type(model).__name__}: layer {layer} sees across the documents of a sequence "
+                f"(other text before one changes it by {share:.1%}); {advice}"
+            )
+
+
+def _crossing(model: PreTrainedModel, inputs: dict[str, Any], first: int) -> list[float]:
+    """By how much each block's output from position `first` on depends on what enters before it.
+
+    A block runs twice on the same input, of which only the positions before `first` differ. The row
+    that moves most counts, relative to its size. Inputs are those of the pass, so that rounding does
+    not add up from block to block and no router tips over.
+    """
+    shares: list[float] = []
+
+    def compare(block: nn.Module, given: tuple, named: dict[str, Any]) -> None:
+        def run(hidden: Tensor) -> Tensor:
+            if given:
+                return _first(block.forward(hidden, *given[1:], **named))[:, first:].float()
+            return _first(block.forward(**named | {"hidden_states": hidden}))[:, first:].float()
+
+        one, other = _entering(given, named).clone(), _entering(given, named).clone()
+        # Other rows of the same size; not a change of sign, which a product of two would undo.
+        other[:, :first] = other[:, :first].roll(1, -1)
+        one, other = run(one), run(other)
+        size = one.norm(dim=-1).clamp_min(torch.finfo(one.dtype).tiny)
+        shares.append(float(((one - other).norm(dim=-1) / size).max()))
+
+    handles = [b.register_forward_pre_hook(compare, with_kwargs=True) for b in blocks(model)]
+    try:
+        backbone(model)(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shares

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +166,21 @@ def digest(folder: Path) -> str:
 
 
 def load(
-    folder: Path, dtype: str = "float32", device: str | torch.device = "cpu"
+    folder: Path,
+    dtype: str = "float32",
+    device: str | torch.device = "cpu",
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """A causal language model of a folder, for inference; no code of the folder is run.
 
-    Raises UserError when transformers has no such class or a weight is missing or of another
+    It lies whole on `device`, or, by a `device_map` of accelerate, layer by layer on the devices
+    that there are. Raises UserError when transformers has no such class or a weight is missing or of another
     shape (which transformers would fill with random numbers), DamagedError when weights are cut.
     """
     from safetensors import SafetensorError
 
+    if device_map and not find_spec("accelerate"):
+        raise UserError("device_map: needs the package accelerate; install it, or leave it out")
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -183,6 +190,7 @@ def load(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # listed, and refused below by name
+            device_map=device_map,
         )
     except SafetensorError as error:
         raise DamagedError(folder, f"its weights are not whole ({first_line(error)})") from error
@@ -197,7 +205,8 @@ def load(
             f"{folder}: {len(absent)} weights of {type(model).__name__} are missing or of another "
             f"shape ({absent[0]}); take a whole checkpoint of a causal language model"
         )
-    return model.to(device).eval().requires_grad_(False)
+    placed = model if device_map else model.to(device)
+    return placed.eval().requires_grad_(False)
 
 
 def write_manifest(
@@ -225,7 +234,9 @@ def write_manifest(
     )
 
 
-def open_manifest(path: Path | str, device: torch.device) -> tuple[PreTrainedModel, dict[str, Any]]:
+def open_manifest(
+    path: Path | str, device: torch.device, device_map: str | None = None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model that a manifest describes, and the manifest.
 
     Raises DamagedError when the weights are no longer those that it describes.
@@ -241,7 +252,7 @@ def open_manifest(path: Path | str, device: torch.device) -> tuple[PreTrainedMod
     if digest(folder) != facts["digest"]:
         changed = folder / WEIGHTS if facts["folder"] == "." else path
         raise DamagedError(changed, "the weights are not those that model.json describes")
-    return load(folder, facts["dtype"], device), facts
+    return load(folder, facts["dtype"], device, device_map), facts
 
 
 def check_vocabulary(
@@ -265,7 +276,10 @@ def check_vocabulary(
 
 
 def check_context(model: PreTrainedModel, length: int, name: str) -> None:
-    """Refuse sequences longer than a checkpoint was made for."""
+    """Refuse sequences longer than a checkpoint was made for.
+
+    By a tokenizer of its own the longest sequence of a shard may have more tokens than the corpus's.
+    """
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and length > most:
         raise UserError(
@@ -297,6 +311,37 @@ def model_inputs(
         "position_ids": positions,
         "use_cache": False,
     }
+
+
+# Families that transformers runs without looking at packed positions: their attention would cross
+# documents (seen in 5.23). `capture.calibrate` proves it of every model.
+_IGNORES_PACKING = ("gpt_oss",)
+
+
+def packed_inputs(
+    model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray
+) -> dict[str, Tensor | bool | None]:
+    """`model_inputs` on the model's own device, with masks where the family needs them."""
+    inputs = model_inputs(tokens, starts, model.device)
+    config = model.config.get_text_config()
+    if config.model_type in _IGNORES_PACKING:
+        segment = torch.from_numpy(starts.cumsum(1)).to(model.device)
+        inputs["attention_mask"] = {
+            "full_attention": _mask(segment, None, model.dtype),
+            "sliding_attention": _mask(segment, config.sliding_window, model.dtype),
+        }
+    return inputs
+
+
+def _mask(segment: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What is added to attention [batch, 1, query, key]: 0 where a query sees a key."""
+    place = torch.arange(segment.shape[1], device=segment.device)
+    distance = place[:, None] - place[None]
+    seen = (segment[:, :, None] == segment[:, None]) & (distance >= 0)
+    if window is not None:
+        seen &= distance < window
+    hidden = torch.finfo(dtype).min
+    return torch.where(seen, 0.0, hidden).to(dtype)[:, None]
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:

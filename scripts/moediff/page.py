@@ -101,6 +101,29 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def row_table(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows kept of every model and split, and the share of its tokens left out, by reason.
+
+    Where tokenizers differ, also the share of comparable rows that all of them end at, and the
+    share of word ends among these rows and among the kept: the bias of the choice.
+    """
+    reasons = list(dict.fromkeys(name for about in kept for name in about["left_out"]))
+    aligned = any(about["alignment"] for about in kept)
+    shares = ("share_kept", "word_ends", "word_ends_kept")
+    return [
+        {
+            "source": f"{about['model']}.{about['seed']}",
+            "split": about["split"],
+            "tokens": about["tokens"],
+            "rows": about["rows"],
+            **{name.replace("_", " "): about["share_left_out"].get(name) for name in reasons},
+            **({name.replace("_", " "): (about["alignment"] or {}).get(name) for name in shares}
+               if aligned else {}),
+        }
+        for about in kept
+    ]  # fmt: skip
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "-"

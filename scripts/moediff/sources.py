@@ -10,7 +10,7 @@ import json
 import re
 import sysconfig
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import polars as pl
 
 from moediff import artifact
 from moediff.config import matching_files
-from moediff.errors import UserError, first_line
+from moediff.errors import DamagedError, UserError, first_line, unreadable
 from moediff.tales import tales
 
 SHORTEST = 200  # characters; a shorter docstring is a signature or a title, not text
@@ -279,3 +279,38 @@ def documents(
 def document_id(text: str) -> str:
     """Stable id of a document: 15 hex digits of its text's SHA-256, which fit a signed 64-bit integer."""
     return artifact.digest(text.encode())[:15]
+
+
+def find_texts(corpus: Sequence[Path | str], documents: Iterable[int]) -> dict[int, str]:
+    """Texts by id of these documents (ids as integers) of tables that `documents` gave.
+
+    Only the rows asked for are decoded, so that the digest of the column of all texts cannot be
+    checked; the id, which is a digest of its text, is checked instead. Raises UserError for an id
+    that is in no table, DamagedError for a text that is not its id's.
+    """
+    missing = {f"{document:015x}" for document in documents}
+    found: dict[int, str] = {}
+    for path in corpus:
+        for identity, text in _rows_of(path, missing):
+            if document_id(text) != identity:
+                raise DamagedError(path, f"the text of document {identity} is not the one it had")
+            found[int(identity, 16)] = text
+        missing -= {f"{document:015x}" for document in found}
+    if missing:
+        raise UserError(
+            f"document {min(missing)} is in none of {', '.join(map(str, corpus))} "
+            f"({len(missing)} are missing); the token shard is of other text: remove it and run again"
+        )
+    return found
+
+
+def _rows_of(path: Path | str, identities: set[str]) -> Iterator[tuple[str, str]]:
+    """Id and text of the rows with these ids."""
+    wanted = pl.col("document").is_in(list(identities))
+    try:
+        rows = pl.scan_parquet(path).filter(wanted).select("document", "text").collect()
+    except FileNotFoundError:
+        raise
+    except artifact.PARQUET_ERRORS as error:
+        raise unreadable(path, "not a whole parquet file", error) from error
+    return rows.iter_rows()

@@ -118,10 +118,11 @@ class Linear:
 
 
 class DenseScores:
-    """All scores, in the dtype of the rows."""
+    """All scores, in the dtype of the rows; gradients are those of `selected_values`."""
 
     violations = 0  # nothing is claimed
 
+    @torch.no_grad()
     def __init__(
         self, rows: Tensor, parts: Sequence[Linear], scratch: Scratch | None = None
     ) -> None:
@@ -159,6 +160,7 @@ class ScreenedScores:
     MARGIN = 1.05 * 2**-8  # beside what the width adds
     ROUNDING = 2**-7  # relative: of the bound and of the floor, both in bfloat16
 
+    @torch.no_grad()
     def __init__(
         self, rows: Tensor, parts: Sequence[Linear], scratch: Scratch | None = None
     ) -> None:

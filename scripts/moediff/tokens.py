@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 
 import h5py
@@ -23,7 +26,8 @@ from moediff.errors import DamagedError, UserError, first_line, unreadable
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_BYTES = 8_000_000  # text of a domain at most from which a tokenizer is trained
-_ARRAYS = ("tokens", "document", "domain")
+_ARRAYS = ("tokens", "start", "end", "word_end", "document", "domain")
+_WORD, _SPACE = 1, 2  # kinds of characters
 
 
 # --- tokenizer -------------------------------------------------------------------------------
@@ -72,19 +76,24 @@ def training_texts(corpus: Sequence[Path | str]) -> Iterator[str]:
                 break
 
 
-def load_tokenizer(name: str, revision: str | None) -> tuple[Tokenizer, str, list[str]]:
-    """A pretrained tokenizer by Hub id or folder, its end-of-text token and its special tokens."""
+def load_tokenizer(
+    name: str, revision: str | None, where: str = "corpus.tokenizer.load"
+) -> tuple[Tokenizer, str, list[str]]:
+    """A pretrained tokenizer by Hub id or folder, its end-of-text token and its special tokens.
+
+    Raises UserError, which starts with `where`, when it cannot be loaded or has no end of text.
+    """
     from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # the Hub's client raises a dozen unrelated classes
         raise UserError(
-            f"corpus.tokenizer.load: '{name}' cannot be loaded "
+            f"{where}: the tokenizer of '{name}' cannot be loaded "
             f"({first_line(error)}); check the id, the folder and the network"
         ) from error
     if loaded.eos_token is None:
-        raise UserError(f"corpus.tokenizer.load: '{name}' has no end-of-text token")
+        raise UserError(f"{where}: the tokenizer of '{name}' has no end-of-text token")
     backend = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     return backend, loaded.eos_token, list(loaded.all_special_tokens)
 
@@ -97,7 +106,7 @@ def write_tokenizer(
     facts = {
         "size": vocabulary_size(tokenizer),
         "end_of_text": tokenizer.token_to_id(end),
-        "special": sorted(tokenizer.token_to_id(token) for token in special),
+        "special": special_ids(tokenizer, special),
         "digest": artifact.digest_files([path]),
         "entries": entries_digest(tokenizer),
     }
@@ -114,6 +123,11 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
     )  # fmt: skip
 
 
+def special_ids(tokenizer: Tokenizer, special: Iterable[str]) -> list[int]:
+    """Ids of special tokens, in order."""
+    return sorted(tokenizer.token_to_id(token) for token in special)
+
+
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Rows that an embedding needs: the largest token id and one. Ids of some tokenizers have gaps."""
     return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
@@ -125,6 +139,96 @@ def entries_digest(tokenizer: Tokenizer) -> str:
     Loaders differ in which tokens they add; the entries beneath are the same for the same tokens.
     """
     return artifact.digest(sorted(tokenizer.get_vocab(with_added_tokens=False).items()))
+
+
+# --- encoding --------------------------------------------------------------------------------
+
+
+def encode(
+    tokenizer: Tokenizer, texts: Iterable[str], end_of_text: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Arrays `tokens`, `start`, `end`, `word_end` [token] of each text, an end of text after it.
+
+    A token covers the characters start..end of the text as it was given, whatever a normalizer
+    made of it; starts and ends never go back. Several tokens of one character (its bytes, the
+    letters of a ligature) each cover all of it. A space that a tokenizer puts before a text covers
+    the first character too. Characters that it drops belong to the token before them, up to the
+    first white space: so does the accent of a letter that it makes one with its accent. The end of
+    text covers nothing, after the last character.
+    """
+    plain = _plain(tokenizer)
+    types = _types(tokenizer)
+    texts = iter(texts)
+    while batch := list(islice(texts, 64)):
+        found = plain.encode_batch(batch, add_special_tokens=False)
+        for text, encoding in zip(batch, found, strict=True):
+            kinds = _kinds(text)
+            last = (len(text), len(text))
+            size = len(encoding) + 1
+            spans = np.fromiter(
+                chain(chain.from_iterable(encoding.offsets), last), types["start"], 2 * size
+            )
+            start, end = spans.reshape(size, 2).T
+            _cover_dropped(kinds, start, end)
+            yield {
+                "tokens": np.array([*encoding.ids, end_of_text], types["tokens"]),
+                "start": start,
+                "end": end,
+                "word_end": _word_ends(kinds, end),
+            }
+
+
+def _types(tokenizer: Tokenizer) -> dict[str, type]:
+    """Types of the arrays that `encode` gives."""
+    width = np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32
+    return {"tokens": width, "start": np.uint32, "end": np.uint32, "word_end": np.bool_}
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that gives the whole text, its true spans, and no special token."""
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.encode_special_tokens = True  # a text that spells out an end of text does not end
+    plain.post_processor = None  # some cut the white space off spans; no id depends on it here
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
+
+
+@cache
+def _kind_of_character() -> np.ndarray:
+    """_WORD (letters, digits, underscore), _SPACE or 0 by code point: [code point] of uint8."""
+    kinds = np.zeros(sys.maxunicode + 1, np.uint8)
+    for point in range(len(kinds)):
+        character = chr(point)
+        if character.isalnum() or character == "_":
+            kinds[point] = _WORD
+        elif character.isspace():
+            kinds[point] = _SPACE
+    return kinds
+
+
+def _kinds(text: str) -> np.ndarray:
+    """The kind of every character of a text: [character]."""
+    return _kind_of_character()[np.frombuffer(text.encode("utf-32-le"), "<u4")]
+
+
+def _word_ends(kinds: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Whether a word of the text ends at `end` [token]: it is not between two characters of words.
+
+    Marks that combine are of no word here, so that a word ends before and after each.
+    """
+    inside = np.zeros(len(kinds) + 1, bool)
+    inside[1:-1] = (kinds[1:] == _WORD) & (kinds[:-1] == _WORD)
+    return ~inside[end]
+
+
+def _cover_dropped(kinds: np.ndarray, start: np.ndarray, end: np.ndarray) -> None:
+    """Move each `end` over characters that no token covers, up to the first white space."""
+    (gaps,) = np.nonzero(end[:-1] < start[1:])
+    if len(gaps):
+        spaces = np.append(np.flatnonzero(kinds == _SPACE), len(kinds))
+        first = spaces[np.searchsorted(spaces, end[gaps])]
+        end[gaps] = np.minimum(first, start[gaps + 1])
 
 
 # --- packing ---------------------------------------------------------------------------------
@@ -147,60 +251,66 @@ def pack(
     length: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Arrays `tokens`, `document`, `domain` [sequence, position] of one split.
+    """Arrays `tokens`, `start`, `end`, `word_end`, `document`, `domain` [sequence, position] of one split.
 
     Each domain gives exactly its budget of tokens: documents in an order fixed by `seed`, the last
     one cut. A text that two domains hold stays with the first. Raises UserError when a domain has
     too little text.
     """
-    tokenizer.encode_special_tokens = True  # a text that spells out an end of text does not end
-    pieces: list[tuple[np.ndarray, int, int]] = []
+    # Filled in place and then mixed one array after another: there are never two copies of all.
+    flat = {name: np.empty(sequences * length, kind) for name, kind in _types(tokenizer).items()}
+    documents: list[int] = []
+    domains: list[int] = []
+    lengths: list[int] = []
     taken: set[str] = set()
     for index, (name, budget) in enumerate(domain_budgets(sequences * length, weights).items()):
         frame = artifact.read_parquet(corpus[name], ["text", "document", "split"])
         frame = frame.filter(~pl.col("document").is_in(list(taken)))
         taken.update(frame["document"])
         frame = frame.filter(pl.col("split") == split).sort("document")
-        order = np.random.default_rng([seed, index]).permutation(len(frame))
-        pieces += _take(frame[order], tokenizer, end_of_text, budget, index, f"'{name}'", split)
-    mixed = np.random.default_rng([seed, len(weights)]).permutation(len(pieces))
-    chosen = [pieces[i] for i in mixed]
-    lengths = [len(tokens) for tokens, _, _ in chosen]
-    width = np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32
-    flat = {
-        "tokens": np.concatenate([tokens for tokens, _, _ in chosen]).astype(width),
-        "document": np.repeat(np.array([document for _, document, _ in chosen], "<i8"), lengths),
-        "domain": np.repeat(np.array([domain for _, _, domain in chosen], np.uint8), lengths),
-    }
+        frame = frame[np.random.default_rng([seed, index]).permutation(len(frame))]
+        part = slice(sum(lengths), sum(lengths) + budget)
+        found = _fill(flat, part, frame["text"], tokenizer, end_of_text)
+        if sum(found) < budget:
+            raise UserError(
+                f"domain '{name}': split '{split}' holds {sum(found)} tokens in {len(frame)} "
+                f"documents, {budget} are asked for; add text, lower corpus.tokens.{split} or give "
+                "the domain less weight"
+            )
+        lengths += found
+        documents += [int(document, 16) for document in frame["document"][: len(found)]]
+        domains += [index] * len(found)
+    mixed = np.random.default_rng([seed, len(weights)]).permutation(len(lengths))
+    edges = np.cumsum([0, *lengths])
+    for name, array in flat.items():
+        flat[name] = np.concatenate([array[edges[i] : edges[i + 1]] for i in mixed])
+    sizes = np.array(lengths)[mixed]
+    flat["document"] = np.repeat(np.array(documents, "<i8")[mixed], sizes)
+    flat["domain"] = np.repeat(np.array(domains, np.uint8)[mixed], sizes)
     return {key: array.reshape(sequences, length) for key, array in flat.items()}
 
 
-def _take(
-    frame: pl.DataFrame,
+def _fill(
+    arrays: Mapping[str, np.ndarray],
+    part: slice,
+    texts: pl.Series,
     tokenizer: Tokenizer,
     end_of_text: int,
-    budget: int,
-    domain: int,
-    name: str,
-    split: str,
-) -> list[tuple[np.ndarray, int, int]]:
-    """Documents, as (tokens, document, domain), until `budget` tokens are full."""
-    pieces: list[tuple[np.ndarray, int, int]] = []
-    if budget == 0:
-        return pieces
-    found = 0
-    for batch in frame.select("text", "document").iter_slices(256):
-        encoded = tokenizer.encode_batch_fast(batch["text"].to_list(), add_special_tokens=False)
-        for encoding, document in zip(encoded, batch["document"], strict=True):
-            tokens = np.array([*encoding.ids, end_of_text], np.uint32)[: budget - found]
-            pieces.append((tokens, int(document, 16), domain))
-            found += len(tokens)
-            if found == budget:
-                return pieces
-    raise UserError(
-        f"domain {name}: split '{split}' holds {found} tokens in {len(frame)} documents, "
-        f"{budget} are asked for; add text, lower corpus.tokens.{split} or give the domain less weight"
-    )
+) -> list[int]:
+    """Write encoded texts into a part of arrays [token] until it is full; the tokens of each taken."""
+    lengths: list[int] = []
+    place = part.start
+    if place == part.stop:
+        return lengths
+    for encoded in encode(tokenizer, texts, end_of_text):
+        stop = min(place + len(encoded["tokens"]), part.stop)
+        for name, array in encoded.items():
+            arrays[name][place:stop] = array[: stop - place]
+        lengths.append(stop - place)
+        place = stop
+        if place == part.stop:
+            break
+    return lengths
 
 
 def segment_starts(document: np.ndarray, attend_across_documents: bool = False) -> np.ndarray:
@@ -228,8 +338,12 @@ class TokenShard:
     tokens: np.ndarray
     document: np.ndarray
     domain: np.ndarray
+    start: np.ndarray  # characters start..end of the document are the token's
+    end: np.ndarray
+    word_end: np.ndarray  # whether a word of the document ends at `end`
     domains: tuple[str, ...]
     tokenizer: str  # digest
+    special: tuple[int, ...]  # ids of the tokenizer's special tokens
     first: int  # index in the split of the shard's first sequence
     digest: str
 
@@ -241,6 +355,7 @@ def write_token_shard(
     tokenizer: str,
     first: int,
     provenance: Mapping,
+    special: Sequence[int],
 ) -> None:
     """Write one HDF5 shard; each chunk has a checksum, and the whole content a digest."""
     with artifact.whole(path) as partial, h5py.File(partial, "w") as file:
@@ -251,15 +366,21 @@ def write_token_shard(
             )  # fmt: skip
         file.attrs["domains"] = json.dumps(list(domains))
         file.attrs["tokenizer"] = tokenizer
+        file.attrs["special"] = json.dumps(list(special))
         file.attrs["first"] = first
-        file.attrs["digest"] = _shard_digest(arrays, domains, tokenizer, first)
+        file.attrs["digest"] = _shard_digest(arrays, domains, tokenizer, special, first)
         file.attrs["made_by"] = artifact.canonical(provenance)
 
 
 def _shard_digest(
-    arrays: Mapping[str, np.ndarray], domains: Sequence[str], tokenizer: str, first: int
+    arrays: Mapping[str, np.ndarray],
+    domains: Sequence[str],
+    tokenizer: str,
+    special: Sequence[int],
+    first: int,
 ) -> str:
-    return artifact.digest(*(arrays[name] for name in _ARRAYS), list(domains), tokenizer, first)
+    facts = [list(domains), tokenizer, list(special), first]
+    return artifact.digest(*(arrays[name] for name in _ARRAYS), facts)
 
 
 def read_token_shard(path: Path | str) -> TokenShard:
@@ -272,6 +393,7 @@ def read_token_shard(path: Path | str) -> TokenShard:
                 **arrays,
                 domains=tuple(json.loads(file.attrs["domains"])),
                 tokenizer=file.attrs["tokenizer"],
+                special=tuple(json.loads(file.attrs["special"])),
                 first=int(file.attrs["first"]),
                 digest=file.attrs["digest"],
             )
@@ -279,7 +401,8 @@ def read_token_shard(path: Path | str) -> TokenShard:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise unreadable(path, "not a whole token shard", error) from error
-    if _shard_digest(arrays, shard.domains, shard.tokenizer, shard.first) != shard.digest:
+    facts = (shard.domains, shard.tokenizer, shard.special, shard.first)
+    if _shard_digest(arrays, *facts) != shard.digest:
         raise DamagedError(path, "its tokens do not match their digest")
     return shard
 
@@ -292,7 +415,7 @@ class TokenSplit:
 
     def __init__(self, paths: Sequence[Path | str], attend_across_documents: bool = False) -> None:
         tokens, domain, starts, digests, count = [], [], [], [], 0
-        for path in paths:  # one shard's document ids, which are wide, at a time
+        for path in paths:  # one shard's document ids and spans, which are wide, at a time
             shard = read_token_shard(path)
             if not count:
                 self.domains, tokenizer = shard.domains, shard.tokenizer

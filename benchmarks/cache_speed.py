@@ -1,0 +1,128 @@
+"""Tokens a second of caching, everything included, over those of a bare forward pass.
+
+    python benchmarks/cache_speed.py [--pairs 7] [--tokens 131072] [--points resid_post.2]
+
+The bare pass runs the same model over the same batches up to the last captured block, without a head,
+and drops what it finds. Caching reads the token shard, chooses rows, runs the model with its hooks
+(routing too, for the MoE), checks, scales, narrows, sums, orders and writes the shard to disk.
+The two take turns in one process. Models are those of the default config, freshly made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from moediff import artifact, capture, models, tokens
+from moediff.hooks import Point
+
+DENSE = {
+    "d_model": 128, "layers": 5, "heads": 4, "ffn": 512, "experts": 1, "top_k": 1,
+    "renormalise": False,
+}  # fmt: skip
+SHAPES = {"dense": DENSE, "moe": DENSE | {"ffn": 256, "experts": 8, "top_k": 2}}
+DROP = {"special_tokens": True, "sequence_start": True, "massive_norm": None}
+VOCABULARY, LENGTH, BATCH, CHUNK_ROWS = 4096, 256, 16, 1024
+
+
+def write_tokens(path: Path, count: int) -> None:
+    """A token shard of random tokens in documents of some 500."""
+    random = np.random.default_rng(0)
+    ends = random.random(count) < 1 / 500
+    document = np.cumsum(ends) - ends
+    place = np.arange(count, dtype=np.uint32)
+    arrays = {
+        "tokens": np.where(ends, 0, random.integers(1, VOCABULARY, count)).astype(np.uint16),
+        "document": document.astype(np.int64),
+        "domain": np.zeros(count, np.uint8),
+        "start": place,
+        "end": place + 1,
+        "word_end": np.ones(count, bool),
+    }
+    shaped = {name: array.reshape(-1, LENGTH) for name, array in arrays.items()}
+    made_by = artifact.made_by("token_shards")
+    tokens.write_token_shard(path, shaped, ["made"], "made", 0, made_by, (0,))
+
+
+def bare(model: PreTrainedModel, shard: tokens.TokenShard, last: int) -> Callable[[], None]:
+    """A forward pass over a shard through the first `last` + 1 blocks and nothing after."""
+    stump = copy.deepcopy(models.backbone(model))
+    stump.layers = stump.layers[: last + 1]
+    stump.norm = torch.nn.Identity()
+    starts = tokens.segment_starts(shard.document)
+
+    @torch.no_grad()
+    def run() -> None:
+        for first in range(0, len(shard.tokens), BATCH):
+            part = slice(first, first + BATCH)
+            stump(**models.model_inputs(shard.tokens[part], starts[part], "cpu"))
+
+    return run
+
+
+def caching(
+    model: PreTrainedModel, path: Path, points: dict[str, Point], folder: Path
+) -> Callable[[], None]:
+    """The whole body of a caching job, the loading of the model apart."""
+    reading = capture.Reading(points, "used")
+    first = tokens.read_token_shard(path)
+    kept = capture.kept_rows(first, DROP, False)
+    measured = capture.calibrate(model, reading, first, kept, False, "float16")
+    stored = capture.stored_points(measured, None)
+    made_by = artifact.made_by("activations", model="made")
+
+    def run() -> None:
+        shard = tokens.read_token_shard(path)
+        rows = capture.kept_rows(shard, DROP, False)
+        capture.cache(model, reading, stored, shard, rows, False, "float16", BATCH, CHUNK_ROWS,
+                      folder / "a.zarr.zip", made_by)  # fmt: skip
+
+    return run
+
+
+def seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=131_072, help="of the shard")
+    parser.add_argument("--points", nargs="*", default=["resid_post.2"], help="hook.block")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    named = {name: name.split(".") for name in arguments.points}
+    points = {name: Point(hook, int(layer)) for name, (hook, layer) in named.items()}
+    last = max(point.layer for point in points.values())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens.h5"
+        write_tokens(path, arguments.tokens // LENGTH * LENGTH)
+        for name, shape in SHAPES.items():
+            model = models.build(shape, VOCABULARY, LENGTH, 0, 0).eval().requires_grad_(False)
+            plain = bare(model, tokens.read_token_shard(path), last)
+            full = caching(model, path, points, Path(folder))
+            plain(), full()  # to warm up
+            ratios, speeds = [], []
+            for _ in range(arguments.pairs):
+                one, two = seconds(plain), seconds(full)
+                ratios.append(one / two)
+                speeds.append(arguments.tokens / two)
+            print(f"{name}: caching {statistics.median(speeds):,.0f} tokens/s, "
+                  f"{statistics.median(ratios):.3f} of the bare pass "
+                  f"({min(ratios):.3f} to {max(ratios):.3f})", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

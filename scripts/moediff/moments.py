@@ -1,0 +1,49 @@
+"""Mean and sum of squared deviations of rows, streamed in float64 and merged over shards."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Moments:
+    """Count, mean [width] and spread [width], the sum of squared deviations (Chan et al. 1983)."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(width)
+        self.spread = np.zeros(width)
+
+    def add(self, rows: Tensor) -> None:
+        """Count rows [row, width]."""
+        if len(rows):
+            self.merge(*_moments(rows))
+
+    def remove(self, rows: Tensor) -> None:
+        """Take rows [row, width] out again that were counted before."""
+        if not len(rows):
+            return
+        count, mean, spread = _moments(rows)
+        left = self.count - count
+        whole, self.count = self.mean, left
+        self.mean = (whole * (left + count) - mean * count) / left if left else np.zeros_like(whole)
+        shift = mean - self.mean
+        self.spread = self.spread - spread - shift**2 * (left * count / max(left + count, 1))
+        self.spread = self.spread.clip(0)
+
+    def merge(self, count: int, mean: np.ndarray, spread: np.ndarray) -> None:
+        """Count rows of which only the moments are known."""
+        total = self.count + count
+        if not total:
+            return
+        shift = mean - self.mean
+        self.spread = self.spread + spread + shift**2 * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+
+def _moments(rows: Tensor) -> tuple[int, np.ndarray, np.ndarray]:
+    rows = rows.to(torch.float64)
+    mean = rows.mean(0)
+    return len(rows), mean.numpy(), (rows - mean).square_().sum(0).numpy()

@@ -1,0 +1,82 @@
+"""A finished study in a notebook: its rows opened by name, and the text that a row was read in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moediff.config import AT, ROW_SPLITS
+from moediff.errors import UserError
+from moediff.sources import find_texts
+from moediff.store import AlignedRows
+
+_NAME = re.compile(rf"(?P<model>[^.{AT}]+)(\.(?P<seed>\d+))?({AT}(?P<point>.+))?")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A token where it stands in its document."""
+
+    before: str
+    token: str
+    after: str
+    document: str  # id, as in the corpus tables
+    domain: str
+
+    def __str__(self) -> str:
+        return f"{self.before}[[{self.token}]]{self.after}"
+
+
+class StudyRows(AlignedRows):
+    """The rows of a study's sources over a split, and their text."""
+
+    corpus: Path
+
+    def text(self, row: int, around: int = 80) -> Passage:
+        """The token of a row of the split with `around` characters on either side.
+
+        By several tokenizers: the token of the first source. Raises UserError for rows that other
+        code wrote, whose place in the text is not known.
+        """
+        shard, place = self.place(row)
+        if shard.facts["tokenizer"] is None:
+            raise UserError(f"{shard.path}: other code wrote its rows; their text is not known")
+        document, domain, start, end = (
+            int(shard.read(name)[place]) for name in ("document", "domain", "start", "end")
+        )
+        name = self.domains[domain]
+        text = find_texts([self.corpus / f"{name}.parquet"], [document])[document]
+        return Passage(
+            text[max(start - around, 0) : start],
+            text[start:end],
+            text[end : end + around],
+            f"{document:015x}",
+            name,
+        )
+
+
+def open_rows(results: Path | str, *sources: str, split: str = "validation") -> StudyRows:
+    """The rows of one or several sources of a study, aligned.
+
+    `results` is the study's folder. A source is named as in a config: "moe", or "moe.1" for another
+    seed than 0, or "moe@mlp_out.0.5" for one of several hook points.
+    """
+    folder = Path(results)
+    if not sources or split not in ROW_SPLITS:
+        raise UserError(f"open_rows: needs a source, and a split that is {' or '.join(ROW_SPLITS)}")
+    paths: list[Sequence[Path]] = []
+    points: list[str | None] = []
+    for source in sources:
+        found = _NAME.fullmatch(source)
+        if found is None:
+            raise UserError(f"'{source}': a source is written model, model.seed or model{AT}point")
+        place = folder / "activations" / found["model"] / f"seed-{found['seed'] or 0}" / split
+        paths.append(sorted(place.glob("*.zarr.zip")))
+        points.append(found["point"])
+        if not paths[-1]:
+            raise UserError(f"{place}: no activation shards; run snakemake for this study first")
+    rows = StudyRows(paths, points)
+    rows.corpus = folder / "corpus"
+    return rows

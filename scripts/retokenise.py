@@ -1,0 +1,34 @@
+"""The text of a token shard by the tokenizer of a checkpoint, in the same sequences."""
+
+from _job import job
+
+with job(snakemake) as log:
+    from pathlib import Path
+
+    from moediff import artifact, tokens
+    from moediff.alignment import retokenise
+    from moediff.sources import find_texts
+
+    manifest = Path(snakemake.input.model)
+    facts = artifact.read_json(manifest)
+    artifact.check_format(manifest, facts)
+    folder = manifest.parent if facts["folder"] == "." else Path(facts["folder"])
+    tokenizer, end, special = tokens.load_tokenizer(str(folder), None, str(manifest))
+    shard = tokens.read_token_shard(snakemake.input.tokens)
+    texts = find_texts(snakemake.input.corpus, set(shard.document.ravel().tolist()))
+    arrays = retokenise(shard, texts, tokenizer, tokenizer.token_to_id(end))
+    tokens.write_token_shard(
+        snakemake.output[0],
+        arrays,
+        shard.domains,
+        artifact.digest(tokenizer.to_str()),
+        shard.first,
+        artifact.made_by("token_shards", tokens=shard.digest),
+        tokens.special_ids(tokenizer, special),
+    )
+    log.info(
+        "%s: sequences of %d tokens have %d at most",
+        snakemake.output[0],
+        shard.tokens.shape[1],
+        arrays["tokens"].shape[1],
+    )
