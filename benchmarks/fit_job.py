@@ -19,9 +19,9 @@ import torch
 import yaml
 
 from moediff import checkpoint
-from moediff.store import AlignedRows
 from moediff.fitting import Job, fit_all
 from moediff.schema import defaults
+from moediff.store import AlignedRows
 
 CPU = torch.device("cpu")
 SWEEP = (

@@ -19,12 +19,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from moediff.store import AlignedRows
 from moediff.dictionary import Dictionary, Shape
 from moediff.evaluation import VarianceExplained
 from moediff.fitter import SILENCE, Fitter, default_rate
 from moediff.schema import defaults
 from moediff.sparse import Entries
+from moediff.store import AlignedRows
 
 Update = Callable[[Tensor], object]
 Reconstruct = Callable[

@@ -73,22 +73,3 @@ rule activations:
         version=VERSIONS["activations"],
     script:
         "../scripts/activations.py"
-
-
-rule row_manifest:
-    input:
-        split_shards,
-    output:
-        result("activations/{model}/seed-{seed}/{split}.json"),
-    log:
-        log_of("row_manifest/{model}-{seed}-{split}"),
-    benchmark:
-        benchmark_of("row_manifest/{model}-{seed}-{split}")
-    wildcard_constraints:
-        split="fit|validation",
-    conda:
-        "../envs/moediff.yaml"
-    params:
-        version=VERSIONS["activations"],
-    script:
-        "../scripts/row_manifest.py"

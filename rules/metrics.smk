@@ -1,4 +1,23 @@
-# Dictionary x validation activations -> its numbers, one row a feature, and fve.json.
+# Activation shards and dictionary x validation activations -> what was kept, numbers, one row a feature, and fve.json.
+
+
+rule row_manifest:
+    input:
+        split_shards,
+    output:
+        result("activations/{model}/seed-{seed}/{split}.json"),
+    log:
+        log_of("row_manifest/{model}-{seed}-{split}"),
+    benchmark:
+        benchmark_of("row_manifest/{model}-{seed}-{split}")
+    wildcard_constraints:
+        split="fit|validation",
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["activations"],
+    script:
+        "../scripts/row_manifest.py"
 
 
 rule metrics:

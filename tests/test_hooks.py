@@ -38,11 +38,17 @@ def read(model, points: list[Point], inputs: dict = WHOLE, **settings: bool):
 def test_points_are_what_the_model_computes(family: str) -> None:
     model = tiny(family)
     found = read(model, every_point(), PACKED).points
-    entering = []
+    entering, leaving = [], []
     handles = [
         block.register_forward_pre_hook(
             lambda _, given, named: entering.append(given[0] if given else named["hidden_states"]),
             with_kwargs=True,
+        )
+        for block in blocks(model)
+    ]
+    handles += [
+        block.register_forward_hook(
+            lambda _, __, out: leaving.append(out[0] if isinstance(out, tuple) else out)
         )
         for block in blocks(model)
     ]
@@ -53,6 +59,7 @@ def test_points_are_what_the_model_computes(family: str) -> None:
     for layer in range(3):
         assert torch.equal(found[Point("resid_pre", layer)], entering[layer])
         pre, attended, middle, fed, post = (found[Point(hook, layer)] for hook in HOOKS)
+        assert torch.equal(post, leaving[layer])
         torch.testing.assert_close(pre + attended, middle, rtol=0, atol=0)
         torch.testing.assert_close(middle + fed, post, rtol=1e-5, atol=1e-5)
         if layer < 2:
@@ -81,9 +88,13 @@ def test_nothing_after_the_last_point_is_computed(family: str) -> None:
     assert ran == [0, "mlp 0", 1]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "gpt-neox", "phi"])
-def test_attention_stays_inside_a_packed_segment(family: str) -> None:
+@pytest.mark.parametrize("family", [*FAMILIES, "gpt-neox", "phi", "llama4", "gemma4-moe"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_stays_inside_a_packed_segment(family: str, attention: str) -> None:
     model, point = tiny(family), Point("resid_post", 2)
+    if attention == "sdpa" and not model._supports_sdpa:
+        pytest.skip("has eager attention only")
+    model.set_attn_implementation(attention)
     packed = read(model, [point], models.packed_inputs(model, TOKENS, STARTS)).points[point]
     for row, part in ((0, slice(0, 5)), (0, slice(5, 12)), (1, slice(9, 12))):
         tokens = TOKENS[row : row + 1, part]
@@ -96,7 +107,6 @@ def test_attention_stays_inside_a_packed_segment(family: str) -> None:
 def test_masks_of_ours_are_those_of_the_library() -> None:
     """One segment, a window shorter than it: with our masks as without them."""
     model, points = tiny("gpt-oss"), [Point("resid_post", layer) for layer in range(3)]
-    model.config.sliding_window = 4
     for kinds in (["full_attention"] * 3, ["sliding_attention", "full_attention"] * 2):
         model.config.layer_types = kinds[:3]
         one = read(model, points, models.packed_inputs(model, TOKENS, WHOLE_STARTS))
@@ -105,15 +115,34 @@ def test_masks_of_ours_are_those_of_the_library() -> None:
             torch.testing.assert_close(one.points[point], two.points[point])
 
 
-def test_attention_that_crosses_documents_is_refused(monkeypatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_segments_that_see_others_are_refused(monkeypatch, dtype: torch.dtype) -> None:
     monkeypatch.setattr(models, "_IGNORES_PACKING", ())
-    with pytest.raises(
-        UserError, match="attention crosses the documents .*attend_across_documents"
-    ):
-        prove_packing(tiny("gpt-oss"), TOKENS, STARTS)
-    with pytest.raises(UserError, match="attention crosses the documents"):
-        prove_packing(tiny("falcon"), TOKENS, STARTS)  # by alibi or an older mask: as it is
-    prove_packing(tiny("gpt-oss"), TOKENS, WHOLE_STARTS)
+    for family in ("gpt-oss", "falcon", "opt", "falcon-h1"):  # the last by its recurrent state
+        model = tiny(family).to(dtype)
+        with pytest.raises(UserError, match=r"documents of a sequence.*attend_across_documents"):
+            prove_packing(model, TOKENS, STARTS)
+        prove_packing(model, TOKENS, WHOLE_STARTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_layer_that_sees_others_is_enough(dtype: torch.dtype) -> None:
+    model = tiny("qwen3-moe").to(dtype)
+    prove_packing(model, TOKENS, STARTS)
+    blocks(model)[2].register_forward_pre_hook(
+        lambda _, given, named: (given, named | {"attention_mask": None}), with_kwargs=True
+    )
+    with pytest.raises(UserError, match="layer 2 sees across the documents"):
+        prove_packing(model, TOKENS, STARTS)
+
+
+def test_positions_that_go_on_are_refused() -> None:
+    model = tiny("gpt2")
+    model.transformer.wpe.register_forward_pre_hook(
+        lambda _, given: (torch.arange(given[0].shape[1])[None],)
+    )
+    with pytest.raises(UserError, match="its positions do not start anew in each document"):
+        prove_packing(model, TOKENS, STARTS)
 
 
 @pytest.mark.parametrize("family", PARALLEL)
@@ -121,8 +150,13 @@ def test_parallel_blocks_have_no_stream_between(family: str) -> None:
     model = tiny(family)
     points = [Point("attn_out", 1), Point("mlp_out", 1), Point("resid_post", 1)]
     prove(model, points, WHOLE)
-    with pytest.raises(UserError, match="side by side, so there is no resid_mid; take attn_out"):
-        prove(model, [Point("resid_mid", 1)], WHOLE)
+    for given in (model, tiny(family).to(torch.bfloat16)):
+        with pytest.raises(
+            UserError,
+            match=r"^\w+: resid_mid cannot be read in layer 1: .* side by side; take resid_pre, "
+            "attn_out, mlp_out, resid_post$",
+        ):
+            prove(given, [Point("resid_mid", 1), Point("resid_pre", 1)], WHOLE)
 
 
 def test_parts_that_do_not_add_up_are_refused() -> None:
@@ -131,9 +165,12 @@ def test_parts_that_do_not_add_up_are_refused() -> None:
     blocks(model)[1].forward = lambda *given, **named: plain(*given, **named) * 1.01
     prove(model, [Point("mlp_out", 0), Point("resid_post", 1)], WHOLE)
     with pytest.raises(
-        UserError, match=r"not resid_post in layer 1, so mlp_out is not what a part"
+        UserError,
+        match=r"LlamaForCausalLM: mlp_out cannot be read in layer 1: .* is not resid_post; take "
+        "resid_pre, attn_out, resid_mid, resid_post$",
     ):
-        prove(model, [Point("mlp_out", 1)], WHOLE)
+        prove(model, every_point(), WHOLE)
+    prove(model, [Point("attn_out", 1), Point("resid_mid", 1)], WHOLE)  # before it goes wrong
 
 
 def test_a_scaled_residual_is_scaled() -> None:
@@ -148,21 +185,98 @@ def test_a_scaled_residual_is_scaled() -> None:
     )
 
 
-def test_bfloat16_sums_pass_the_proof() -> None:
-    prove(tiny("gemma3").to(torch.bfloat16), every_point(), WHOLE)
-    prove(tiny("olmoe").to(torch.bfloat16), every_point(), WHOLE)
+@pytest.mark.parametrize("family", [*FAMILIES, "llama4", "gemma4-moe"])
+def test_bfloat16_sums_pass_the_proof(family: str) -> None:
+    prove(tiny(family).to(torch.bfloat16), every_point(), WHOLE)
 
 
 def test_what_is_missing_is_said_with_what_is_there() -> None:
     model = tiny("llama")
-    with pytest.raises(UserError, match="layer 3 does not exist; the model has 3 layers"):
-        Capture(model, [Point("resid_post", 3)])
+    for layer in (3, -1):
+        with pytest.raises(
+            UserError, match=f"layer {layer} does not exist; the model has 3 layers"
+        ):
+            Capture(model, [Point("resid_post", layer)])
+    with pytest.raises(UserError, match="hook mlp does not exist; the hooks: resid_pre, attn_out"):
+        Capture(model, [Point("mlp", 0)])
     del blocks(model)[1].self_attn
-    with pytest.raises(UserError, match="no attn_out was found; its parts: mlp, input_layernorm"):
+    with pytest.raises(
+        UserError,
+        match=r"^LlamaForCausalLM: no attn_out was found in LlamaDecoderLayer; its parts: mlp",
+    ):
         Capture(model, [Point("attn_out", 1)])
     model.base_model.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
-    with pytest.raises(UserError, match=r"0 stacks of 3 .* lists of modules: layers \(3 x Linear"):
+    model.base_model.others = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    with pytest.raises(UserError, match=r"2 stacks of 3 .* lists of modules: layers \(3 x Linear"):
         Capture(model, [Point("resid_post", 1)])
+
+
+def test_blocks_without_known_parts_have_what_enters_and_leaves_them() -> None:
+    model = tiny("opt")
+    found = read(model, [Point("resid_post", 0), Point("resid_pre", 1)]).points
+    assert torch.equal(found[Point("resid_post", 0)], found[Point("resid_pre", 1)])
+    with pytest.raises(
+        UserError, match="no mlp_out was found in OPTDecoderLayer; its parts: self_"
+    ):
+        Capture(model, [Point("mlp_out", 1)])
+
+
+def test_a_stream_of_another_form_is_refused() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"resid_post of layer 1 is \(2, 12, 4, 32\), not \[batch, position, d_model",
+    ):
+        read(tiny("deepseek-v4"), [Point("resid_post", 1)])
+
+
+# --- a model that goes on being used -----------------------------------------------------------
+
+
+def test_a_capture_that_is_refused_leaves_no_hook() -> None:
+    model = tiny("olmoe")
+    del blocks(model)[2].self_attn
+    with pytest.raises(UserError, match="no attn_out"):
+        Capture(model, [Point("resid_post", 0), Point("attn_out", 2)], routing=True)
+    read(model, every_point(2), routing=True)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+def test_a_pass_that_failed_can_be_tried_again() -> None:
+    model, points = tiny("llama"), [Point("resid_post", layer) for layer in range(3)]
+    wanted = read(model, points).points
+
+    def fail(*_) -> None:
+        raise MemoryError
+
+    with Capture(model, points) as capture:
+        handle = blocks(model)[2].register_forward_pre_hook(fail)
+        with pytest.raises(MemoryError):
+            capture(**PACKED)
+        handle.remove()
+        found = capture(**WHOLE).points
+    assert all(torch.equal(found[point], wanted[point]) for point in points)
+
+
+def test_a_model_that_accelerate_places_gives_the_same() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    plain = read(tiny("olmoe"), every_point(), routing=True)
+    model = tiny("olmoe")
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    for _ in range(2):  # a pass that was stopped leaves nothing behind
+        found = read(model, every_point(), routing=True)
+        assert all(torch.equal(found.points[point], plain.points[point]) for point in plain.points)
+        assert all(torch.equal(found.routing[n].gates, plain.routing[n].gates) for n in range(3))
+
+
+def test_blocks_may_lie_on_other_devices_than_what_enters_them() -> None:
+    hooks = pytest.importorskip("accelerate.hooks")
+    model = tiny("llama")
+    for block in blocks(model)[1:]:
+        move = hooks.AlignDevicesHook(execution_device="meta", io_same_device=False)
+        hooks.add_hook_to_module(block.to("meta"), move)
+    found = read(model, every_point(2)).points
+    assert found[Point("resid_pre", 1)].device.type == "cpu"
+    assert found[Point("resid_mid", 1)].device.type == "meta"
 
 
 # --- routing ------------------------------------------------------------------------------------
@@ -288,22 +402,80 @@ def test_routing_does_not_depend_on_how_experts_are_computed(
         torch.testing.assert_close(found.routing[layer].gates, plain.routing[layer].gates)
 
 
-def test_a_family_that_is_not_in_the_table_is_read_by_its_structure(monkeypatch) -> None:
-    wanted = read(tiny("gpt-oss"), [Point("resid_post", 2)], routing=True).routing
-    monkeypatch.delitem(TABLE, "gpt_oss")
-    found = read(tiny("gpt-oss"), [Point("resid_post", 2)], routing=True).routing
-    assert torch.equal(found[1].experts, wanted[1].experts)
+@pytest.mark.parametrize("family", ["gemma4-moe", "minimax-m2"])
+def test_a_family_that_is_not_in_the_table_is_read_by_its_structure(family: str) -> None:
+    model, given = tiny(family), {}
+    assert model.config.model_type not in TABLE
+    for number, block in enumerate(blocks(model)):
+        holder = block if hasattr(block, "experts") else block.mlp
+        holder.experts.register_forward_pre_hook(
+            lambda _, args, number=number: given.update({number: args})
+        )
+    found = read(model, [Point("resid_post", 2)], routing=True).routing
+    assert sorted(found) == [0, 1, 2]
+    for layer, routing in found.items():
+        assert torch.equal(routing.experts.flatten(0, 1), given[layer][1])
+        assert torch.equal(routing.gates.flatten(0, 1), given[layer][2])
+    with pytest.raises(UserError, match=r"probabilities of logits is not known; set .* to used"):
+        Capture(model, [Point("resid_post", 2)], routing=True, probabilities=True)
+
+
+def test_llama4_gates_are_what_its_experts_inputs_are_scaled_by() -> None:
+    model, scaled = tiny("llama4"), {}
+    for number in (1, 2):
+        part = blocks(model)[number].feed_forward
+        part.register_forward_pre_hook(
+            lambda _, args, number=number: scaled.update({number: [args[0].reshape(-1, 32)]})
+        )
+        part.experts.register_forward_pre_hook(
+            lambda _, args, number=number: scaled[number].append(args[0].reshape(8, -1, 32))
+        )
+    found = read(model, [Point("resid_post", 2)], PACKED, routing=True, probabilities=True).routing
+    assert sorted(found) == [1, 2]
+    for layer, routing in found.items():
+        plain, given = scaled[layer]
+        experts, gates = routing.experts.flatten(0, 1), routing.gates.flatten(0, 1)
+        assert all(len(set(row)) == 2 for row in experts.tolist())
+        table = by_expert(experts, gates, 8)
+        assert torch.equal(table.T[:, :, None] * plain, given)
+        probabilities = routing.probabilities.flatten(0, 1)
+        torch.testing.assert_close(probabilities.gather(1, experts), gates)
+        assert torch.equal(probabilities.topk(2, -1)[1].sort(1)[0], experts.sort(1)[0])
+
+
+def test_experts_without_a_router_that_is_known_are_never_taken_for_dense() -> None:
     model = tiny("gpt-oss")
     blocks(model)[1].mlp.chooser = blocks(model)[1].mlp.router
     del blocks(model)[1].mlp.router
     with pytest.raises(UserError, match=r"no router .* of mlp \(parts: experts, chooser\); set"):
         Capture(model, [Point("resid_post", 2)], routing=True)
-    Capture(model, [Point("resid_post", 2)])
+    Capture(model, [Point("resid_post", 2)]).__exit__()
+    with pytest.raises(UserError, match=r"JetMoe.* router of layer 0 does not give logits, gates"):
+        read(tiny("jetmoe"), [Point("resid_post", 2)], routing=True)
 
 
-def test_a_router_of_another_form_is_refused() -> None:
+def test_a_router_that_a_pass_goes_around_is_said() -> None:
     model = tiny("olmoe")
-    blocks(model)[0].mlp.gate.register_forward_hook(lambda _, __, out: out[:2])
+    blocks(model)[1].mlp.forward = lambda hidden: hidden
+    with pytest.raises(
+        UserError, match=r"never met the router of layer 1; set activations.routing"
+    ):
+        read(model, [Point("resid_post", 1)], routing=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda out: out[:2],
+        lambda out: (out[0], out[1].flatten(), out[2].flatten()),
+        lambda out: (out[0], out[1].T, out[2].T),
+        lambda out: (out[0], out[1], out[2].float()),
+    ],
+    ids=["two", "flat", "turned", "float"],
+)
+def test_a_router_of_another_form_is_refused(change) -> None:
+    model = tiny("olmoe")
+    blocks(model)[0].mlp.gate.register_forward_hook(lambda _, __, out: change(out))
     with pytest.raises(
         UserError, match="router of layer 0 does not give logits, gates and experts"
     ):

@@ -20,9 +20,11 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from conftest import PRESETS, SCHEMA
-from moediff import artifact
+from families import tiny
+from moediff import artifact, models, tokens
 from moediff.shards import TOKENS, Shard
 from moediff.study import open_rows
 from moediff.tales import tales
@@ -343,6 +345,62 @@ def test_a_row_is_found_in_its_text(finished: Path) -> None:
         text = table[passage.domain][passage.document]
         assert passage.before + passage.token + passage.after in text
         assert passage.token == tokenizer.decode([int(tokens[row])])
+
+
+def write_checkpoint(folder: Path, family: str, entries: int, texts: list[str]) -> str:
+    """A tiny random model with a tokenizer of its own, as a local folder."""
+    tokenizer = tokens.train_tokenizer(iter(texts), entries)
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokens.END_OF_TEXT)
+    whole.save_pretrained(folder)
+    model = tiny(family)
+    model.resize_token_embeddings(entries)
+    models.save(model, folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_models_of_two_tokenizers_meet_where_their_tokens_end(tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "study")
+    texts = list(itertools.islice(tales(3), 80))
+    one = write_checkpoint(tmp_path / "one", "olmoe", 400, texts)
+    two = write_checkpoint(tmp_path / "two", "llama", 900, texts[::2])
+    config = {key: TINY[key] for key in ("recipes",)} | {
+        "corpus": TINY["corpus"] | {"tokenizer": {"load": one}},
+        "models": {"one": {"load": one}, "two": {"load": two, "tokenizer": "own"}},
+        "comparisons": {"pair": {"each": ["one", "two"]}},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    found = run(folder, "results/fve.json", "results/report.html")
+    assert found.returncode == 0, found.stderr
+    rows = open_rows(folder / "results", "one", "two", split="fit")
+    table = {
+        name: dict(pl.read_parquet(folder / f"results/corpus/{name}.parquet")
+                   .select("document", "text").iter_rows())
+        for name in ("made", "own")
+    }  # fmt: skip
+    spelt = [Tokenizer.from_file(f"{place}/tokenizer.json") for place in (one, two)]
+    chunk = rows.chunks[0]
+    columns = {
+        source: {
+            n: rows.column_of(chunk, n, source) for n in ("token", "document", "domain", "end")
+        }
+        for source in (0, 1)
+    }
+    for name in ("document", "domain", "end"):
+        np.testing.assert_array_equal(columns[0][name], columns[1][name])
+    assert (columns[0]["token"] != columns[1]["token"]).mean() > 0.5
+    for row in range(0, chunk.size, 97):  # both have read the text up to this very character
+        place = {name: int(columns[0][name][row]) for name in ("document", "domain", "end")}
+        text = table[rows.domains[place["domain"]]][f"{place['document']:015x}"]
+        for source in (0, 1):
+            token = spelt[source].decode([int(columns[source]["token"][row])])
+            assert text[: place["end"]].endswith(token)
+    about = json.loads((folder / "results/activations/two/seed-0/fit.json").read_text())["about"]
+    alignment = about["alignment"]
+    assert 0.3 < alignment["share_kept"] < 1
+    assert alignment["word_ends_kept"] > alignment["word_ends"]
+    assert about["left_out"]["unaligned"] > 0
+    assert "word ends kept" in (folder / "results/report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ _AFTER_ATTENTION = ("post_self_attn_layernorm", "post_attention_layernorm")
 _AFTER_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
 # Two sums of the same three parts round four times in all, each by half an epsilon at most.
 _ROUNDING = 2
-# What a block's other positions may change in float32, where an expert's rows come in other groups.
+# Share of a row that may change with other positions: experts then get other groups of rows, which
+# rounds differently.
 _UNSEEN = 1e-3
 
 
@@ -204,12 +205,17 @@ class Capture:
         stream: dict[str, Tensor] = {}
 
         def enter(_: nn.Module, given: tuple, named: dict) -> None:
-            stream["pre"] = self._checked("resid_pre", layer, _entering(given, named))
+            value = self._checked("resid_pre", layer, _entering(given, named))
+            if "resid_mid" in hooks:
+                stream["pre"] = value
             if "resid_pre" in hooks:
-                self._take(Point("resid_pre", layer), stream["pre"])
+                self._take(Point("resid_pre", layer), value)
 
         def added(hook: str, out: Any) -> Tensor:
-            value = self._checked(hook, layer, _first(out))
+            value = _first(out)
+            if isinstance(value, Tensor) and value.ndim == 2:  # [token, d_model] (Llama 4)
+                value = value.reshape(*self.shape, -1)
+            value = self._checked(hook, layer, value)
             return value if scale == 1.0 else value * scale
 
         def attended(_: nn.Module, __: tuple, out: Any) -> None:
@@ -246,12 +252,13 @@ class Capture:
         return take
 
     def _checked(self, hook: str, layer: int, value: Any) -> Tensor:
-        """A value that is [batch, position, d_model]; others have streams of another form."""
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        if len(shape) != 3 or shape[:2] != self.shape:
+        """A value that is [batch, position, d_model]; some families' streams have another form."""
+        wanted = (*self.shape, self.model.config.get_text_config().hidden_size)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if shape != wanted:
             raise UserError(
-                f"{type(self.model).__name__}: {hook} of layer {layer} is not [batch, position, "
-                f"d_model] but {shape}; its activations cannot be read there"
+                f"{type(self.model).__name__}: {hook} of layer {layer} is {shape or type(value).__name__}"
+                f", not [batch, position, d_model] {wanted}; it cannot be read there"
             )
         return value
 

@@ -116,8 +116,8 @@ class ShardWriter:
         order = mixed_order(self.seed, self.count)
         self.documents = columns["document"]
         self.columns: dict[str, np.ndarray] = {n: values[order] for n, values in columns.items()}
-        self.place = torch.empty(self.count, dtype=torch.int64)
-        self.place[torch.from_numpy(order)] = torch.arange(self.count)
+        self.place = np.empty(self.count, np.int64)  # in the shard, of each row as captured
+        self.place[order] = np.arange(self.count)
         self.tables: dict[str, Tensor] = {}
         self.sums = {name: Moments(point.width) for name, point in points.items()}
         for name, point in points.items():
@@ -136,22 +136,25 @@ class ShardWriter:
         for name, values in (more or {}).items():
             if name not in self.tables:
                 self.tables[name] = torch.empty((self.count, *values.shape[1:]), dtype=values.dtype)
-            self.tables[name][place] = values
+            self._put(name, values, place)
         self.done += count
 
-    def _add_rows(self, name: str, values: Tensor, place: Tensor) -> None:
+    def _put(self, name: str, values: Tensor, place: np.ndarray) -> None:
+        self.tables[name].numpy()[place] = values.numpy()  # twice as fast as torch's own
+
+    def _add_rows(self, name: str, values: Tensor, place: np.ndarray) -> None:
         point = self.points[name]
-        stored = (values * 2.0**point.exponent).to(self.dtype)
-        if not torch.isfinite(stored).all():
-            raise self._not_finite(name, values, stored)
-        self.tables[name][place] = stored
-        kept = values
+        scaled = values if point.exponent == 0 else values * 2.0**point.exponent
+        stored = scaled.to(self.dtype)
+        kept = restored(stored, point.exponent)
+        # The sum is not finite if a value is not; only then is each looked at.
+        if not math.isfinite(float(kept.sum())) and not torch.isfinite(kept).all():
+            raise self._not_finite(name, values, kept)
+        self._put(name, stored, place)
         if point.most is not None:
             massive = values.norm(dim=1) > point.most
-            self.tables[f"{name}.massive"][place] = massive
-            kept, stored = values[~massive], stored[~massive]
-        if self.dtype != torch.float32:
-            kept = stored.float() * 2.0**-point.exponent
+            self._put(f"{name}.massive", massive, place)
+            kept = kept[~massive]
         self.sums[name].add(kept)
 
     def _not_finite(self, name: str, values: Tensor, stored: Tensor) -> UserError:

@@ -253,7 +253,8 @@ class AlignedRows:
     ) -> Generator[list[Tensor], None, None]:
         """Endless pools of rows of `keep`, as they are stored, one tensor [row, d_model] a source.
 
-        Each row comes once an epoch; a `cutter` makes batches in the models' units of them. Each epoch puts the chunks in a new order in which every shard has its share of any stretch,
+        Each row comes once an epoch; a `cutter` makes batches in the models' units of them. Each
+        epoch puts the chunks in a new order in which every shard has its share of any stretch,
         takes at most `pool_chunks` at a time, and permutes rows inside the pool; the next pool is
         read in the background while one is used. The first `skip` rows of the stream are left out.
         """
