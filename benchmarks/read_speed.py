@@ -33,7 +33,8 @@ BATCH = 2048
 def write_store(folder: Path, rows: int, shards: int, width: int) -> list[Path]:
     """Shards of random rows; documents have 500 rows."""
     random, paths, first = np.random.default_rng(0), [], 0
-    for number, count in enumerate(len(part) for part in np.array_split(np.arange(rows), shards)):
+    for number in range(shards):
+        count = rows // shards + (number < rows % shards)
         row = np.arange(first, first + count)
         columns = {name: row.astype(kind) for name, kind in TYPES.items()}
         columns |= {"document": row // 500, "domain": np.zeros(count, np.uint8)}

@@ -45,9 +45,9 @@ class Moments:
 
 def _moments(rows: Tensor) -> tuple[int, np.ndarray, np.ndarray]:
     """About the mean of a few rows, so that one pass loses no digits; sums as products, which are fast."""
-    moved = rows.to(torch.float64)
+    moved = rows.to(torch.float64, copy=True)
     near = moved[:64].mean(0)
-    moved = moved - near
+    moved.sub_(near)  # in place: a second table costs more than all sums
     one = moved.new_ones(1, len(moved))
     total = (one @ moved)[0]
     squares = (one @ moved.square_())[0]
