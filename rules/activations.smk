@@ -41,7 +41,6 @@ rule calibrate:
         gpu=GPU,
     params:
         reading=reading_settings,
-        points=settings.points(config),
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["activations"],
     script:

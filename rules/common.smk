@@ -165,8 +165,8 @@ def ngrams():
 
 def reading_settings(wildcards):
     """What decides which activations a row is; layers as the config gives them."""
-    keys = ("hook", "layer", "drop", "dtype", "routing")
-    return {key: config["activations"][key] for key in keys}
+    kept = {key: config["activations"][key] for key in ("drop", "dtype", "routing")}
+    return kept | {"points": settings.points(config)}
 
 
 def token_files(model, split, shard):

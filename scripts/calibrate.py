@@ -17,7 +17,7 @@ with job(snakemake, torch_threads=True) as log:
     shard, *others = map(read_token_shard, snakemake.input.tokens)
     points = {
         name: Point(hook, resolve_layer(layer, facts["layers"], wildcards.model))
-        for name, (hook, layer) in params.points.items()
+        for name, (hook, layer) in params.reading["points"].items()
     }
     found = capture.calibrate(
         model,

@@ -11,7 +11,8 @@ from families import FAMILIES, MOE_FAMILIES, PARALLEL, tiny
 from moediff import models
 from moediff.errors import UserError
 from moediff.families import FAMILIES as TABLE
-from moediff.hooks import HOOKS, Capture, Point, blocks, prove, prove_packing
+from moediff.hooks import HOOKS, Capture, Point, blocks
+from moediff.proofs import prove, prove_packing
 
 RANDOM = np.random.default_rng(0)
 TOKENS = RANDOM.integers(1, 60, (2, 12))

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 
 from moediff.alignment import PADDING, aligned, alignment_report
 from moediff.errors import UserError
-from moediff.hooks import Capture, Point, Routing, prove, prove_packing
+from moediff.hooks import Capture, Point, Routing
 from moediff.models import packed_inputs
 from moediff.progress import Progress
+from moediff.proofs import prove, prove_packing
 from moediff.shards import COLUMNS, ShardWriter, Stored, scale_exponent
 from moediff.tokens import TokenShard, segment_starts
 

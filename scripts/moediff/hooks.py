@@ -14,25 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moediff.errors import UserError
 from moediff.families import FEED_FORWARDS, family_of, find_router
-from moediff.models import backbone, packed_inputs
+from moediff.models import backbone
 
 HOOKS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _BEFORE_FEED_FORWARD = ("resid_pre", "attn_out", "resid_mid")
 # Norms of what a part gives, before it is added to the stream (OLMo 2, Gemma, GLM 4).
 _AFTER_ATTENTION = ("post_self_attn_layernorm", "post_attention_layernorm")
 _AFTER_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
-# Two sums of the same three parts round four times in all, each by half an epsilon at most.
-_ROUNDING = 2
-# Share of a row that may change with other positions: experts then get other groups of rows, which
-# rounds differently.
-_UNSEEN = 1e-3
 
 
 # --- structure ----------------------------------------------------------------------------------
@@ -99,11 +93,12 @@ def _adder(model: PreTrainedModel, block: nn.Module, hook: str) -> nn.Module:
     return found
 
 
-def _first(value: Any) -> Any:
+def first_output(value: Any) -> Any:
+    """What a part returns first: the stream, or what is added to it."""
     return value[0] if isinstance(value, (tuple, list)) and len(value) else value
 
 
-def _entering(given: tuple, named: dict[str, Any]) -> Tensor:
+def stream_of(given: tuple, named: dict[str, Any]) -> Tensor:
     """The stream among the arguments of a block."""
     return given[0] if given else named["hidden_states"]
 
@@ -205,14 +200,14 @@ class Capture:
         stream: dict[str, Tensor] = {}
 
         def enter(_: nn.Module, given: tuple, named: dict) -> None:
-            value = self._checked("resid_pre", layer, _entering(given, named))
+            value = self._checked("resid_pre", layer, stream_of(given, named))
             if "resid_mid" in hooks:
                 stream["pre"] = value
             if "resid_pre" in hooks:
                 self._take(Point("resid_pre", layer), value)
 
         def added(hook: str, out: Any) -> Tensor:
-            value = _first(out)
+            value = first_output(out)
             if isinstance(value, Tensor) and value.ndim == 2:  # [token, d_model] (Llama 4)
                 value = value.reshape(*self.shape, -1)
             value = self._checked(hook, layer, value)
@@ -231,7 +226,7 @@ class Capture:
             self._take(Point("mlp_out", layer), added("mlp_out", out))
 
         def leave(_: nn.Module, __: tuple, out: Any) -> None:
-            value = self._checked("resid_post", layer, _first(out))
+            value = self._checked("resid_post", layer, first_output(out))
             self._take(Point("resid_post", layer), value)
 
         if hooks & {"resid_pre", "resid_mid"}:
@@ -323,135 +318,3 @@ class Capture:
 
     def __exit__(self, *_: object) -> None:
         self._release()
-
-
-# --- proof --------------------------------------------------------------------------------------
-
-
-def prove(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, Any]) -> None:
-    """Check on one real pass that the parts at the points' layers are what they are said to be.
-
-    Some part after attention must read resid_pre + attn_out, which shows both attn_out and resid_mid;
-    resid_pre + attn_out + mlp_out must be resid_post, which shows attn_out and mlp_out. Both to the
-    rounding of the model's dtype. resid_pre and resid_post need no proof. Raises UserError.
-    """
-    for layer in sorted({p.layer for p in points if p.hook not in ("resid_pre", "resid_post")}):
-        wanted = {point.hook for point in points if point.layer == layer}
-        holds = _holding(model, layer, inputs)
-        wrong = [hook for hook in HOOKS if hook in wanted - holds]
-        if wrong:
-            reason = "nothing there reads resid_pre + attn_out"
-            if "mlp_out" in holds:
-                reason = "attention and feed-forward run side by side"
-            elif "mlp_out" in wrong:
-                reason = "resid_pre + attn_out + mlp_out is not resid_post"
-            raise UserError(
-                f"{type(model).__name__}: {' and '.join(wrong)} cannot be read in layer {layer}: "
-                f"{reason}; take {', '.join(hook for hook in HOOKS if hook in holds)}"
-            )
-
-
-def _holding(model: PreTrainedModel, layer: int, inputs: dict[str, Any]) -> set[str]:
-    """The hooks that are what they are said to be in a layer."""
-    every = [Point(hook, layer) for hook in HOOKS]
-    with Capture(model, every) as capture:
-        read = _inputs_of_parts(blocks(model)[layer], capture.handles)
-        found = capture(**inputs).points
-    device = found[every[-1]].device
-    pre, attended, middle, fed, post = (found[point].to(device) for point in every)
-    holds = {"resid_pre", "resid_post"}
-    if any(part.shape == middle.shape and _equal(part, middle, pre, attended) for part in read):
-        holds |= {"attn_out", "resid_mid"}
-        if _equal(middle + fed, post, middle, fed):
-            holds.add("mlp_out")
-    elif _equal(pre + attended + fed, post, pre, attended, fed):
-        holds |= {"attn_out", "mlp_out"}
-    return holds
-
-
-def _inputs_of_parts(block: nn.Module, handles: list[Any]) -> list[Tensor]:
-    """A list that fills with what the parts of a block are given, once it runs."""
-    read: list[Tensor] = []
-
-    def note(_: nn.Module, given: tuple) -> None:
-        if given and isinstance(given[0], Tensor):
-            read.append(given[0])
-
-    handles += [part.register_forward_pre_hook(note) for part in block.children()]
-    return read
-
-
-def _equal(one: Tensor, other: Tensor, *summands: Tensor) -> bool:
-    """Whether two tensors agree to the rounding of sums of `summands`, element by element."""
-    if not one.shape == other.shape == summands[0].shape:
-        return False
-    room = sum(part.float().abs() for part in (other, *summands))
-    allowed = _ROUNDING * torch.finfo(other.dtype).eps * room
-    return bool(((one.to(other.device).float() - other.float()).abs() <= allowed).all())
-
-
-# --- packed sequences ---------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def prove_packing(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray) -> None:
-    """Check that a segment of packed tokens [sequence, position] is as if it were alone.
-
-    It must enter the first block as it does alone (learnt positions start anew), and no block may
-    change it when what stands before it changes (attention, or a recurrent state, that crosses).
-    Of the sequences the first that has two segments is tried. Raises UserError.
-    """
-    several = np.flatnonzero(starts[:, 1:].any(1))
-    if not len(several):
-        return
-    row = several[:1]
-    first = int(np.flatnonzero(starts[row[0]])[-1])
-    inputs = packed_inputs(model, tokens[row], starts[row])
-    point = Point("resid_pre", 0)
-    with Capture(model, [point]) as capture:
-        packed = capture(**inputs).points[point][:, first:]
-        own = packed_inputs(model, tokens[row, first:], starts[row, first:])
-        alone = capture(**own).points[point]
-    advice = "set corpus.sequence.attend_across_documents to true"
-    if not _equal(packed, alone, alone):
-        raise UserError(
-            f"{type(model).__name__}: its positions do not start anew in each document of a "
-            f"sequence; {advice}"
-        )
-    for layer, share in enumerate(_crossing(model, inputs, first)):
-        if share > max(_ROUNDING * torch.finfo(alone.dtype).eps, _UNSEEN):
-            raise UserError(
-                f"{type(model).__name__}: layer {layer} sees across the documents of a sequence "
-                f"(other text before one changes it by {share:.1%}); {advice}"
-            )
-
-
-def _crossing(model: PreTrainedModel, inputs: dict[str, Any], first: int) -> list[float]:
-    """By how much each block's output from position `first` on depends on what enters before it.
-
-    A block runs twice on the same input, of which only the positions before `first` differ. The row
-    that moves most counts, relative to its size. Inputs are those of the pass, so that rounding does
-    not add up from block to block and no router tips over.
-    """
-    shares: list[float] = []
-
-    def compare(block: nn.Module, given: tuple, named: dict[str, Any]) -> None:
-        def run(hidden: Tensor) -> Tensor:
-            if given:
-                return _first(block.forward(hidden, *given[1:], **named))[:, first:].float()
-            return _first(block.forward(**named | {"hidden_states": hidden}))[:, first:].float()
-
-        one, other = _entering(given, named).clone(), _entering(given, named).clone()
-        # Other rows of the same size; not a change of sign, which a product of two would undo.
-        other[:, :first] = other[:, :first].roll(1, -1)
-        one, other = run(one), run(other)
-        size = one.norm(dim=-1).clamp_min(torch.finfo(one.dtype).tiny)
-        shares.append(float(((one - other).norm(dim=-1) / size).max()))
-
-    handles = [b.register_forward_pre_hook(compare, with_kwargs=True) for b in blocks(model)]
-    try:
-        backbone(model)(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shares

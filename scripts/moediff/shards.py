@@ -217,7 +217,7 @@ def _write(
 ) -> None:
     """A Zarr group in a zip: Zarr describes the arrays, their chunks are laid down as it says.
 
-    To hand Zarr the chunks one by one takes several times as long. Uncompressed: half-precision
+    Zarr itself took twice as long to write them. Uncompressed: half-precision
     activations shrink by 6 % and read at half the speed.
     """
     described: dict[str, Any] = {}
@@ -267,8 +267,8 @@ class Shard:
             with zipfile.ZipFile(self.path) as archive:
                 self.members = {part.filename: part for part in archive.infolist()}
                 count = len(archive.infolist())
-            self.store = ZipStore(self.path, mode="r")
-            group = zarr.open_group(self.store, mode="r")
+            store = ZipStore(self.path, mode="r")
+            group = zarr.open_group(store, mode="r")
             self.facts = dict(group.attrs)
             artifact.check_format(self.path, self.facts)
             self.points: dict[str, dict[str, Any]] = self.facts["points"]
@@ -278,7 +278,7 @@ class Shard:
             raise
         except Exception as error:  # a damaged zip or group raises a dozen unrelated classes
             raise unreadable(self.path, "not a whole activation shard", error) from error
-        self.store.close()
+        store.close()
         self._check_parts(count)
 
     def _check_parts(self, count: int) -> None:

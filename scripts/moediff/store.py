@@ -80,6 +80,7 @@ class AlignedRows:
                 _prove_aligned(own, other)
         self.widths = [s[0].width(p) for s, p in zip(self.sources, self.points, strict=True)]
         self.domains = tuple(first[0].facts["domains"])
+        self._exponents = [origin["exponent"] for origin in self.origins]
         self._massive = [self._find_massive(number) for number in range(len(first))]
         self.chunks = self._cut()
         self.count = sum(chunk.size for chunk in self.chunks)
@@ -209,8 +210,7 @@ class AlignedRows:
         return [part[kept] for part in parts]
 
     def _restored(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        exponents = [o["exponent"] for o in self.origins]
-        return [restored(part, e) for part, e in zip(parts, exponents, strict=True)]
+        return [restored(part, e) for part, e in zip(parts, self._exponents, strict=True)]
 
     def read(self, chunk: Chunk) -> list[Tensor]:
         """Rows of a chunk in the models' units, one float32 tensor [row, d_model] a source."""
