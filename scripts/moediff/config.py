@@ -27,7 +27,7 @@ STAGE_VERSIONS = {
     "token_shards": 3,
     "ngrams": 2,
     "models": 2,
-    "activations": 3,
+    "activations": 4,
     "baselines": 4,
     "dictionaries": 7,
     "metrics": 5,

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+BLOCK = 1 << 17  # values summed at a time
+
 
 class Moments:
     """Count, mean [width] and spread [width], the sum of squared deviations (Chan et al. 1983)."""
@@ -45,12 +47,14 @@ class Moments:
 
 def _moments(rows: Tensor) -> tuple[int, np.ndarray, np.ndarray]:
     """About the mean of a few rows, so that one pass loses no digits; sums as products, which are fast."""
-    moved = rows.to(torch.float64, copy=True)
-    near = moved[:64].mean(0)
-    moved.sub_(near)  # in place: a second table costs more than all sums
-    one = moved.new_ones(1, len(moved))
-    total = (one @ moved)[0]
-    squares = (one @ moved.square_())[0]
-    mean = total / len(moved)
+    near = rows[:64].double().mean(0)
+    total, squares = torch.zeros_like(near), torch.zeros_like(near)
+    # Fresh memory for all rows at once would cost more than all sums.
+    for some in rows.split(max(BLOCK // rows.shape[1], 1)):
+        moved = some.to(torch.float64, copy=True).sub_(near)
+        one = moved.new_ones(1, len(moved))
+        total += (one @ moved)[0]
+        squares += (one @ moved.square_())[0]
+    mean = total / len(rows)
     spread = (squares - total * mean).clamp_min_(0)
-    return len(moved), (near + mean).numpy(), spread.numpy()
+    return len(rows), (near + mean).numpy(), spread.numpy()

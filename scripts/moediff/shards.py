@@ -23,6 +23,7 @@ import zipfile
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +42,7 @@ from moediff.moments import Moments
 # two with different tokenizers `PLACES` say that both have read the same text.
 TOKENS = ("token", "document", "sequence", "position", "domain")
 PLACES = ("document", "sequence", "end", "domain")
+MIXED_BY = ("document", "sequence", "domain")  # decide the order: equal whatever the tokenizers
 TYPES = {
     "token": np.uint32, "document": np.int64, "sequence": np.int64, "position": np.int32,
     "domain": np.uint8, "start": np.uint32, "end": np.uint32,
@@ -49,6 +51,7 @@ COLUMNS = tuple(TYPES)
 FOREIGN = "rows"  # hook point of rows that other code wrote
 NARROW = 64  # bytes of a row up to which an array is one chunk
 RECENT = 8  # such arrays that a process holds
+FLUSHED = 1 << 23  # bytes written between two flushes
 MOST_OPEN = 64  # shards; a process may hold 256 files on some systems
 Columns = Mapping[str, np.ndarray]
 
@@ -74,16 +77,6 @@ def scale_exponent(rms: float, dtype: str) -> int:
     return 0 if dtype == "float32" or rms == 0 else -round(math.log2(rms))
 
 
-def columns_digest(columns: Columns, names: tuple[str, ...]) -> str:
-    """What two shards must share for their rows to be the same in these columns."""
-    return artifact.digest(*(columns[name] for name in names))
-
-
-def order_seed(columns: Columns) -> str:
-    """What decides the order of rows: equal for all models, whatever their tokenizers."""
-    return columns_digest(columns, ("document", "sequence", "domain"))
-
-
 def mixed_order(seed: str, count: int) -> np.ndarray:
     """Number, as captured, of the row at each place of a shard."""
     return np.random.default_rng(int(seed, 16)).permutation(count)
@@ -93,7 +86,7 @@ def mixed_order(seed: str, count: int) -> np.ndarray:
 
 
 class ShardWriter:
-    """Gathers the rows of one shard in memory, in their mixed order, and writes them at once.
+    """Gathers the rows of one shard in memory, as captured, and writes them at once in their mixed order.
 
     Memory is the shard's own size. Raises UserError at a value that is not finite or does not fit
     `dtype`, naming the document and the file `origin` that the rows come from.
@@ -113,58 +106,63 @@ class ShardWriter:
         if not self.count:
             raise UserError(f"{path}: every row of its token shard is left out")
         self.chunk_rows = min(chunk_rows, self.count)
-        columns = {name: columns[name].astype(TYPES[name]) for name in COLUMNS}
-        self.seed = order_seed(columns)
-        order = mixed_order(self.seed, self.count)
-        self.documents = columns["document"]
-        self.columns: dict[str, np.ndarray] = {n: values[order] for n, values in columns.items()}
-        self.place = np.empty(self.count, np.int64)  # in the shard, of each row as captured
-        self.place[order] = np.arange(self.count)
-        self.tables: dict[str, Tensor] = {}
-        self.sums = {name: Moments(point.width) for name, point in points.items()}
+        self.columns = {name: columns[name].astype(TYPES[name]) for name in COLUMNS}
+        self.digests = {name: artifact.digest(column) for name, column in self.columns.items()}
+        self.tables: dict[str, Tensor] = {}  # [row, ...], as captured
+        self.sums = {
+            name: Moments(point.width) for name, point in points.items()
+        }  # of what is stored
         for name, point in points.items():
-            self.tables[name] = torch.empty(self.count, point.width, dtype=self.dtype)
+            self._begin(name, (point.width,), self.dtype)
             if point.most is not None:
-                self.tables[f"{name}.massive"] = torch.empty(self.count, dtype=torch.bool)
+                self._begin(f"{name}.massive", (), torch.bool)
+
+    def _begin(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.tables[name] = torch.empty((self.count, *shape), dtype=dtype)
+
+    def _digest(self, names: tuple[str, ...]) -> str:
+        """What two shards must share for their rows to be the same in these columns."""
+        return artifact.digest(*(self.digests[name] for name in names))
 
     def add(self, rows: Mapping[str, Tensor], more: Mapping[str, Tensor] | None = None) -> None:
         """The next rows [row, d_model] of every hook point, and of any other array [row, ...]."""
         (count,) = {len(part) for part in (*rows.values(), *(more or {}).values())}
         if self.done + count > self.count:
             raise self._wrong_count(self.done + count)
-        place = self.place[self.done : self.done + count]
+        part = slice(self.done, self.done + count)
         for name, values in rows.items():
-            self._add_rows(name, values.float(), place)
+            self._add_rows(name, values.float(), part)
         for name, values in (more or {}).items():
             if name not in self.tables:
-                self.tables[name] = torch.empty((self.count, *values.shape[1:]), dtype=values.dtype)
-            self._put(name, values, place)
+                self._begin(name, tuple(values.shape[1:]), values.dtype)
+            self._put(name, values, part)
         self.done += count
 
-    def _put(self, name: str, values: Tensor, place: np.ndarray) -> None:
-        self.tables[name].numpy()[place] = values.numpy()  # twice as fast as torch's own
+    def _put(self, name: str, values: Tensor, part: slice) -> None:
+        """By one thread: two that touch fresh memory at once hinder each other, to a tenth of the speed."""
+        self.tables[name].numpy()[part] = values.numpy()
 
-    def _add_rows(self, name: str, values: Tensor, place: np.ndarray) -> None:
+    def _add_rows(self, name: str, values: Tensor, part: slice) -> None:
         point = self.points[name]
         scaled = values if point.exponent == 0 else values * 2.0**point.exponent
         stored = scaled.to(self.dtype)
-        kept = restored(stored, point.exponent)
-        # The sum is not finite if a value is not; only then is each looked at.
-        if not math.isfinite(float(kept.sum())) and not torch.isfinite(kept).all():
-            raise self._not_finite(name, values, kept)
-        self._put(name, stored, place)
+        self._put(name, stored, part)
+        counted, finite = stored, True
         if point.most is not None:
             massive = values.norm(dim=1) > point.most
-            self._put(f"{name}.massive", massive, place)
-            kept = kept[~massive]
-        self.sums[name].add(kept)
+            self._put(f"{name}.massive", massive, part)
+            counted, finite = stored[~massive], bool(torch.isfinite(stored[massive]).all())
+        sums = self.sums[name]
+        sums.add(counted)
+        if not finite or not np.isfinite(sums.spread).all():  # a sum shows what any of its rows has
+            raise self._not_finite(name, values, stored)
 
     def _not_finite(self, name: str, values: Tensor, stored: Tensor) -> UserError:
         row = int((~torch.isfinite(stored).all(1)).nonzero()[0])
         finite = bool(torch.isfinite(values[row]).all())
         problem = f"overflows {str(self.dtype)[6:]}" if finite else "is not a finite number"
         return UserError(
-            f"{self.origin}: an activation of document {self.documents[self.done + row]:015x} at "
+            f"{self.origin}: an activation of document {self.columns['document'][self.done + row]:015x} at "
             f"{name} {problem}; "
             + ("set activations.dtype to float32" if finite else "the model is broken there")
         )
@@ -176,15 +174,18 @@ class ShardWriter:
         """Write the shard, whole or not at all; every row must have been added."""
         if self.done != self.count:
             raise self._wrong_count(self.done)
-        arrays = {**self.columns, **{name: table.numpy() for name, table in self.tables.items()}}
-        for name, sums in self.sums.items():
-            arrays[f"{name}.mean"], arrays[f"{name}.spread"] = sums.mean, sums.spread
+        rows = {**self.columns, **{name: table.numpy() for name, table in self.tables.items()}}
+        sums = {}
+        for name, point in self.points.items():  # in the model's own units; exact
+            sums[f"{name}.mean"] = np.ldexp(self.sums[name].mean, -point.exponent)
+            sums[f"{name}.spread"] = np.ldexp(self.sums[name].spread, -2 * point.exponent)
+        seed = self._digest(MIXED_BY)
         attributes = {
             **facts,
             "count": self.count,
-            "order_seed": self.seed,
-            "tokens_digest": columns_digest(self.columns, TOKENS),
-            "places_digest": columns_digest(self.columns, PLACES),
+            "order_seed": seed,
+            "tokens_digest": self._digest(TOKENS),
+            "places_digest": self._digest(PLACES),
             "points": {
                 name: {"hook": point.hook, "exponent": point.exponent, "most": point.most}
                 for name, point in self.points.items()
@@ -194,27 +195,43 @@ class ShardWriter:
                 for name, point in self.points.items()
                 if point.most is not None
             },
-            "arrays": sorted(arrays),
+            "arrays": sorted(rows | sums),
         }
+        order = mixed_order(seed, self.count)
+        arrays = [
+            _Array(name, part, self._chunk_size(name, part), order) for name, part in rows.items()
+        ]
+        arrays += [_Array(name, part, len(part), None) for name, part in sums.items()]
         with artifact.whole(self.path) as partial:
-            _write(partial, attributes, arrays, self._chunk_sizes(arrays))
+            _write(partial, attributes, arrays)
 
-    def _chunk_sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-        """Rows of a chunk of each array; what is narrow stays whole: tiny chunks cost more than they hold."""
-        return {
-            name: self.chunk_rows
-            if name in self.points or values[:1].nbytes > NARROW
-            else len(values)
-            for name, values in arrays.items()
-        }
+    def _chunk_size(self, name: str, values: np.ndarray) -> int:
+        """Rows of a chunk; what is narrow stays whole: tiny chunks cost more than they hold."""
+        narrow = name not in self.points and values[:1].nbytes <= NARROW
+        return self.count if narrow else self.chunk_rows
 
 
-def _write(
-    path: Path,
-    attributes: Mapping[str, Any],
-    arrays: Mapping[str, np.ndarray],
-    sizes: Mapping[str, int],
-) -> None:
+@dataclass(frozen=True)
+class _Array:
+    """An array of a shard and how it is cut."""
+
+    name: str
+    values: np.ndarray  # [row, ...] as captured, or [d_model]
+    size: int  # of a chunk, along the first axis
+    order: np.ndarray | None  # of the rows; None leaves them
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Chunk by chunk, the last one padded with zeros; rows are put in order here, a few at a time."""
+        for start in range(0, len(self.values), self.size):
+            part = slice(start, start + self.size)
+            chunk = (
+                self.values[part] if self.order is None else self.values.take(self.order[part], 0)
+            )
+            missing = self.size - len(chunk)
+            yield np.pad(chunk, [(0, missing)] + [(0, 0)] * (chunk.ndim - 1)) if missing else chunk
+
+
+def _write(path: Path, attributes: Mapping[str, Any], arrays: Sequence[_Array]) -> None:
     """A Zarr group in a zip: Zarr describes the arrays, their chunks are laid down as it says.
 
     Zarr itself took twice as long to write them. Uncompressed: half-precision
@@ -222,22 +239,36 @@ def _write(
     """
     described: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(described), attributes=dict(attributes))
-    for name, values in arrays.items():
-        chunks = (sizes[name], *values.shape[1:])
-        group.create_array(
-            name, shape=values.shape, chunks=chunks, dtype=values.dtype, compressors=None,
-            fill_value=0,
-        )  # fmt: skip
-    with zipfile.ZipFile(path, "w") as archive:
+    alike: dict[
+        tuple, Any
+    ] = {}  # arrays of one form share a description: Zarr takes its time for each
+    for array in arrays:
+        shape, dtype, key = array.values.shape, array.values.dtype, f"{array.name}/zarr.json"
+        form = (shape, dtype, array.size)
+        if form not in alike:
+            group.create_array(
+                array.name, shape=shape, chunks=(array.size, *shape[1:]), dtype=dtype,
+                compressors=None, fill_value=0,
+            )  # fmt: skip
+            alike[form] = described[key]
+        described[key] = alike[form]
+    # What is written already goes to the disk beside the rest: the flush at the end then waits less.
+    with (
+        open(path, "wb") as file,
+        zipfile.ZipFile(file, "w") as archive,
+        ThreadPoolExecutor(1) as flusher,
+    ):
         for key in sorted(described):
             archive.writestr(key, described[key].to_bytes())
-        for name, values in arrays.items():
-            for number, start in enumerate(range(0, len(values), sizes[name])):
-                chunk = np.ascontiguousarray(values[start : start + sizes[name]])
-                missing = sizes[name] - len(chunk)
-                if missing:
-                    chunk = np.pad(chunk, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-                archive.writestr(_key(name, number, values.ndim), chunk.data.cast("B"))
+        flushes, flushed = [], 0
+        for array in arrays:
+            for number, chunk in enumerate(array.chunks()):
+                archive.writestr(_key(array.name, number, chunk.ndim), chunk.data.cast("B"))
+                if file.tell() - flushed > FLUSHED:
+                    flushes.append(flusher.submit(os.fsync, file.fileno()))
+                    flushed = file.tell()
+        for flush in flushes:
+            flush.result()
 
 
 def _key(name: str, number: int, ndim: int) -> str:
