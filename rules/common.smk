@@ -311,10 +311,21 @@ def has_pairs():
     return any(len(fit.member.sources) == 2 for fit in FITS)
 
 
+def panel_files(name):
+    """A file of every dictionary that is a panel."""
+    panels = [fit for fit in FITS if settings.is_panel(config, fit.member)]
+    return [result(f"{fit_folder(fit)}/{name}") for fit in panels]
+
+
+def member_kinds(wildcards):
+    return settings.kinds(member_of(wildcards))
+
+
 # --- report ---
 
 PLOTS = ["training", "fve"] if TRAINED else ["fve"]
 PLOTS += ["relative-norm", "density"] if has_pairs() else []
+PLOTS += ["panel"] if panel_files("panel.json") else []
 FORMATS = ("html", "svg", "png")
 
 

@@ -1,4 +1,4 @@
-# Activation shards and dictionary x validation activations -> what was kept, numbers, one row a feature, and fve.json.
+# Dictionary x validation activations -> numbers, one row a feature, what goes with each class, panels; fve.json, classes.json, panel.json.
 
 
 rule row_manifest:
@@ -68,3 +68,123 @@ rule fve:
         version=VERSIONS["metrics"],
     script:
         "../scripts/fve.py"
+
+
+rule anchor:
+    input:
+        fit=member_shards("fit"),
+        validation=member_shards("validation"),
+    output:
+        result("baselines/{comparison}/{member}/anchor.parquet"),
+    log:
+        log_of("anchor/{comparison}-{member}"),
+    benchmark:
+        benchmark_of("anchor/{comparison}-{member}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    params:
+        sources=source_names,
+        points=source_points,
+        version=VERSIONS["anchor"],
+    script:
+        "../scripts/anchor.py"
+
+
+rule deletion:
+    input:
+        dictionary=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
+        ),
+        features=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/features.parquet"),
+        validation=member_shards("validation"),
+    output:
+        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/deletion.json"),
+    log:
+        log_of("deletion/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("deletion/{comparison}-{member}-{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        points=source_points,
+        version=VERSIONS["deletion"],
+    script:
+        "../scripts/deletion.py"
+
+
+rule classes:
+    input:
+        fit_files("deletion.json", sources=2),
+    output:
+        report(
+            result("classes.json"),
+            category="Numbers",
+            labels={"file": "features by class, and the variance that goes with them"},
+        ),
+    log:
+        log_of("classes"),
+    benchmark:
+        benchmark_of("classes")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["deletion"],
+    script:
+        "../scripts/classes.py"
+
+
+rule panel:
+    input:
+        dictionary=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
+        ),
+        features=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/features.parquet"),
+        validation=member_shards("validation"),
+    output:
+        panel=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/panel.json"),
+        explained=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/explained.parquet"
+        ),
+    log:
+        log_of("panel/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("panel/{comparison}-{member}-{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        points=source_points,
+        kinds=member_kinds,
+        floor=config["features"]["user_floor"],
+        version=VERSIONS["panel"],
+    script:
+        "../scripts/panel.py"
+
+
+rule panels:
+    input:
+        panel_files("panel.json"),
+    output:
+        report(
+            result("panel.json"),
+            category="Numbers",
+            labels={"file": "what every model of one kind uses and none of the other"},
+        ),
+    log:
+        log_of("panels"),
+    benchmark:
+        benchmark_of("panels")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["panel"],
+    script:
+        "../scripts/panels.py"

@@ -60,6 +60,24 @@ rule plot_features:
         "../scripts/plot_features.py"
 
 
+rule plot_panel:
+    input:
+        result("panel.json"),
+    output:
+        report(plot_files("panel"), category="Plots", labels={"plot": "panel"}),
+    log:
+        log_of("plot_panel"),
+    benchmark:
+        benchmark_of("plot_panel")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        plots=config["plots"],
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/plot_panel.py"
+
+
 rule report:
     input:
         fve=result("fve.json"),
@@ -67,6 +85,8 @@ rule report:
         manifests=manifests(),
         histories=histories(),
         ngrams=ngrams(),
+        deletion=fit_files("deletion.json", sources=2),
+        panels=panel_files("panel.json"),
         plots=[result(f"plots/{name}.svg") for name in PLOTS],
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),

@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, evaluation, features, models
+    from moediff import artifact, evaluation, features, models, scaling
     from moediff.dictionary import Dictionary
     from moediff.store import AlignedRows
 
@@ -13,13 +13,14 @@ with job(snakemake, torch_threads=True) as log:
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     recipe = facts["recipe"]
+    device = models.pick_device(snakemake.config["device"])
     measured = evaluation.measure(
         dictionary,
         evaluation.Baseline.load(snakemake.input.components),
         rows,
         names,
         recipe,
-        models.pick_device(snakemake.config["device"]),
+        device,
     )
     table = features.feature_table(
         dictionary,
@@ -29,6 +30,9 @@ with job(snakemake, torch_threads=True) as log:
         params.features["dead_below"],
         tuple(params.features["bounds"]),
     )
+    if len(names) == 2:
+        nu = scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
+        table = features.with_scaling(table, nu)
     classes = features.class_counts(table)
     about = {
         "comparison": wildcards.comparison,

@@ -15,6 +15,7 @@ with job(snakemake):
         "fve": "Variance explained",
         "relative-norm": "Relative decoder norm",
         "density": "Density by class",
+        "panel": "Features of one kind of model alone, under true and other labels",
     }
     ngrams = [row for path in snakemake.input.ngrams for row in artifact.read_json(path)["rows"]]
     manifests = {
@@ -35,7 +36,11 @@ with job(snakemake):
         levels.setdefault(row["model"], {})[row["domain"]] = row["cross_entropy"]
     metrics = [artifact.read_json(path) for path in snakemake.input.metrics]
     called = ("comparison", "member", "recipe", "seed")
-    names = [(found, plots.dictionary_label(*(found[key] for key in called))) for found in metrics]
+
+    def dictionary_of(found):
+        return plots.dictionary_label(*(found[key] for key in called))
+
+    names = [(found, dictionary_of(found)) for found in metrics]
     language = {
         "Models: parameters": [
             {"model": model, **found}
@@ -56,6 +61,16 @@ with job(snakemake):
         (about["model"], about["seed"], about["split"]): about
         for found in metrics for about in found["rows"]
     }  # fmt: skip
+    classes = [
+        {"dictionary": dictionary_of(row), "class": row["class"], "features": row["count"],
+         **dict(zip(("A", "B"), row["shares"].values(), strict=True))}
+        for path in snakemake.input.deletion for row in artifact.read_json(path)["classes"]
+        if row["count"]
+    ]  # fmt: skip
+    judged = [
+        {"dictionary": dictionary_of(found), **row}
+        for found in map(artifact.read_json, snakemake.input.panels) for row in found["judged"]
+    ]  # fmt: skip
     tables = {
         **(language if manifests else {}),
         **(foreign if snakemake.params.rows else {}),
@@ -70,6 +85,9 @@ with job(snakemake):
             {"dictionary": name, **found["classes"]} for found, name in names
             if len(found["sources"]) == 2
         ],
+        **({"Share of each source's variance that goes with a class": classes} if classes else {}),
+        **({"The panel: features of one kind of model alone, against all other labels": judged}
+           if judged else {}),
     }  # fmt: skip
     moes = {model for model, found in counts.items() if found["total"] != found["active"]}
     sentences = page.verdicts(

@@ -9,11 +9,12 @@ import yaml
 ROOT = Path(__file__).parent.parent
 # Floors: a module imports only from modules before it.
 FLOORS = [
-    "errors", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "checks", "tale_words",
-    "tales", "sources", "tokens", "alignment", "ngrams", "models", "training", "families", "hooks", "proofs",
-    "moments", "shards", "store", "foreign", "capture", "plain", "kernels", "sparse", "selection",
-    "objectives", "dictionary", "portable", "saelens", "crosscoders", "hub", "fitter", "fitting",
-    "evaluation", "features", "study", "planted", "budget", "plots", "page",
+    "errors", "statistics", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "claims",
+    "checks", "tale_words", "tales", "sources", "tokens", "alignment", "ngrams", "models", "training",
+    "families", "hooks", "proofs", "moments", "shards", "store", "foreign", "capture", "plain",
+    "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
+    "hub", "fitter", "fitting", "evaluation", "deletion", "scaling", "anchor", "features", "panel",
+    "study", "planted", "budget", "plots", "page",
 ]  # fmt: skip
 
 

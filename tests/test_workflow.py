@@ -332,6 +332,46 @@ def test_several_points_are_read_in_one_pass_and_layers_share_a_crosscoder(copie
 
 
 @pytest.mark.slow
+def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
+    change = {
+        "training": {"seeds": [0, 1]},
+        "comparisons": {"panel": {"all": ["moe", "dense"]}},
+    }
+    (copied / "panel.yaml").write_text(yaml.safe_dump(change))
+    member = "panel/moe.0_moe.1_dense.0_dense.1"
+    anchor = f"results/baselines/{member}/anchor.parquet"
+    files = [str(copied / name) for name in ("config.yaml", "panel.yaml")]
+    targets = ["results/panel.json", "results/classes.json", "results/report.html", anchor]
+    found = snakemake(copied, *targets, "--configfile", *files)
+    assert found.returncode == 0, found.stdout + found.stderr
+    (panel,) = json.loads((copied / "results/panel.json").read_text())["panels"]
+    assert panel["kinds"] == {"moe": ["moe.0", "moe.1"], "dense": ["dense.0", "dense.1"]}
+    assert len(panel["splits"]) == 6
+    assert panel["splits"][0]["moe"]["sources"] == ["moe.0", "moe.1"]
+    others = {row["kind"]: row["others"] for row in panel["judged"]}
+    assert others == {"moe": 5, "dense": 5, "either kind": 2}
+    folder = copied / f"results/dictionaries/{member}/default/seed-0"
+    explained = artifact.read_parquet(folder / "explained.parquet")
+    used = explained.select(pl.sum_horizontal(pl.selectors.starts_with("used_"))).to_series()
+    assert used.value_counts(sort=True).height > 1
+    assert sum(panel["features_by_users"][1:]) == (used > 0).sum()
+    every = next(row for row in panel["groups"] if len(row["sources"]) == 4)
+    assert every["features"] == (used == 4).sum()
+    rows = json.loads((copied / "results/classes.json").read_text())["rows"]
+    assert sum(row["count"] for row in rows if row["member"] == "moe.0_dense.0") == 96
+    table = artifact.read_parquet(copied / anchor)
+    assert len(table) == 12
+    assert (table["r2"] < 1).all()
+    page = (copied / "results/report.html").read_text()
+    assert "against all other labels" in page
+    pair = "results/dictionaries/moe-dense/moe.0_dense.0/default/seed-0"
+    assert "nu_error" in artifact.read_parquet(copied / pair / "features.parquet").columns
+    wrong = snakemake(copied, f"{pair}/panel.json", "--configfile", *files)
+    assert wrong.returncode != 0
+    assert "a panel has several models of each of two kinds" in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.slow
 def test_a_row_is_found_in_its_text(finished: Path) -> None:
     rows = open_rows(finished / "results", "moe", split="fit")
     table = {

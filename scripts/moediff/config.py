@@ -30,7 +30,10 @@ STAGE_VERSIONS = {
     "activations": 4,
     "baselines": 4,
     "dictionaries": 7,
-    "metrics": 5,
+    "metrics": 6,
+    "anchor": 1,
+    "deletion": 1,
+    "panel": 1,
     "exports": 1,
     "plots": 1,
     "budget": 1,
@@ -202,6 +205,21 @@ def fits(config: Config) -> list[Fit]:
         for recipe in settings["recipes"]
         for seed in config["recipes"][recipe]["seeds"]
     ]
+
+
+def kinds(member: Member) -> dict[str, list[str]]:
+    """Names of a member's sources by model, in order."""
+    found: dict[str, list[str]] = {}
+    for source in member.sources:
+        found.setdefault(source.model, []).append(source.name)
+    return found
+
+
+def is_panel(config: Config, member: Member) -> bool:
+    """Whether a member holds several models of each of two kinds, which labels can be exchanged of."""
+    sizes = [len(names) for names in kinds(member).values()]
+    together = "all" in config["comparisons"][member.comparison]
+    return together and len(sizes) == 2 and min(sizes) > 1
 
 
 def shared_fits(config: Config) -> list[list[Fit]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -99,6 +99,12 @@ def feature_table(
     return pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
 
 
+def with_scaling(table: pl.DataFrame, nu: Mapping[str, np.ndarray]) -> pl.DataFrame:
+    """The table of a two-source dictionary with latent scaling beside it, as `scaling` gives it."""
+    named = {name: values for name, values in nu.items() if name != "fired"}
+    return table.with_columns(pl.DataFrame(named)).with_columns(pl.col(list(named)).fill_nan(None))
+
+
 def _block_label(block: str, sources: Sequence[str]) -> str:
     name, _, source = block.partition("-")
     return f"{name}-{sources[int(source)]}" if source else name
@@ -111,6 +117,11 @@ def _decoder_cosine(dictionary: Dictionary) -> np.ndarray:
     norms = first.norm(dim=1) * second.norm(dim=1)
     cosine = (first * second).sum(1) / norms
     return torch.where(norms > 0, cosine, torch.nan).double().cpu().numpy()
+
+
+def class_numbers(names: Sequence[str]) -> np.ndarray:
+    """Place in CLASSES of every feature's class [F]."""
+    return np.array([CLASSES.index(name) for name in names])
 
 
 def class_counts(table: pl.DataFrame) -> dict[str, int]:

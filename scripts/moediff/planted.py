@@ -1,4 +1,4 @@
-"""Worlds with known truth: rows made from features whose owners are known."""
+"""Worlds with known truth: rows of several sources made from features whose owners are known."""
 
 from __future__ import annotations
 
@@ -9,38 +9,53 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Planted:
-    """Rows of two sources and the features that made them."""
+    """Rows of some sources and the features that made them."""
 
-    rows: tuple[np.ndarray, np.ndarray]  # [row, d_s]
+    rows: list[np.ndarray]  # of each source, [row, d_s]
     directions: np.ndarray  # [feature, D], zeros in a source that lacks the feature
-    owner: np.ndarray  # [feature]: "common", "A-only" or "B-only"
+    owners: np.ndarray  # [feature, source] of bool
 
 
 def planted(
     rows: int,
-    widths: tuple[int, int],
-    features: int,
-    common: float,
+    widths: tuple[int, ...],
+    owners: np.ndarray,
     active: int,
     seed: int,
+    missed: float = 0.0,
+    noise: float = 0.0,
 ) -> Planted:
-    """Two sources that share a part `common` of their features, the rest split evenly.
+    """Sources that have the features `owners` [feature, source] says.
 
     Each row is the sum of `active` features drawn at random, each with an exponential strength;
-    directions are random unit vectors, independent in each source.
+    directions are random unit vectors, independent in each source. A source that has a drawn
+    feature misses it with probability `missed`, on its own. `noise` is the standard deviation of
+    what is added to every number.
     """
     random = np.random.default_rng(seed)
-    shared = round(common * features)
-    alone = (features - shared) // 2
-    owner = np.array(
-        ["common"] * shared + ["A-only"] * alone + ["B-only"] * (features - shared - alone)
-    )
+    features = len(owners)
     parts = [random.normal(size=(features, width)) for width in widths]
-    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-    parts[0][owner == "B-only"] = 0
-    parts[1][owner == "A-only"] = 0
+    for source, part in enumerate(parts):
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+        part[~owners[:, source]] = 0
     chosen = np.argpartition(random.random((rows, features)), active, axis=1)[:, :active]
     codes = np.zeros((rows, features), np.float32)
     np.put_along_axis(codes, chosen, random.exponential(size=(rows, active)) + 0.1, axis=1)
-    made = tuple((codes @ part).astype(np.float32) for part in parts)
-    return Planted((made[0], made[1]), np.concatenate(parts, axis=1), owner)
+    made = []
+    for part in parts:
+        seen = codes * (random.random(codes.shape) >= missed) if missed else codes
+        found = (seen @ part).astype(np.float32)
+        made.append(found + noise * random.standard_normal(found.shape, np.float32))
+    return Planted(made, np.concatenate(parts, axis=1), owners)
+
+
+def owned(
+    sources: int, everyone: int = 0, first: int = 0, second: int = 0, private: int = 0
+) -> np.ndarray:
+    """Owners [feature, source] of `everyone` features that all sources have, `first` of the first half of
+    them alone, `second` of the other half, and `private` of one source each, source after source."""
+    half = np.arange(sources) < sources / 2
+    kinds = [(np.ones(sources, bool), everyone), (half, first), (~half, second)]
+    rows = [row for row, count in kinds for _ in range(count)]
+    rows += [np.arange(sources) == number % sources for number in range(private)]
+    return np.array(rows)

@@ -13,6 +13,7 @@ import altair as alt
 import polars as pl
 
 from moediff import artifact
+from moediff.panel import EITHER
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CLASS_COLOURS = {
@@ -196,6 +197,45 @@ def density_chart(features: pl.DataFrame, size: Size) -> alt.Chart:
             column=alt.Column("dictionary:N", title=None),
             title=alt.TitleParams(
                 title, subtitle="a tick is a feature, a diamond the median of its class"
+            ),
+        )
+    )
+
+
+def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:
+    """What is one kind's own under the true labels and under every other, one row a statistic's side.
+
+    splits: dictionary, side, share, features, true (one row a labelling and side).
+    """
+    own = splits.filter(pl.col("true"))
+    others = splits.filter(~pl.col("true"))
+    best = others.group_by("dictionary", "side").agg(pl.col("share").max().alias("most"))
+    either = own.join(best, on=["dictionary", "side"]).filter(pl.col("side") == EITHER)
+    above = int((either["share"] > either["most"]).sum())
+    shares = ", ".join(f"{100 * share:.2f} %" for share in either["share"])
+    title = f"Features of one kind of model alone carry {shares} of its variance"
+    told = "more than" if above == len(either) else "not more than"
+    if 0 < above < len(either):
+        told = f"in {above} of {len(either)} dictionaries more than"
+    base = alt.Chart(splits).encode(
+        alt.X("share:Q", title="share of the models' variance that goes with the features"),
+        alt.Y("side:N", title=None, sort=alt.SortField("true")),
+        tooltip=["side", alt.Tooltip("share", format=".4f"), "features"],
+    )
+    null = base.transform_filter("!datum.true").mark_tick(thickness=1.5, color="#777", opacity=0.7)
+    truth = base.transform_filter("datum.true").mark_point(
+        shape="diamond", size=130, filled=True, color=COLOURS[1], opacity=1
+    )
+    return (
+        (null + truth)
+        .properties(width=size["width"], height=110)
+        .facet(
+            row=alt.Row("dictionary:N", title=None).header(
+                labelAngle=0, labelAnchor="start", labelOrient="top"
+            ),
+            title=alt.TitleParams(
+                title,
+                subtitle=f"{told} under any other labels; a diamond: the true labels, a tick: others",
             ),
         )
     )

@@ -1,0 +1,34 @@
+"""How much of each source's variance is a linear function of each other source."""
+
+from _job import job
+
+with job(snakemake, torch_threads=True) as log:
+    import polars as pl
+
+    from moediff import anchor, artifact
+    from moediff.errors import UserError
+    from moediff.store import AlignedRows
+
+    params = snakemake.params
+    names = list(params.sources)
+    if len(names) < 2:
+        raise UserError(f"{snakemake.output[0]}: an anchor needs several sources, not {names[0]}")
+    fit = AlignedRows.of(snakemake.input.fit, params.points)
+    validation = AlignedRows.of(snakemake.input.validation, params.points)
+    parts = [anchor.gram(fit, 4096, half) for half in anchor.halves(fit)]
+    seen = anchor.gram(validation, 4096)
+    ends = [sum(fit.widths[: s + 1]) for s in range(len(names))]
+    columns = {
+        name: slice(end - width, end)
+        for name, end, width in zip(names, ends, fit.widths, strict=True)
+    }
+    found = []
+    for source in names:
+        for target in names:
+            if source != target:
+                r2, alpha = anchor.ridge_r2(*parts, seen, columns[source], columns[target])
+                found.append((source, target, r2, alpha, validation.count))
+                log.info("%s to %s: R2 %.4f at alpha %.1e", source, target, r2, alpha)
+    table = pl.DataFrame(found, schema=["from", "to", "r2", "alpha", "rows"], orient="row")
+    made_by = artifact.made_by("anchor", origins=validation.origins)
+    artifact.write_parquet(snakemake.output[0], table, made_by)

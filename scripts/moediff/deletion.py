@@ -1,0 +1,97 @@
+"""What goes when features are deleted: the share of each source's variance that they explain.
+
+Deleting features takes their part C out of a reconstruction whose residual is e, so the squared
+error of a row rises by |e + C|^2 - |e|^2 = 2 e.C + |C|^2. Summed over all validation rows and
+divided by SST, as in FVE, that is the share of the variance which goes with them (our definition).
+It is below 0 where a reconstruction is better without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.dictionary import Dictionary
+from moediff.progress import Progress
+from moediff.sparse import Entries, backend, sparse_decode
+from moediff.store import AlignedRows
+
+
+class _Pass:
+    """One pass of a dictionary over rows, in float64 and by its thresholds, and each source's SST."""
+
+    def __init__(
+        self, dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device, name: str
+    ) -> None:
+        self.dictionary = dictionary.double().to(device)
+        self.data, self.batch, self.device, self.name = data, batch, device, name
+        self.sources = [dictionary.shape.columns(s) for s in range(len(dictionary.shape.widths))]
+        self.decoders = [part.contiguous() for part in self.dictionary.decoders()]  # [F, d_s]
+        moments = data.moments()
+        # The same as sums of squares about the validation mean, since moments are of these rows.
+        scale = self.dictionary.scale.cpu().numpy()
+        self.total = np.array(
+            [data.count * variance / scale[s] ** 2 for s, (_, variance) in enumerate(moments)]
+        )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Entries, Tensor]]:
+        """Residual [row, D], entries and values [n] of each batch."""
+        progress = Progress(self.data.count, self.name, "rows")
+        for sources in self.data.in_order(self.batch):
+            rows = self.dictionary.standardise([part.to(self.device) for part in sources])
+            entries, values = self.dictionary.encode(rows)
+            yield rows - self.dictionary.decode(values, entries, len(rows)), entries, values
+            progress.advance(len(rows))
+        progress.close()
+
+
+@torch.no_grad()
+def deleted_alone(
+    dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device
+) -> np.ndarray:
+    """Share [F, S] of each source's variance that goes when one feature alone is deleted."""
+    run = _Pass(dictionary, data, batch, device, "deletion")
+    norms = torch.stack([part.square().sum(1) for part in run.decoders], dim=1)  # [F, S]
+    lost = torch.zeros_like(norms)
+    for residual, entries, values in run:
+        for s, columns in enumerate(run.sources):
+            part = residual[:, columns].contiguous()
+            along = backend(part).row_dots(part, run.decoders[s], entries)
+            more = values * (2 * along + values * norms[entries[1], s])
+            lost[:, s].index_add_(0, entries[1], more)
+    return lost.cpu().numpy() / run.total
+
+
+@torch.no_grad()
+def deleted_together(
+    dictionary: Dictionary,
+    data: AlignedRows,
+    group_of: np.ndarray,
+    groups: int,
+    batch: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Share [group, S] of each source's variance that goes when all features of a group are deleted.
+
+    `group_of` [F] is the group of every feature, from 0 to `groups` - 1; -1: of none.
+    """
+    run = _Pass(dictionary, data, batch, device, "deletion by group")
+    decoder = torch.cat(run.decoders, dim=1)  # [F, D]
+    mine = torch.from_numpy(np.asarray(group_of, np.int64)).to(device)
+    lost = torch.zeros(groups, len(run.sources), dtype=torch.float64, device=device)
+    for residual, (rows, features), values in run:
+        group = mine[features]
+        for number in group.unique().tolist():
+            if number < 0:
+                continue
+            inside = (group == number).nonzero().squeeze(1)
+            touched, place = rows[inside].unique(return_inverse=True)
+            gone = sparse_decode(
+                values[inside], decoder, (place, features[inside]), len(touched)
+            )  # [row, D]
+            more = gone * (2 * residual[touched] + gone)
+            lost[number] += torch.stack([more[:, columns].sum() for columns in run.sources])
+    return lost.cpu().numpy() / run.total

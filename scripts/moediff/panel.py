@@ -1,0 +1,156 @@
+"""The panel: one dictionary over several models of two kinds, judged by every other way to label them.
+
+A feature's *users* are the sources in which it explains a share of variance worth the name. Features
+used by every model of one kind and by none of the other are that kind's own. How many there would be
+by chance is read off the same dictionary, from all other splits of its models into two kinds
+(DESIGN: our definition; the paper of crosscoders compares one pair and has no null).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moediff.statistics import exact_p, labellings
+
+EITHER = "either kind"  # both sides of a split together
+REST = -1  # group of features whose users are no group that is asked about
+
+
+def users(alone: np.ndarray, alive: np.ndarray, floor: float) -> np.ndarray:
+    """Which sources use a feature: [F, S] of bool.
+
+    `alone` [F, S] is the share of each source's variance that goes when the feature is deleted,
+    `alive` [F] whether it fires. A source uses it where that share is at least `floor` times an
+    equal part of the feature's sum over sources (our definition).
+    """
+    gained = alone.clip(0)
+    total = gained.sum(1, keepdims=True)
+    return (gained * alone.shape[1] >= floor * total) & (gained > 0) & alive[:, None]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Sets of sources, and the features whose users they are."""
+
+    sets: list[tuple[int, ...]]  # numbers of the sources of each group, rising
+    group_of: np.ndarray  # [F]: number of the group, or REST
+
+    def count(self, group: int) -> int:
+        return int((self.group_of == group).sum())
+
+
+def group(used: np.ndarray, first: int) -> Groups:
+    """Features by user set: all sources, each alone, and every set as large as one of two kinds.
+
+    `used` [F, S]; the first kind has `first` of the S sources.
+    """
+    count = used.shape[1]
+    sets = dict.fromkeys([tuple(range(count))] + [(s,) for s in range(count)])
+    sets |= dict.fromkeys(
+        side for split in labellings(count, first) for side in _sides(split, count)
+    )
+    number = {side: n for n, side in enumerate(sets)}
+    found = [number.get(tuple(np.flatnonzero(row)), REST) for row in used]
+    return Groups(list(sets), np.array(found))
+
+
+def _sides(first: Sequence[int], count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    second = tuple(s for s in range(count) if s not in set(first))
+    return tuple(first), second
+
+
+def panel_rows(groups: Groups, together: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a group: its sources, features, and the mean share of their variance that goes with it.
+
+    `together` [group, S] is the share of each source's variance that goes when the whole group is
+    deleted.
+    """
+    return [
+        {
+            "sources": [names[s] for s in members],
+            "features": groups.count(number),
+            "share": float(together[number, list(members)].mean()),
+        }
+        for number, members in enumerate(groups.sets)
+    ]
+
+
+def splits(
+    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Every way to call the models by the names of the two kinds, the true one first.
+
+    `rows` as `panel_rows` gives them; `kinds` maps the two kinds to the names of their sources. Of
+    each kind: the sources so called, and the features and share of variance that are their own.
+    """
+    own = {frozenset(row["sources"]): row for row in rows}
+    (a, first), (b, second) = kinds.items()
+    every = [*first, *second]
+    found = []
+    for chosen in labellings(len(every), len(first)):
+        sides = zip((a, b), _sides(chosen, len(every)), strict=True)
+        found.append({kind: dict(own[frozenset(every[s] for s in side)]) for kind, side in sides})
+    return found
+
+
+def null_rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a labelling and side: share, features, and whether the labels are the true ones.
+
+    `found` as `splits` gives it. Both sides together, called EITHER, stand once a split, since to
+    exchange the names of its sides changes nothing: their features are summed, shares averaged.
+    """
+    rows = []
+    once: set[frozenset] = set()
+    for number, split in enumerate(found):
+        sides = [(kind, [side]) for kind, side in split.items()]
+        key = frozenset(tuple(side["sources"]) for side in split.values())
+        if key not in once:
+            sides.append((EITHER, list(split.values())))
+        once.add(key)
+        rows += [
+            {
+                "side": name,
+                "share": sum(side["share"] for side in parts) / len(parts),
+                "features": sum(side["features"] for side in parts),
+                "true": number == 0,
+            }
+            for name, parts in sides
+        ]
+    return rows
+
+
+def judge(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each kind has of its own, and both together, against every other labelling.
+
+    Of each statistic: its value under the true labels, the largest and the mean under others, and
+    the exact p.
+    """
+    rows = null_rows(found)
+    return [
+        {"kind": kind, "statistic": statistic}
+        | _against([row[statistic] for row in rows if row["side"] == kind])
+        for kind in (*found[0], EITHER)
+        for statistic in ("share", "features")
+    ]
+
+
+def _against(values: Sequence[float]) -> dict[str, Any]:
+    observed, others = values[0], values[1:]
+    p, smallest = exact_p(observed, others)
+    return {
+        "observed": observed,
+        "largest_other": max(others),
+        "mean_other": float(np.mean(others)),
+        "others": len(others),
+        "p": p,
+        "smallest_p": smallest,
+    }
+
+
+def by_users(used: np.ndarray) -> list[int]:
+    """Features [S + 1] by how many sources use them."""
+    return np.bincount(used.sum(1), minlength=used.shape[1] + 1).tolist()

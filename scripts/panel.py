@@ -1,0 +1,64 @@
+"""What all models of one kind use and none of the other, against every other labelling."""
+
+from _job import job
+
+with job(snakemake, torch_threads=True) as log:
+    import polars as pl
+
+    from moediff import artifact, deletion, evaluation, models, panel
+    from moediff.dictionary import Dictionary
+    from moediff.errors import UserError
+    from moediff.store import AlignedRows
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    names = list(params.sources)
+    if len(params.kinds) != 2 or min(map(len, params.kinds.values())) < 2:
+        raise UserError(
+            f"{snakemake.output.panel}: a panel has several models of each of two kinds, not "
+            f"{', '.join(names)}"
+        )
+    rows = AlignedRows.of(snakemake.input.validation, params.points)
+    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
+    evaluation.check_models(rows, facts, snakemake.input.dictionary)
+    device = models.pick_device(snakemake.config["device"])
+    batch = facts["recipe"]["batch"]
+    alive = (
+        artifact.read_parquet(snakemake.input.features, ["class"])["class"] != "dead"
+    ).to_numpy()
+    alone = deletion.deleted_alone(dictionary, rows, batch, device)
+    used = panel.users(alone, alive, params.floor)
+    first = len(next(iter(params.kinds.values())))
+    groups = panel.group(used, first)
+    together = deletion.deleted_together(
+        dictionary, rows, groups.group_of, len(groups.sets), batch, device
+    )
+    found = panel.panel_rows(groups, together, names)
+    splits = panel.splits(found, params.kinds)
+    judged = panel.judge(splits)
+    made_by = artifact.made_by("panel", floor=params.floor, origins=rows.origins)
+    table = pl.DataFrame(
+        {"feature": range(len(used))}
+        | {f"explained_{name}": alone[:, s] for s, name in enumerate(names)}
+        | {f"used_{name}": used[:, s] for s, name in enumerate(names)}
+    )
+    artifact.write_parquet(snakemake.output.explained, table, made_by)
+    artifact.write_json(
+        snakemake.output.panel,
+        made_by
+        | {
+            "comparison": wildcards.comparison,
+            "member": wildcards.member,
+            "recipe": wildcards.recipe,
+            "seed": int(wildcards.seed),
+            "kinds": dict(params.kinds),
+            "live": int(alive.sum()),
+            "features_by_users": panel.by_users(used),
+            "groups": found,
+            "splits": splits,
+            "judged": judged,
+        },
+    )
+    (headline,) = (r for r in judged if r["kind"] == panel.EITHER and r["statistic"] == "share")
+    log.info("%s/%s: share of variance of features of one kind %.4f, largest of %d other splits %.4f",
+             wildcards.comparison, wildcards.recipe, headline["observed"], headline["others"],
+             headline["largest_other"])  # fmt: skip

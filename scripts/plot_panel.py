@@ -1,0 +1,18 @@
+"""Draw what every panel finds under the true labels and under all others."""
+
+from _job import job
+
+with job(snakemake):
+    import polars as pl
+
+    from moediff import artifact, panel, plots
+
+    tables = []
+    for found in artifact.read_json(snakemake.input[0])["panels"]:
+        name = plots.dictionary_label(
+            found["comparison"], " + ".join(found["kinds"]), found["recipe"], found["seed"]
+        )
+        table = pl.DataFrame(panel.null_rows(found["splits"]))
+        tables.append(table.with_columns(pl.lit(name).alias("dictionary")))
+    chart = plots.panel_chart(pl.concat(tables), snakemake.params.plots)
+    plots.save(chart, snakemake.output)
