@@ -8,9 +8,9 @@ from moediff import config as settings
 from moediff.checks import complete
 from moediff.errors import ConfigError
 
-SCHEMA, PRESETS = (
+SCHEMA, PRESETS, CLAIMS = (
     yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))
-    for name in ("schema.yaml", "presets.yaml")
+    for name in ("schema.yaml", "presets.yaml", "claims.yaml")
 )
 try:
     config.update(complete(config, SCHEMA, PRESETS))
@@ -31,6 +31,7 @@ GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
 # Two heavy jobs share the cores: two models on one thread each train faster than one on two.
 THREADS = max(1, (workflow.cores or 2) // 2)
 VERSIONS = settings.STAGE_VERSIONS
+PRIMARY = CLAIMS["primary"]["recipe"]  # whose dictionaries the claims are judged by
 
 
 def result(path):
@@ -298,12 +299,12 @@ def dictionary_files(fit):
     return [result(f"{fit_folder(fit)}/{name}") for name in names]
 
 
-def fit_files(name, sources=None):
-    """A file of every dictionary, or of those with `sources` sources."""
+def fit_files(name, sources=None, recipe=None):
+    """A file of every dictionary, or of those with `sources` sources or of one recipe."""
     return [
         result(f"{fit_folder(fit)}/{name}")
         for fit in FITS
-        if sources is None or len(fit.member.sources) == sources
+        if sources in (None, len(fit.member.sources)) and recipe in (None, fit.recipe)
     ]
 
 
@@ -311,10 +312,27 @@ def has_pairs():
     return any(len(fit.member.sources) == 2 for fit in FITS)
 
 
-def panel_files(name):
-    """A file of every dictionary that is a panel."""
-    panels = [fit for fit in FITS if settings.is_panel(config, fit.member)]
-    return [result(f"{fit_folder(fit)}/{name}") for fit in panels]
+def panel_files(name, recipe=None):
+    """A file of every dictionary that is a panel, or of those of one recipe."""
+    return [
+        result(f"{fit_folder(fit)}/{name}")
+        for fit in FITS
+        if settings.is_panel(config, fit.member) and recipe in (None, fit.recipe)
+    ]
+
+
+def analysis():
+    """What decides how claims were measured, by the keys of the primary analysis."""
+    recipe = config["recipes"].get(PRIMARY, {})
+    return {
+        "hook": config["activations"]["hook"],
+        "layer": config["activations"]["layer"],
+        "recipe": PRIMARY if recipe else None,
+        "features": recipe.get("features"),
+        "k": recipe.get("k"),
+        "bounds": config["features"]["bounds"],
+        "user_floor": config["features"]["user_floor"],
+    }
 
 
 def member_kinds(wildcards):

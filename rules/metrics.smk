@@ -188,3 +188,32 @@ rule panels:
         version=VERSIONS["panel"],
     script:
         "../scripts/panels.py"
+
+
+rule claims:
+    input:
+        claims=f"{workflow.basedir}/config/claims.yaml",
+        metrics=fit_files("metrics.json", sources=2, recipe=PRIMARY),
+        features=fit_files("features.parquet", sources=2, recipe=PRIMARY),
+        deletion=fit_files("deletion.json", sources=2, recipe=PRIMARY),
+        panels=panel_files("panel.json", recipe=PRIMARY),
+        manifests=manifests(),
+        histories=histories(),
+        ngrams=ngrams(),
+    output:
+        report(
+            result("claims.json"),
+            category="Numbers",
+            labels={"file": "claims and their verdicts"},
+        ),
+    log:
+        log_of("claims"),
+    benchmark:
+        benchmark_of("claims")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        analysis=analysis(),
+        version=VERSIONS["claims"],
+    script:
+        "../scripts/claims.py"

@@ -85,6 +85,7 @@ rule report:
         manifests=manifests(),
         histories=histories(),
         ngrams=ngrams(),
+        claims=result("claims.json"),
         deletion=fit_files("deletion.json", sources=2),
         panels=panel_files("panel.json"),
         plots=[result(f"plots/{name}.svg") for name in PLOTS],

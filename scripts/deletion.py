@@ -34,6 +34,7 @@ with job(snakemake, torch_threads=True) as log:
     found = [
         {
             **about,
+            "sources": names,
             "class": name,
             "count": int((classes == name).sum()),
             "shares": {source: float(lost[number, s]) for s, source in enumerate(names)},

@@ -63,7 +63,7 @@ with job(snakemake):
     }  # fmt: skip
     classes = [
         {"dictionary": dictionary_of(row), "class": row["class"], "features": row["count"],
-         **dict(zip(("A", "B"), row["shares"].values(), strict=True))}
+         **{side: row["shares"][name] for side, name in zip("AB", row["sources"], strict=True)}}
         for path in snakemake.input.deletion for row in artifact.read_json(path)["classes"]
         if row["count"]
     ]  # fmt: skip
@@ -71,7 +71,13 @@ with job(snakemake):
         {"dictionary": dictionary_of(found), **row}
         for found in map(artifact.read_json, snakemake.input.panels) for row in found["judged"]
     ]  # fmt: skip
+    claims = [
+        {"claim": row["statement"], **{key: row[key] for key in (
+            "estimate", "reference", "minimum_effect", "p_holm", "verdict", "reason")}}
+        for row in artifact.read_json(snakemake.input.claims)["claims"]
+    ]  # fmt: skip
     tables = {
+        "Claims, fixed before the study ran": claims,
         **(language if manifests else {}),
         **(foreign if snakemake.params.rows else {}),
         "Rows kept and left out": page.row_table(list(kept.values())),

@@ -14,7 +14,7 @@ FLOORS = [
     "families", "hooks", "proofs", "moments", "shards", "store", "foreign", "capture", "plain",
     "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
     "hub", "fitter", "fitting", "evaluation", "deletion", "scaling", "anchor", "features", "panel",
-    "study", "planted", "budget", "plots", "page",
+    "findings", "study", "planted", "budget", "plots", "page",
 ]  # fmt: skip
 
 

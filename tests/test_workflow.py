@@ -364,6 +364,15 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert (table["r2"] < 1).all()
     page = (copied / "results/report.html").read_text()
     assert "against all other labels" in page
+    judged = json.loads((copied / "results/claims.json").read_text())
+    claims = {row["id"]: row for row in judged["claims"]}
+    share = claims["panel_moe_only"]
+    assert share["estimate"] == pytest.approx(panel["splits"][0]["moe"]["share"])
+    assert share["null"]["labellings"] == 5
+    assert claims["fve_level"]["interval"][0] < claims["fve_level"]["estimate"]
+    assert {row["verdict"] for row in claims.values()} == {"no verdict", "not measured"}
+    assert any("barely beat n-grams" in reason for reason in judged["withheld"])
+    assert any("not the primary analysis" in reason for reason in judged["withheld"])
     pair = "results/dictionaries/moe-dense/moe.0_dense.0/default/seed-0"
     assert "nu_error" in artifact.read_parquet(copied / pair / "features.parquet").columns
     wrong = snakemake(copied, f"{pair}/panel.json", "--configfile", *files)

@@ -34,6 +34,7 @@ STAGE_VERSIONS = {
     "anchor": 1,
     "deletion": 1,
     "panel": 1,
+    "claims": 1,
     "exports": 1,
     "plots": 1,
     "budget": 1,

@@ -17,7 +17,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 .plain { border-left: 4px solid #0072B2; padding: .2rem .8rem; background: #eef5fb }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child, td.text { text-align: left }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
 """
 
@@ -95,8 +95,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         return "<p>none</p>"
     head = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_shown(value))}</td>" for value in row.values()) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(_cell(value) for value in row.values()) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -122,6 +121,11 @@ def row_table(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for about in kept
     ]  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    kind = ' class="text"' if isinstance(value, str) else ""
+    return f"<td{kind}>{escape(_shown(value))}</td>"
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,191 @@
+"""From the tables of dictionaries to one number a metric of claims.yaml, with its interval and null.
+
+Values are of ordered pairs of models: A first. A dictionary over (first, second) gives both orders,
+since to exchange them only exchanges the names of its classes. `claims.METRICS` defines each metric.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from moediff.panel import EITHER, null_rows
+from moediff.statistics import EXCESS, LABELLINGS, pair_interval, pair_permutation, relabelled
+
+A, COMMON, B = "A-only", "common", "B-only"
+BINS = 20  # of relative norm, for its modes
+OPPOSED = -0.9  # a decoder cosine below it is near -1
+# Of pairs of two kinds alone, held against a known value.
+LEVELS = (
+    "fve_pooled", "moe_only_feature_share", "dense_only_feature_share", "common_feature_share",
+    "relative_norm_side_modes", "common_cosine_median", "common_cosine_negative_share",
+)  # fmt: skip
+# Of pairs of all models, held against permuted labels.
+CONTRASTS = (
+    "log2_moe_only_over_dense_only", "density_order_margin", "density_moe_only_over_common",
+    "density_common_over_dense_only", "domain_share_moe_only_less_dense_only",
+)  # fmt: skip
+EXCESSES = ("exclusive_variance_excess",)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one dictionary over two models says."""
+
+    models: tuple[str, str]  # the names of its sources, A first
+    fve: float  # pooled, by the threshold
+    features: pl.DataFrame  # class, density, relative_norm, decoder_cosine, top_domain_share
+    exclusive: float  # mean over the two of the share of variance that goes with its own features
+
+    def swapped(self) -> Pair:
+        """The same with A and B exchanged."""
+        names = {A: B, B: A}
+        table = self.features.with_columns(
+            pl.col("class").replace(names), 1 - pl.col("relative_norm")
+        )
+        return Pair(self.models[::-1], self.fve, table, self.exclusive)
+
+
+def pair_values(pair: Pair) -> dict[str, float]:
+    """Every metric of one ordered pair; NaN where a class that it needs is empty."""
+    classes = {name: pair.features.filter(pl.col("class") == name) for name in (A, COMMON, B)}
+    counts = {name: len(part) for name, part in classes.items()}
+    total = sum(counts.values())
+    density = {name: _log_median(part["density"]) for name, part in classes.items()}
+    share = {name: _mean(part["top_domain_share"]) for name, part in classes.items()}
+    cosine = classes[COMMON]["decoder_cosine"].drop_nulls()
+    first, second = density[A] - density[COMMON], density[COMMON] - density[B]
+    return {
+        "fve_pooled": pair.fve,
+        "moe_only_feature_share": counts[A] / total if total else math.nan,
+        "dense_only_feature_share": counts[B] / total if total else math.nan,
+        "common_feature_share": counts[COMMON] / total if total else math.nan,
+        "relative_norm_side_modes": side_modes(
+            pl.concat(classes.values())["relative_norm"].to_numpy()
+        ),
+        "common_cosine_median": math.nan if cosine.is_empty() else float(cosine.median()),
+        "common_cosine_negative_share": _mean((cosine < OPPOSED).cast(pl.Float64)),
+        "log2_moe_only_over_dense_only": math.log2((counts[A] + 0.5) / (counts[B] + 0.5)),
+        "density_order_margin": min(first, second) if first == first else math.nan,
+        "density_moe_only_over_common": first,
+        "density_common_over_dense_only": second,
+        "domain_share_moe_only_less_dense_only": share[A] - share[B],
+        "exclusive_variance_excess": pair.exclusive,
+    }
+
+
+def _mean(values: pl.Series) -> float:
+    values = values.drop_nulls()
+    return math.nan if values.is_empty() else float(values.mean())
+
+
+def _log_median(values: pl.Series) -> float:
+    return math.nan if values.is_empty() else math.log10(values.median())
+
+
+def side_modes(relative: np.ndarray) -> float:
+    """Height of the lower of two outer modes of relative norms [feature], over that of the highest bin.
+
+    An outer mode is the highest of the two outermost of BINS bins; its height is counted from the
+    lowest bin between it and the middle. 0: at most two modes. NaN without features.
+    """
+    bins, _ = np.histogram(relative, BINS, (0, 1))
+    if not bins.any():
+        return math.nan
+    heights = []
+    for side in (bins[: BINS // 2], bins[::-1][: BINS // 2]):
+        mode = int(side[:2].argmax())
+        heights.append(side[mode] - side[mode:].min())
+    return float(min(heights) / bins.max())
+
+
+def pair_findings(pairs: Sequence[Pair], moes: set[str]) -> dict[str, dict[str, Any]]:
+    """Estimate, and interval and null where there are models enough, of every metric over pairs.
+
+    `pairs` are dictionaries, several of two models where they have seeds: these are averaged. `moes`
+    are the models that are Mixtures of Experts. A metric that some pair has no value of is left out.
+    """
+    models = sorted(
+        {name for pair in pairs for name in pair.models}, key=lambda n: (n not in moes, n)
+    )
+    labels = np.array([name in moes for name in models])
+    if not labels.any() or labels.all():
+        return {}
+    values: dict[tuple[int, int], list[dict[str, float]]] = {}
+    for pair in itertools.chain(pairs, (pair.swapped() for pair in pairs)):
+        key = tuple(models.index(name) for name in pair.models)
+        values.setdefault(key, []).append(pair_values(pair))
+    table = {
+        metric: {
+            key: float(np.mean([seed[metric] for seed in seeds])) for key, seeds in values.items()
+        }
+        for metric in (*LEVELS, *CONTRASTS, *EXCESSES)
+    }
+    every = len(values) == len(models) * (len(models) - 1)
+    found = {}
+    for metric in (*LEVELS, *CONTRASTS):
+        mixed = {
+            key: v for key, v in table[metric].items() if labels[key[0]] and not labels[key[1]]
+        }
+        if mixed and np.isfinite(list(mixed.values())).all():
+            found[metric] = _level(mixed, labels)
+            if metric in CONTRASTS and every and np.isfinite(list(table[metric].values())).all():
+                found[metric] |= pair_permutation(*_columns(table[metric]), labels)
+    for metric in EXCESSES:
+        # The same in both orders: each pair stands once.
+        once = {key: value for key, value in table[metric].items() if key[0] < key[1]}
+        if every and labels.sum() > 2 and (~labels).sum() > 2:
+            columns = _columns(once)
+            found[metric] = pair_interval(*columns, labels, EXCESS) | pair_permutation(
+                *columns, labels, EXCESS
+            )
+    return found
+
+
+def _columns(values: Mapping[tuple[int, int], float]) -> tuple[list[float], list[int], list[int]]:
+    """Values and their first and second models."""
+    return list(values.values()), [a for a, _ in values], [b for _, b in values]
+
+
+def _level(mixed: Mapping[tuple[int, int], float], labels: np.ndarray) -> dict[str, Any]:
+    """Mean over pairs of two kinds, with its interval where there are several models of each."""
+    if len({a for a, _ in mixed}) > 1 and len({b for _, b in mixed}) > 1:
+        return pair_interval(*_columns(mixed), labels)
+    return {"estimate": float(np.mean(list(mixed.values())))}
+
+
+def panel_findings(
+    panels: Sequence[Mapping[str, Any]], moes: set[str]
+) -> dict[str, dict[str, Any]]:
+    """What a panel of MoEs and dense models says against all other labellings.
+
+    `panels` as panel.json holds them; those of one kind alone say nothing. Of several dictionaries over
+    the same models, labelling by labelling, the mean.
+    """
+    named = [(_kinds(found["kinds"], moes), found) for found in panels]
+    mixed = [(kinds, found) for kinds, found in named if kinds is not None]
+    if not mixed:
+        return {}
+    (moe, dense), first = mixed[0]
+    sides = {"moe_only": moe, "dense_only": dense, "either": EITHER}
+    found = {}
+    for name, side in sides.items():
+        values = [
+            [row["share"] for row in null_rows(panel["splits"]) if row["side"] == side]
+            for _, panel in mixed if panel["kinds"] == first["kinds"]
+        ]  # fmt: skip
+        found[f"panel_{name}_variance"] = relabelled(np.mean(values, axis=0), LABELLINGS)
+    return found
+
+
+def _kinds(kinds: Mapping[str, Sequence[str]], moes: set[str]) -> tuple[str, str] | None:
+    """Names of the kind that is MoE and of the one that is dense; None where there are not both."""
+    moe = [kind for kind, names in kinds.items() if moes.issuperset(names)]
+    dense = [kind for kind, names in kinds.items() if moes.isdisjoint(names)]
+    return (moe[0], dense[0]) if len(moe) == len(dense) == 1 else None

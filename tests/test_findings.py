@@ -1,0 +1,182 @@
+"""Findings: metrics of pairs by hand, the same whichever side comes first, and nulls of known answer."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from moediff.findings import (
+    CONTRASTS,
+    LEVELS,
+    Pair,
+    pair_findings,
+    pair_values,
+    panel_findings,
+    side_modes,
+)
+
+
+def table(**classes: list[float]) -> pl.DataFrame:
+    """Features of each class (A, common, B, tied) with these densities."""
+    names = {
+        "A": ("A-only", 0.03),
+        "common": ("common", 0.5),
+        "B": ("B-only", 0.95),
+        "tied": ("tied", 0.5),
+    }
+    rows = [
+        {"class": names[key][0], "density": density, "relative_norm": names[key][1],
+         "decoder_cosine": {"A": 0.3, "common": -0.95, "B": 0.2, "tied": 0.0}[key],
+         "top_domain_share": {"A": 0.8, "common": 0.5, "B": 0.6, "tied": 0.4}[key]}
+        for key, densities in classes.items() for density in densities
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def pair(first: str, second: str, a: int = 3, b: int = 7, exclusive: float = 0.1) -> Pair:
+    features = table(A=[0.1] * a, common=[0.01] * 10, B=[0.001] * b, tied=[0.5] * 5)
+    return Pair((first, second), 0.9, features, exclusive)
+
+
+def test_metrics_of_a_pair_by_hand() -> None:
+    found = pair_values(pair("m0", "d0"))
+    assert found["moe_only_feature_share"] == pytest.approx(3 / 20)
+    assert found["dense_only_feature_share"] == pytest.approx(7 / 20)
+    assert found["common_feature_share"] == pytest.approx(0.5)
+    assert found["log2_moe_only_over_dense_only"] == pytest.approx(math.log2(3.5 / 7.5))
+    assert found["density_moe_only_over_common"] == pytest.approx(1)
+    assert found["density_common_over_dense_only"] == pytest.approx(1)
+    assert found["density_order_margin"] == pytest.approx(1)
+    assert found["domain_share_moe_only_less_dense_only"] == pytest.approx(0.2)
+    assert found["common_cosine_median"] == -0.95
+    assert found["common_cosine_negative_share"] == 1
+    assert found["relative_norm_side_modes"] == pytest.approx(0.3)
+    assert set(found) >= {*LEVELS, *CONTRASTS}
+
+
+def test_exchanging_the_sides_exchanges_their_classes() -> None:
+    one = pair("m0", "d0")
+    found, other = pair_values(one), pair_values(one.swapped())
+    assert one.swapped().models == ("d0", "m0")
+    assert other["moe_only_feature_share"] == found["dense_only_feature_share"]
+    for metric in ("log2_moe_only_over_dense_only", "domain_share_moe_only_less_dense_only"):
+        assert other[metric] == pytest.approx(-found[metric])
+    assert other["density_moe_only_over_common"] == pytest.approx(-1)
+    assert other["density_order_margin"] == pytest.approx(-1)
+    assert other["relative_norm_side_modes"] == found["relative_norm_side_modes"]
+    again = one.swapped().swapped().features
+    assert again["class"].equals(one.features["class"])
+
+
+def test_an_empty_class_has_no_density() -> None:
+    found = pair_values(pair("m0", "d0", a=0))
+    assert math.isnan(found["density_order_margin"])
+    assert math.isnan(found["density_moe_only_over_common"])
+    assert found["moe_only_feature_share"] == 0
+
+
+def test_side_modes_are_seen_only_where_norms_are_trimodal() -> None:
+    random = np.random.default_rng(0)
+    middle = random.normal(0.5, 0.08, 4000).clip(0.25, 0.75)
+    assert side_modes(middle) == 0
+    assert side_modes(np.concatenate([middle, np.full(500, 0.01)])) == 0  # one side only
+    three = np.concatenate([middle, np.full(500, 0.01), np.full(700, 0.99)])
+    assert side_modes(three) == pytest.approx(500 / np.histogram(middle, 20, (0, 1))[0].max())
+    flat = np.linspace(0, 1, 4001)
+    assert side_modes(flat) < 0.02
+    assert math.isnan(side_modes(np.array([])))
+
+
+MOES, DENSES = [f"moe.{n}" for n in range(4)], [f"dense.{n}" for n in range(4)]
+
+
+def every_pair(a_of, exclusive=lambda first, second: 0.1) -> list[Pair]:
+    """One dictionary of every two models; `a_of` gives the number of A's own features."""
+    return [
+        pair(one, two, *a_of(one, two), exclusive(one, two))
+        for one, two in itertools.combinations([*MOES, *DENSES], 2)
+    ]
+
+
+def test_a_difference_of_kinds_stands_out_of_permuted_labels() -> None:
+    def counts(one: str, two: str) -> tuple[int, int]:
+        return (4, 40) if one in MOES and two in DENSES else (12, 12)
+
+    found = pair_findings(every_pair(counts), set(MOES))
+    contrast = found["log2_moe_only_over_dense_only"]
+    assert contrast["estimate"] == pytest.approx(math.log2(4.5 / 40.5))
+    assert contrast["p"]["below"] == pytest.approx(1 / 70)
+    assert contrast["interval"][0] <= contrast["estimate"] <= contrast["interval"][1]
+    assert "p" not in found["fve_pooled"]
+    assert found["fve_pooled"]["estimate"] == pytest.approx(0.9)
+    assert found["moe_only_feature_share"]["estimate"] == pytest.approx(4 / 54)
+
+
+def test_the_order_of_a_dictionary_and_its_seeds_change_nothing() -> None:
+    def counts(one: str, two: str) -> tuple[int, int]:
+        return (4, 40) if one in MOES and two in DENSES else (12, 12)
+
+    pairs = every_pair(
+        counts, lambda one, two: 0.01 * (len(one) + int(one[-1]) * int(two[-1]) ** 2)
+    )
+    turned = [one.swapped() if n % 2 else one for n, one in enumerate(pairs)]
+    wanted = pair_findings(pairs, set(MOES))
+    for other in (turned, [*pairs, *pairs]):
+        found = pair_findings(other, set(MOES))
+        assert set(found) == set(wanted)
+        for metric, finding in wanted.items():
+            assert found[metric]["estimate"] == pytest.approx(finding["estimate"])
+            assert found[metric].get("p") == pytest.approx(finding.get("p")), metric
+
+
+def test_more_variance_of_their_own_between_kinds_than_within() -> None:
+    def more(one: str, two: str) -> float:
+        return 0.3 if (one in MOES) != (two in MOES) else 0.1
+
+    found = pair_findings(every_pair(lambda *_: (5, 5), more), set(MOES))
+    excess = found["exclusive_variance_excess"]
+    assert excess["estimate"] == pytest.approx(0.2)
+    assert excess["p"]["above"] == pytest.approx(1 / 35)
+
+
+def test_one_pair_has_an_estimate_and_no_interval() -> None:
+    found = pair_findings([pair("dense.0", "moe.0")], {"moe.0"})
+    assert found["moe_only_feature_share"] == {"estimate": pytest.approx(7 / 20)}
+    contrast = found["log2_moe_only_over_dense_only"]
+    assert "interval" not in contrast
+    assert contrast["p"]["smallest"] == 0.5  # A and B exchanged: no evidence either way
+    assert "exclusive_variance_excess" not in found
+    assert pair_findings([pair("dense.0", "dense.1")], {"moe.0"}) == {}
+    assert pair_findings([], {"moe.0"}) == {}
+    empty = pair_findings([pair("moe.0", "dense.0", a=0)], {"moe.0"})
+    assert "density_order_margin" not in empty
+
+
+def made_panel(own: float) -> dict:
+    """Four labellings of two MoEs and two dense models would be six; shares are 0.01 but for the true."""
+    names = ["moe.0", "moe.1", "dense.0", "dense.1"]
+    splits = []
+    for chosen in itertools.combinations(range(4), 2):
+        sides = [[names[n] for n in chosen], [n for i, n in enumerate(names) if i not in chosen]]
+        splits.append({
+            kind: {"sources": side, "features": 1, "share": own if side[0] == side[1][:-1] + "0"
+                   and side == names[:2] else 0.01}
+            for kind, side in zip(("moe", "dense"), sides, strict=True)
+        })  # fmt: skip
+    kinds = {"dense": names[2:], "moe": names[:2]}
+    return {"kinds": kinds, "splits": splits}
+
+
+def test_a_panel_is_judged_by_its_other_labels() -> None:
+    moes = {"moe.0", "moe.1"}
+    found = panel_findings([made_panel(0.2), made_panel(0.4)], moes)
+    assert found["panel_moe_only_variance"]["estimate"] == pytest.approx(0.3)
+    assert found["panel_moe_only_variance"]["p"]["above"] == pytest.approx(1 / 6)
+    assert found["panel_dense_only_variance"]["estimate"] == pytest.approx(0.01)
+    assert found["panel_either_variance"]["null"]["labellings"] == 2
+    assert panel_findings([made_panel(0.2)], set()) == {}
+    assert panel_findings([made_panel(0.2)], {"moe.0"}) == {}
