@@ -76,7 +76,7 @@ def _attention(block: nn.Module) -> nn.Module | None:
     )
 
 
-def _adder(model: PreTrainedModel, block: nn.Module, hook: str) -> nn.Module:
+def adder(model: PreTrainedModel, block: nn.Module, hook: str) -> nn.Module:
     """The part whose output is added to the stream: attention or feed-forward, or the norm after it."""
     after_feed_forward = _child(block, _AFTER_FEED_FORWARD)
     if hook == "mlp_out":
@@ -232,10 +232,10 @@ class Capture:
         if hooks & {"resid_pre", "resid_mid"}:
             self.handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
         if hooks & {"attn_out", "resid_mid"}:
-            attention = _adder(self.model, block, "attn_out")
+            attention = adder(self.model, block, "attn_out")
             self.handles.append(attention.register_forward_hook(attended))
         if "mlp_out" in hooks:
-            feed_forward = _adder(self.model, block, "mlp_out")
+            feed_forward = adder(self.model, block, "mlp_out")
             self.handles.append(feed_forward.register_forward_hook(fed))
         if "resid_post" in hooks:
             self.handles.append(block.register_forward_hook(leave))

@@ -1,0 +1,392 @@
+"""Language-model loss with a dictionary's reconstruction in place of activations, and loss recovered.
+
+A model runs as it is (clean), and again with its activations at one hook point replaced: by zeros, by
+the mean over fit rows, by the reconstruction (spliced), or by one without some features. Only the
+rows that a dictionary is for are replaced; sequence starts and the like keep their own.
+
+    recovered = (ablated - spliced) / (ablated - clean)
+
+with the cross-entropy of zero or of mean ablation as `ablated`, as the field has it: 1 is a perfect
+reconstruction, 0 one that is no better than the ablation.
+
+Behind the hook point an MoE may send a token to other experts than it did. So there are two losses
+where a router is behind it: routing live, as the replaced stream has it, and frozen, with the experts
+and gates of the clean pass (our definition). Every loss that is compared, of the ablations too, then
+has the same routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from moediff.alignment import PADDING
+from moediff.dictionary import Dictionary
+from moediff.errors import UserError
+from moediff.families import family_of, find_router
+from moediff.hooks import Capture, Point, adder, blocks, first_output, stream_of
+from moediff.models import packed_inputs
+from moediff.progress import Progress
+from moediff.proofs import prove
+from moediff.tokens import TokenShard, segment_starts
+
+LIVE, FROZEN = "live", "frozen"
+CLEAN, ZERO, MEAN, SPLICED = "clean", "zero", "mean", "spliced"
+ALL = "all"  # domains together
+COLUMNS = {
+    "source": pl.String,
+    "domain": pl.String,
+    "routing": pl.String,
+    "kind": pl.String,
+    "cross_entropy": pl.Float64,
+    "recovered_zero": pl.Float64,
+    "recovered_mean": pl.Float64,
+    "tokens": pl.Int64,
+}
+_PROOF_SEQUENCES = 2
+
+
+# --- replacing ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(
+    model: PreTrainedModel,
+    point: Point,
+    values: Tensor,
+    mask: Tensor,
+    routing: Mapping[int, Any] | None = None,
+) -> Iterator[None]:
+    """Inside it every pass of the model has `values` [row, d_model] at a hook point.
+
+    `mask` [batch, position] says at which positions of the pass, row after row; all others keep
+    their own. With `routing`, as `recording` fills it, its layers route as they did there.
+    Raises UserError where the point does not exist or values do not fit.
+    """
+    with Capture(model, [point]):
+        pass  # refuses a point that the model does not have
+    wanted = (int(mask.sum()), model.config.get_text_config().hidden_size)
+    if tuple(values.shape) != wanted:
+        raise UserError(f"{point}: {wanted} values are replaced, {tuple(values.shape)} are given")
+    with ExitStack() as hooks:
+        for handle in _replace(model, point, values, mask):
+            hooks.callback(handle.remove)
+        for layer, given in (routing or {}).items():
+            router = find_router(model, blocks(model)[layer])
+            handle = router.register_forward_hook(lambda _, __, ___, given=given: given)
+            hooks.callback(handle.remove)
+        yield
+
+
+def _replace(model: PreTrainedModel, point: Point, values: Tensor, mask: Tensor) -> list[Any]:
+    """Handles of the hooks that put rows in place; see the table of `hooks` for the points."""
+    block, hook = blocks(model)[point.layer], point.hook
+    scale = getattr(block, "residual_multiplier", 1.0)  # Granite scales what is added
+    entered: list[Tensor] = []  # resid_pre of the pass under way
+
+    def put(stream: Tensor, rows: Tensor) -> Tensor:
+        # A stream may be [token, d_model] (the feed-forward of Llama 4).
+        where = mask.to(stream.device).reshape(*stream.shape[:-1], 1)
+        return stream.masked_scatter(where, rows.to(stream))
+
+    def put_first(out: Any, rows: Tensor) -> Any:
+        value = put(first_output(out), rows)
+        return value if isinstance(out, Tensor) else (value, *out[1:])
+
+    def enter(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:
+        value = put(stream_of(given, named), values)
+        return ((value, *given[1:]), named) if given else (given, named | {"hidden_states": value})
+
+    def note(_: nn.Module, given: tuple, named: dict) -> None:
+        entered[:] = [stream_of(given, named)]
+
+    def leave(_: nn.Module, __: tuple, out: Any) -> Any:
+        return put_first(out, values)
+
+    def add(_: nn.Module, __: tuple, out: Any) -> Any:
+        return put_first(out, values / scale)
+
+    def add_to_middle(_: nn.Module, __: tuple, out: Any) -> Any:
+        before = entered.pop()
+        return put_first(out, (values - before[mask.to(before.device)].to(values)) / scale)
+
+    if hook == "resid_pre":
+        return [block.register_forward_pre_hook(enter, with_kwargs=True)]
+    if hook == "resid_post":
+        return [block.register_forward_hook(leave)]
+    if hook == "resid_mid":  # by what attention adds, since no part of its own gives it
+        return [
+            block.register_forward_pre_hook(note, with_kwargs=True),
+            adder(model, block, "attn_out").register_forward_hook(add_to_middle),
+        ]
+    return [adder(model, block, hook).register_forward_hook(add)]
+
+
+@contextmanager
+def recording(model: PreTrainedModel, point: Point) -> Iterator[dict[int, Any]]:
+    """What the routers behind a hook point gave in the last pass, by layer.
+
+    It stays empty where none is: in a dense model, and at the end of an MoE, where no routing can
+    change. Raises UserError for a family that is not in the table of `families`: whether what its
+    router gives is all that decides its routing is not known.
+    """
+    found: dict[int, Any] = {}
+    first = point.layer + (point.hook in ("mlp_out", "resid_post"))
+    with ExitStack() as hooks:
+        for layer, block in list(enumerate(blocks(model)))[first:]:
+            router = find_router(model, block)
+            if router is None:
+                continue
+            if family_of(model) is None:
+                raise UserError(
+                    f"{type(model).__name__}: how its routing is frozen is not known; set "
+                    "activations.routing to none to go on without it"
+                )
+
+            def note(_: nn.Module, __: tuple, out: Any, layer: int = layer) -> None:
+                found[layer] = out
+
+            hooks.callback(router.register_forward_hook(note).remove)
+        yield found
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+def targets(shard: TokenShard, across_documents: bool) -> np.ndarray:
+    """Positions 1.. that are predicted: [sequence, position - 1] of bool.
+
+    As in training: not the first that attention sees; and no padding.
+    """
+    starts = segment_starts(shard.document, across_documents)
+    return ~starts[:, 1:] & (shard.document[:, 1:] != PADDING)
+
+
+@torch.no_grad()
+def losses(model: PreTrainedModel, inputs: Mapping[str, Any], target: np.ndarray) -> np.ndarray:
+    """Cross-entropy in nats of every target, float64 [target]; `target` is [batch, position - 1]."""
+    logits = model(**inputs).logits[:, :-1]  # [batch, position - 1, vocabulary]
+    chosen = torch.from_numpy(target).to(logits.device)
+    tokens = inputs["input_ids"][:, 1:].to(logits.device)[chosen]
+    found = F.cross_entropy(logits[chosen].float(), tokens, reduction="none")
+    return found.double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One source of a dictionary, run anew."""
+
+    name: str
+    model: PreTrainedModel
+    point: Point
+    most: float | None = None  # norm above which a row is massive: it is not replaced
+
+
+class _Sums:
+    """Losses of one side by routing and kind, and how many of each; arrays are [domain], float64."""
+
+    def __init__(self, domains: tuple[str, ...]) -> None:
+        self.domains = domains
+        self.loss: dict[tuple[str, str], np.ndarray] = {}
+        self.count = np.zeros(len(domains))
+
+    def add(self, routing: str, kind: str, domain: np.ndarray, values: np.ndarray) -> None:
+        """Add losses [target], of the domains [target]."""
+        more = np.bincount(domain, values, len(self.domains))
+        self.loss[routing, kind] = self.loss.get((routing, kind), 0.0) + more
+
+    def rows(self, source: str) -> list[dict[str, Any]]:
+        """One row a domain, routing and kind."""
+        every = {ALL: slice(None)} | {name: slice(i, i + 1) for i, name in enumerate(self.domains)}
+        seen = {name: part for name, part in every.items() if self.count[part].sum()}
+        found = []
+        for (routing, kind), loss in self.loss.items():
+            for name, part in seen.items():
+                count = self.count[part].sum()
+                mean = {k: self.loss[routing, k][part].sum() / count for k in (CLEAN, ZERO, MEAN)}
+                value = loss[part].sum() / count
+                found.append(
+                    {
+                        "source": source,
+                        "domain": name,
+                        "routing": routing,
+                        "kind": kind,
+                        "cross_entropy": float(value),
+                        "recovered_zero": _recovered(value, mean[ZERO], mean[CLEAN]),
+                        "recovered_mean": _recovered(value, mean[MEAN], mean[CLEAN]),
+                        "tokens": int(count),
+                    }
+                )
+        return found
+
+
+def _recovered(value: float, ablated: float, clean: float) -> float | None:
+    """Share of the loss recovered; None where the ablation costs nothing."""
+    return float((ablated - value) / (ablated - clean)) if ablated != clean else None
+
+
+# --- splicing -----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def splice(
+    sides: Sequence[Side],
+    texts: Iterable[Sequence[tuple[TokenShard, np.ndarray]]],
+    dictionary: Dictionary,
+    across_documents: bool,
+    sequences: int,
+    batch: int,
+    frozen: bool = True,
+    deleted: Mapping[str, np.ndarray] | None = None,
+) -> pl.DataFrame:
+    """Losses with the activations of each side replaced in turn, columns COLUMNS: nats a token.
+
+    `texts` holds for every token shard, side by side, the shard as the side's model reads it and
+    the mask [sequence, position] of `capture.kept_rows`; the first `sequences` are used, `batch` at
+    a time. The dictionary reads all sides' rows of a token, in float64 and by its thresholds, and
+    each model then runs with its own part of the reconstruction alone. `deleted` names features [F]
+    of bool that are left out of it, each kind "without {name}". `frozen` also gives the losses with
+    frozen routing, where a router is behind the point. Raises UserError where a point, a family or
+    a mask does not fit.
+    """
+    dictionary = dictionary.double().to(sides[0].model.device)
+    gone = _features(dictionary, deleted or {})
+    totals: list[_Sums] = []
+    left = sequences
+    progress = Progress(sequences, "splicing", "sequences")
+    for text in texts:
+        part = _Part(sides, text, across_documents)
+        if not totals:
+            totals = [_Sums(shard.domains) for shard, _ in text]
+            part.prove(slice(0, _PROOF_SEQUENCES))
+        count = min(left, len(text[0][0].tokens))
+        for first in range(0, count, batch):
+            chosen = slice(first, min(first + batch, count))
+            _add_batch(totals, part, chosen, dictionary, gone, frozen)
+            progress.advance(chosen.stop - chosen.start)
+        left -= count
+        if not left:
+            break
+    progress.close()
+    if not totals or not all(sums.count.any() for sums in totals):
+        raise UserError("splicing: no token is predicted; use more sequences")
+    rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
+    return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def _features(dictionary: Dictionary, deleted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Masks [F] of bool on the dictionary's device."""
+    for name, mask in deleted.items():
+        if mask.dtype != bool or mask.shape != (dictionary.shape.features,):
+            raise UserError(
+                f"features '{name}': {mask.dtype} {mask.shape}, needs bool ({dictionary.shape.features},)"
+            )
+    return {n: torch.from_numpy(m).to(dictionary.threshold.device) for n, m in deleted.items()}
+
+
+class _Part:
+    """One token shard as every side reads it."""
+
+    def __init__(
+        self,
+        sides: Sequence[Side],
+        text: Sequence[tuple[TokenShard, np.ndarray]],
+        across_documents: bool,
+    ) -> None:
+        self.sides, self.text = sides, text
+        self.starts = [segment_starts(shard.document, across_documents) for shard, _ in text]
+        self.targets = [targets(shard, across_documents) for shard, _ in text]
+
+    def inputs(self, s: int, chosen: slice) -> dict[str, Any]:
+        """Arguments of a pass of side `s` over some sequences."""
+        tokens = self.text[s][0].tokens[chosen]
+        return packed_inputs(self.sides[s].model, tokens, self.starts[s][chosen])
+
+    def prove(self, chosen: slice) -> None:
+        """Check on real passes that the points are what they are said to be."""
+        for s, side in enumerate(self.sides):
+            prove(side.model, [side.point], self.inputs(s, chosen))
+
+    def rows(self, s: int, chosen: slice) -> tuple[Tensor, Tensor]:
+        """Activations [row, d_model] of side `s` where its mask is, and that mask [batch, position]."""
+        side, mask = self.sides[s], torch.from_numpy(self.text[s][1][chosen])
+        with Capture(side.model, [side.point]) as capture:
+            found = capture(**self.inputs(s, chosen)).points[side.point]
+        return found[mask.to(found.device)], mask
+
+    def domain(self, s: int, chosen: slice) -> np.ndarray:
+        """Domain [target] of what is predicted."""
+        return self.text[s][0].domain[chosen][:, 1:][self.targets[s][chosen]]
+
+
+def _add_batch(
+    totals: Sequence[_Sums],
+    part: _Part,
+    chosen: slice,
+    dictionary: Dictionary,
+    gone: Mapping[str, Tensor],
+    frozen: bool,
+) -> None:
+    """Count some sequences of every side."""
+    rows, masks = zip(*(part.rows(s, chosen) for s in range(len(part.sides))), strict=True)
+    if len({len(own) for own in rows}) > 1:
+        raise UserError(
+            "splicing: the sides' masks keep different numbers of rows "
+            f"({', '.join(str(len(own)) for own in rows)}); take those of aligned token shards"
+        )
+    rows, masks = _without_massive(part.sides, rows, masks)
+    replaced = _replacements(dictionary, rows, gone)
+    for s, (side, sums) in enumerate(zip(part.sides, totals, strict=True)):
+        inputs, target = part.inputs(s, chosen), part.targets[s][chosen]
+        domain = part.domain(s, chosen)
+        with recording(side.model, side.point) if frozen else nullcontext({}) as routing:
+            clean = losses(side.model, inputs, target)
+        routings = {LIVE: None} | ({FROZEN: routing} if routing else {})
+        sums.count += np.bincount(domain, minlength=len(sums.domains))
+        for name, given in routings.items():
+            sums.add(name, CLEAN, domain, clean)
+            for kind, values in replaced.items():
+                with replacing(side.model, side.point, values[s], masks[s], given):
+                    found = losses(side.model, inputs, target)
+                sums.add(name, kind, domain, found)
+
+
+def _without_massive(
+    sides: Sequence[Side], rows: Sequence[Tensor], masks: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows and masks without those that are massive in any side, which no dictionary was fitted on."""
+    usable = torch.ones(len(rows[0]), dtype=torch.bool)
+    for side, own in zip(sides, rows, strict=True):
+        if side.most is not None:
+            usable &= (own.float().norm(dim=1) <= side.most).cpu()
+    kept = [own[usable.to(own.device)] for own in rows]
+    return kept, [mask.masked_scatter(mask, usable) for mask in masks]
+
+
+def _replacements(
+    dictionary: Dictionary, rows: Sequence[Tensor], gone: Mapping[str, Tensor]
+) -> dict[str, list[Tensor]]:
+    """What takes the place of the sides' rows, by kind: float64 [row, d_model] a side."""
+    standard = dictionary.standardise(rows)  # [row, D]
+    entries, values = dictionary.encode(standard)
+    found = {
+        ZERO: [torch.zeros_like(own, dtype=torch.float64) for own in rows],
+        MEAN: dictionary.restore(torch.zeros_like(standard)),
+        SPLICED: dictionary.restore(dictionary.decode(values, entries, len(standard))),
+    }
+    for name, mask in gone.items():
+        kept = ~mask[entries[1]]
+        some = dictionary.decode(
+            values[kept], (entries[0][kept], entries[1][kept]), len(standard)
+        )  # [row, D]
+        found[f"without {name}"] = dictionary.restore(some)
+    return found
