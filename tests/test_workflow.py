@@ -161,7 +161,10 @@ def test_no_machine_path_stands_in_a_result(finished: Path) -> None:
 @pytest.mark.slow
 def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) -> None:
     assert planned(finished) == {}
-    after_fit = {"dictionary", "metrics", "fve", "plot_fve", "plot_features", "report", "all"}
+    after_fit = {
+        "dictionary", "metrics", "deletion", "claims", "fve", "plot_fve", "plot_features", "report",
+        "all",
+    }  # fmt: skip
     found = planned(finished, {"recipes": {"default": {"k": 7}}})
     assert set(found) - {"total"} == after_fit
     assert found["dictionary"] == 2
