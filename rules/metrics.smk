@@ -192,7 +192,6 @@ rule panels:
 
 rule claims:
     input:
-        claims=f"{workflow.basedir}/config/claims.yaml",
         metrics=fit_files("metrics.json", sources=2, recipe=PRIMARY),
         features=fit_files("features.parquet", sources=2, recipe=PRIMARY),
         deletion=fit_files("deletion.json", sources=2, recipe=PRIMARY),
@@ -213,6 +212,7 @@ rule claims:
     conda:
         "../envs/moediff.yaml"
     params:
+        claims=CLAIMS,
         analysis=analysis(),
         version=VERSIONS["claims"],
     script:

@@ -9,7 +9,7 @@ with job(snakemake) as log:
     from moediff.evaluation import POOLED, THRESHOLD
 
     found, params = snakemake.input, snakemake.params
-    wanted = claims.read_claims(found.claims)
+    wanted = claims.checked(params.claims)
     manifests = {
         path.split("/")[-3]: artifact.read_json(path)["parameters"] for path in found.manifests
     }

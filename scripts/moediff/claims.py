@@ -112,14 +112,15 @@ def read_claims(path: Path | str) -> dict[str, Any]:
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return _checked(found)
+        return checked(found)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _checked(found: Any) -> dict[str, Any]:
+def checked(found: Any) -> dict[str, Any]:
+    """The claims of a parsed YAML file. Raises ConfigError with one line that names claim and key."""
     if not isinstance(found, dict) or not isinstance(found.get("claims"), list):
         raise ConfigError("claims: must be a list of rows")
     rows: dict[str, Any] = {}
