@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -38,6 +39,7 @@ from moediff.store import AlignedRows
 from moediff.tokens import TokenShard, read_token_shard, segment_starts
 
 CPU = torch.device("cpu")
+FIRST = 100  # number of the first sequence of the tokens here: another shard's end before it
 
 
 # --- information --------------------------------------------------------------------------------
@@ -87,7 +89,7 @@ def plainly(mask: np.ndarray, tokens: np.ndarray, labels: np.ndarray) -> tuple[f
 def small() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Firings [row, 3], tokens [row] of which none occurs more than 6 times, experts [row, 2] of 4."""
     random = np.random.default_rng(0)
-    tokens = random.permutation(np.repeat(np.arange(7), [6, 5, 4, 3, 2, 1, 1]))
+    tokens = random.permutation(np.repeat(np.arange(11), [6, 5, 4, 3, 2, 2, 2, 2, 2, 1, 1]))
     experts = chosen(np.ones((len(tokens), 4)), 2, random)
     return random.random((len(tokens), 3)) < [0.3, 0.5, 0.8], tokens, experts
 
@@ -95,7 +97,7 @@ def small() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_equals_every_permutation_on_a_small_case(small) -> None:
     mask, tokens, experts = small
     found = affinity(fired_where(mask), tokens, experts, 4)
-    assert found.rows == 20
+    assert found.rows == 28
     for feature, expert in itertools.product(range(3), range(4)):
         used = (experts == expert).any(1)
         value, mean, sd = plainly(mask[:, feature], tokens, used)
@@ -127,7 +129,8 @@ def test_one_of_two_experts_is_the_whole_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "a", "b"), [(2, 1, 1), (7, 6, 3), (60, 13, 50), (400, 399, 20), (5000, 2100, 1300)]
+    ("n", "a", "b"),
+    [(2, 1, 1), (7, 6, 3), (60, 13, 50), (400, 399, 20), (5000, 3, 40), (5000, 2100, 1300)],
 )
 def test_the_null_is_the_sum_over_the_hypergeometric(n: int, a: int, b: int) -> None:
     """By binomials in whole numbers, and, of the mean, as scikit-learn has it."""
@@ -152,13 +155,14 @@ def test_the_null_is_the_sum_over_the_hypergeometric(n: int, a: int, b: int) -> 
 def test_tables_that_all_tell_as_much_have_no_spread() -> None:
     """One firing and half of the rows: whichever row it is, the information is the same."""
     tokens = np.repeat(np.arange(40), 10)
-    mask = (np.arange(400) % 10 == 3)[:, None]
+    mask = (np.arange(400) % 10 == 3)[:, None] & (np.arange(400)[:, None] < [30, 70, 130, 400])
     experts = (np.arange(400) % 10 < 5).astype(int)[:, None]
     found = affinity(fired_where(mask), tokens, experts, 2)
-    assert (found.value > 0.01).all()
-    np.testing.assert_allclose(found.corrected, 0, atol=1e-14)
-    assert (found.null_sd == 0).all()
-    assert np.isnan(found.z).all()
+    for part in (found, whole_choice(fired_where(mask), tokens, experts)):
+        assert (part.value > 1e-3).all()
+        np.testing.assert_allclose(part.corrected, 0, atol=1e-14)
+        assert (part.null_sd == 0).all()
+        assert np.isnan(part.z).all()
 
 
 def world(seed: int, rows: int = 12_000, features: int = 48, experts: int = 8, k: int = 2):
@@ -267,6 +271,8 @@ def test_tokens_seen_once_say_nothing() -> None:
     assert nothing.rows == 0
     assert (nothing.value == 0).all()
     assert np.isnan(whole_choice(fired_where(mask[:50]), np.arange(50), choice[:50]).z).all()
+    none = fired_where(mask[:0]), tokens[:0], choice[:0]
+    assert affinity(*none, 8).rows == whole_choice(*none).rows == 0
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
@@ -315,7 +321,7 @@ def stored(tmp_path, token_shard):
         beside: bool = False,
         change: Callable[[PreTrainedModel], object] = lambda model: None,
     ) -> tuple[PreTrainedModel, TokenShard, AlignedRows]:
-        shard = read_token_shard(token_shard(sequences=24))
+        shard = replace(read_token_shard(token_shard(sequences=24)), first=FIRST)
         model = tiny(family)
         change(model)
         own = cached(model, shard, tmp_path / "own.zarr.zip", [point], "float32")
@@ -383,6 +389,23 @@ def test_a_feature_that_never_fires_has_no_expert(stored) -> None:
     assert row["fired"] == 0
     assert all(row[name] is None for name in ("expert", "information", "corrected", "z", "whole_z"))
     assert row["whole_information"] == 0
+
+
+def test_routing_is_taken_up_to_the_hook_whatever_more_is_stored(tmp_path, token_shard) -> None:
+    shard, points = read_token_shard(token_shard(sequences=4)), ["resid_post.0", "resid_mid.2"]
+    named = [(hook, int(layer)) for hook, layer in (point.split(".") for point in points)]
+    path = cached(tiny("qwen3-moe"), shard, tmp_path / "rows.zarr.zip", named).path
+    data = AlignedRows([[path], [path]], points)
+    assert data.sources[0][0].routed() == [0, 1]
+    assert layers_of(data, 0) == [0]
+    assert layers_of(data, 1) == [0, 1]
+    path = cached(
+        tiny("qwen3-moe"), shard, tmp_path / "more.zarr.zip", [("resid_mid", 1), ("mlp_out", 1)]
+    ).path
+    data = AlignedRows([[path], [path]], ["resid_mid.1", "mlp_out.1"])
+    assert data.sources[0][0].routed() == [0, 1]
+    assert layers_of(data, 0) == [0]  # its own layer has not chosen yet
+    assert layers_of(data, 1) == [0, 1]
 
 
 def test_layers_that_are_not_stored_or_lie_behind_the_hook_are_refused(stored) -> None:
@@ -454,7 +477,7 @@ def test_shares_are_what_each_expert_computes_by_itself(stored, family: str, bes
     # Again from the model's weights and the dictionary's dense tables.
     starts = segment_starts(shard.document)
     entered, gates, experts, left = fed(model, 1, packed_inputs(model, shard.tokens, starts))
-    place = data.column("sequence") * 32 + data.column("position")
+    place = (data.column("sequence") - FIRST) * 32 + data.column("position")
     entered, gates, experts, left = (part[place] for part in (entered, gates, experts, left))
     given = [torch.cat(part) for part in zip(*data.in_order(100), strict=True)]
     given[source] = left
@@ -490,7 +513,7 @@ def test_shares_do_not_depend_on_the_passes(stored) -> None:
     two = written(dictionary, data, 0, Rerun(model, shard, False, 9, 2), CPU)
     assert one["fired"].sum() == int(
         fires(dictionary, [torch.cat([p for (p,) in data.in_order(99)])])[
-            data.column("sequence") < 9
+            data.column("sequence") < FIRST + 9
         ].sum()
     )
     for name in one.columns:
@@ -601,8 +624,8 @@ def test_firings_lost_are_those_of_a_model_without_the_expert(stored, layer: int
     again = Rerun(model, shard, False, 6, 6)
     table = masked_firing(dictionary, data, 1, again, layer, wanted, CPU)
     assert table["feature"].to_list() == np.flatnonzero(wanted >= 0).tolist()
-    part = data.column("sequence") < 6
-    place = (data.column("sequence") * 32 + data.column("position"))[part]
+    part = data.column("sequence") < FIRST + 6
+    place = ((data.column("sequence") - FIRST) * 32 + data.column("position"))[part]
     given = [torch.cat(rows)[part] for rows in zip(*data.in_order(100), strict=True)]
     starts = segment_starts(shard.document)[:6]
     inputs = packed_inputs(model, shard.tokens[:6], starts)
@@ -677,6 +700,8 @@ def test_the_other_expert_is_any_other_of_the_same_token() -> None:
     assert torch.equal(other.sum(1), own.any(1).long())
     shares = torch.bincount(experts[other], minlength=6) / own.any(1).sum()
     np.testing.assert_allclose(shares[[0, 1, 3, 4, 5]], 0.2, atol=0.04)
+    slots = other[own[:, 0]].sum(0) / own[:, 0].sum()
+    np.testing.assert_allclose(slots, [0, 0.5, 0.5], atol=0.06)
     again = module._another(own, torch.Generator().manual_seed(0))
     assert torch.equal(other, again)
 

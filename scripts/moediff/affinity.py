@@ -222,8 +222,7 @@ class _Logs:
             found = self.information(n_, a_, b_, c)
             mean[part] = np.add.reduceat(weight * found, starts)
             variance[part] = np.add.reduceat(weight * (found - mean[part][of]) ** 2, starts)
-        # Every table of some margins tells as much (one firing, half of the rows): no rounding.
-        return mean, np.where(variance < (_ROUNDING * self.plogp[n]) ** 2, 0.0, variance)
+        return mean, variance
 
 
 def affinity(
@@ -318,7 +317,7 @@ def whole_choice(
     rows = int(seen.sum())
     total /= max(rows, 1)
     sd = total[1:].std(axis=0, ddof=1) * (1 + 1 / shuffles) ** 0.5
-    sd[sd < _ROUNDING] = 0.0  # nothing can vary there
+    sd[sd < _ROUNDING] = 0.0  # every shuffle tells as much, and their mean is rounded
     return Information(total[0], total[1:].mean(axis=0), sd, rows)
 
 
@@ -410,7 +409,7 @@ def feature_affinity(
                 f"{prefix}z": found.z[at],
             }
         tables.append(_with_nulls(columns))
-    return pl.concat(tables) if tables else pl.DataFrame()
+    return pl.concat(tables)
 
 
 def _best(found: Information) -> np.ndarray:
@@ -422,11 +421,7 @@ def _best(found: Information) -> np.ndarray:
 def _with_nulls(columns: Mapping[str, np.ndarray]) -> pl.DataFrame:
     """A table in which no expert, and what is of none, is null."""
     table = pl.DataFrame(columns)
-    own = [
-        name
-        for name in ("information", "null_mean", "null_sd", "corrected", "z")
-        if name in columns
-    ]
+    own = ("information", "null_mean", "null_sd", "corrected", "z")
     some = pl.col("expert") >= 0
     return table.with_columns(pl.when(some).then(pl.col("expert", *own))).with_columns(
         pl.selectors.float().fill_nan(None)
@@ -688,7 +683,7 @@ def masked_firing(
     point = _point(data, source)
     dictionary = dictionary.double().to(device)
     size = dictionary.shape.features
-    wanted = torch.from_numpy(np.asarray(experts, np.int64)).to(device)  # [F]
+    wanted = torch.from_numpy(np.array(experts, np.int64)).to(device)  # [F]
     if len(wanted) != size:
         raise UserError(f"experts of {len(wanted)} features, where there are {size}")
     names = ("fired", "lost", "lost_other", "gate", "gate_other")
