@@ -18,6 +18,7 @@ if "corpus" in config:
     include: "rules/corpus.smk"
     include: "rules/models.smk"
     include: "rules/activations.smk"
+    include: "rules/reruns.smk"
 
 
 include: "rules/rows.smk"

@@ -36,8 +36,7 @@ with job(snakemake, torch_threads=True) as log:
                 f"{snakemake.input.dictionary}: fitted on other models than {path} describes; "
                 "remove it and run the same snakemake command again"
             )
-        hook, layer = origin["hook"].split(".")
-        point = Point(hook, int(layer))
+        point = Point.named(origin["hook"])
         most = None
         if params.drop["massive_norm"] is not None:
             measured = artifact.read_json(points)["points"].values()

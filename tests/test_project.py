@@ -13,8 +13,8 @@ FLOORS = [
     "checks", "tale_words", "tales", "sources", "tokens", "alignment", "ngrams", "models", "training",
     "families", "hooks", "proofs", "moments", "shards", "store", "foreign", "capture", "plain",
     "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
-    "hub", "fitter", "fitting", "evaluation", "splicing", "affinity", "deletion", "scaling", "anchor",
-    "features", "panel", "findings", "study", "planted", "budget", "plots", "page",
+    "hub", "fitter", "fitting", "evaluation", "splicing", "affinity", "experts", "deletion",
+    "scaling", "anchor", "features", "panel", "findings", "study", "planted", "budget", "plots", "page",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moediff.errors import UserError
 from moediff.progress import Progress
-from moediff.store import AlignedRows, Selection
+from moediff.store import AlignedRows, Selection, half_of
 
 # Half decades. The mean eigenvalue of a source of total variance 1 is 1 / d: the strongest leaves
 # next to nothing of any prediction, the weakest shrinks none that matters.
@@ -48,11 +48,8 @@ class Gram:
 
 
 def halves(data: AlignedRows) -> tuple[Selection, Selection]:
-    """The rows of about half of the documents, and the others.
-
-    Ids of documents are hashes of their text, so the last bit draws at random.
-    """
-    even = data.select(lambda chunk: data.column_of(chunk, "document") % 2 == 0)
+    """The rows of about half of the documents, and the others."""
+    even = data.select(lambda chunk: half_of(data.column_of(chunk, "document")) == 0)
     return even, ~even
 
 

@@ -35,6 +35,8 @@ STAGE_VERSIONS = {
     "deletion": 1,
     "panel": 1,
     "claims": 1,
+    "splicing": 1,
+    "experts": 1,
     "exports": 1,
     "plots": 1,
     "budget": 1,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moediff.dictionary import Dictionary
-from moediff.progress import Progress
+from moediff.evaluation import coded
 from moediff.sparse import Entries, backend, sparse_decode
 from moediff.store import AlignedRows
 
@@ -39,13 +39,10 @@ class _Pass:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Entries, Tensor]]:
         """Residual [row, D], entries and values [n] of each batch."""
-        progress = Progress(self.data.count, self.name, "rows")
-        for sources in self.data.in_order(self.batch):
-            rows = self.dictionary.standardise([part.to(self.device) for part in sources])
-            entries, values = self.dictionary.encode(rows)
+        for rows, entries, values in coded(
+            self.dictionary, self.data, self.batch, self.device, self.name
+        ):
             yield rows - self.dictionary.decode(values, entries, len(rows)), entries, values
-            progress.advance(len(rows))
-        progress.close()
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from moediff import artifact
 from moediff.dictionary import Dictionary
 from moediff.errors import UserError
 from moediff.progress import Progress
-from moediff.sparse import SELECT
+from moediff.sparse import SELECT, Entries
 from moediff.store import AlignedRows
 
 DEFINITION = (
@@ -98,6 +98,24 @@ def check_models(data: AlignedRows, facts: Mapping[str, Any], path: Path | str) 
             f"{path}: fitted on other models or hook points than the validation rows come from; "
             f"remove it and run the same snakemake command again"
         )
+
+
+def coded(
+    dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device, name: str
+) -> Iterator[tuple[Tensor, Entries, Tensor]]:
+    """Standardised rows [row, D], entries and values [n] of each batch, in order.
+
+    By the thresholds, all in float64, so that they cut every row the same way in any batch: the
+    dictionary is made so.
+    """
+    dictionary = dictionary.double().to(device)
+    progress = Progress(data.count, name, "rows")
+    for sources in data.in_order(batch):
+        rows = dictionary.standardise([part.to(device) for part in sources])
+        entries, values = dictionary.encode(rows)
+        yield rows, entries, values
+        progress.advance(len(rows))
+    progress.close()
 
 
 @dataclass

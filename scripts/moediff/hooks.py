@@ -42,6 +42,19 @@ class Point:
     def __str__(self) -> str:
         return f"{self.hook}.{self.layer}"
 
+    @classmethod
+    def named(cls, name: str) -> Point:
+        """The point of a name as `str` gives it. Raises UserError for a name that is none."""
+        hook, _, layer = name.rpartition(".")
+        if hook not in HOOKS or not layer.isdigit():
+            raise UserError(f"'{name}' is no hook point of a model")
+        return cls(hook, int(layer))
+
+    @property
+    def feed_forwards(self) -> int:
+        """How many blocks' feed-forwards, so how many routings, have been done at this point."""
+        return self.layer + (self.hook not in _BEFORE_FEED_FORWARD)
+
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder blocks: the one list of modules as long as the model is deep.
@@ -171,8 +184,8 @@ class Capture:
             raise
 
     def _routed(self, stack: nn.ModuleList) -> list[int]:
-        ends = [p.layer + (p.hook not in _BEFORE_FEED_FORWARD) for p in self.points]
-        found = [n for n in range(max(ends)) if find_router(self.model, stack[n]) is not None]
+        done = max(point.feed_forwards for point in self.points)
+        found = [n for n in range(done) if find_router(self.model, stack[n]) is not None]
         if found and self.probabilities and family_of(self.model) is None:
             raise UserError(
                 f"{type(self.model).__name__}: how its router makes probabilities of logits is not "

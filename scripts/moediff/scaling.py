@@ -39,9 +39,9 @@ from torch import Tensor
 
 from moediff.dictionary import Dictionary
 from moediff.errors import UserError
-from moediff.progress import Progress
+from moediff.evaluation import coded
 from moediff.sparse import Entries, backend
-from moediff.store import AlignedRows
+from moediff.store import AlignedRows, half_of
 
 HALVES = 2
 
@@ -159,20 +159,14 @@ def _sums(
     codes = _Codes(features, device)
     error, whole = (_Target(features, width, device) for _ in range(2))
     documents = data.column_in_order("document", batch)
-    progress = Progress(data.count, "latent scaling", "rows")
-    for sources, document in zip(data.in_order(batch), documents, strict=True):
-        rows = dictionary.standardise([part.to(device) for part in sources])
-        entries, values = dictionary.encode(rows)
+    found = coded(dictionary, data, batch, device, "latent scaling")
+    for (rows, entries, values), document in zip(found, documents, strict=True):
         rebuilt = dictionary.decode(values, entries, len(rows))
-        half = (document % HALVES).to(
-            device
-        )  # ids are hashes of the text, and halves so drawn at random
+        half = half_of(document).to(device)
         places, features_of, cells, values = _by_cell(half, entries, values, features)
         codes.add(half, features_of, cells, values)
         error.add(rows - rebuilt, half, places, cells, values)
         whole.add(rebuilt, half, places, cells, values)
-        progress.advance(len(rows))
-    progress.close()
     return codes, error, whole
 
 

@@ -140,9 +140,8 @@ def recording(model: PreTrainedModel, point: Point) -> Iterator[dict[int, Any]]:
     router gives is all that decides its routing is not known.
     """
     found: dict[int, Any] = {}
-    first = point.layer + (point.hook in ("mlp_out", "resid_post"))
     with ExitStack() as hooks:
-        for layer, block in list(enumerate(blocks(model)))[first:]:
+        for layer, block in list(enumerate(blocks(model)))[point.feed_forwards :]:
             router = find_router(model, block)
             if router is None:
                 continue

@@ -141,9 +141,9 @@ class AlignedRows:
             for shards, point in zip(self.sources, self.points, strict=True)
         ]
 
-    def column(self, name: str) -> np.ndarray:
-        """One of COLUMNS for every row of the split, in order; all of it in memory."""
-        return np.concatenate([self.column_of(chunk, name) for chunk in self.chunks])
+    def column(self, name: str, source: int = 0) -> np.ndarray:
+        """What `column_of` gives, for every row of the split, in order; all of it in memory."""
+        return np.concatenate([self.column_of(chunk, name, source) for chunk in self.chunks])
 
     def column_of(self, chunk: Chunk, name: str, source: int = 0) -> np.ndarray:
         """One of COLUMNS, or experts.3, gates.3 and the like of a source, for the rows of a chunk."""
@@ -384,6 +384,14 @@ def _draw(
             f"keep {wanted} out for the threshold; raise corpus.tokens.fit or lower threshold_rows"
         )
     return names[chosen]
+
+
+def half_of(document: Any) -> Any:
+    """0 or 1 for each row [row], from its document's id: two halves of the text, drawn at random.
+
+    Ids are hashes of the text, so their last bit draws; rows that other code wrote may have others.
+    """
+    return document % 2
 
 
 class Cutter:

@@ -1,0 +1,72 @@
+"""Rows of a tiny MoE with its routing, and dictionaries over them, for the tests of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from conftest import RECIPE, cached, dense_tables
+from families import tiny
+from moediff.dictionary import Dictionary, Shape
+from moediff.store import AlignedRows
+from moediff.tokens import TokenShard, read_token_shard
+
+FIRST = 100  # number of the first sequence of the tokens here: another shard's end before it
+
+
+def made_dictionary(data: AlignedRows, features: int, share: float = 0.15) -> Dictionary:
+    """A random dictionary whose features fire on about a share of the rows, each of its own."""
+    dictionary = Dictionary(Shape.of(RECIPE | {"features": features}, data.widths), seed=1)
+    dictionary.requires_grad_(False)
+    moments = data.moments()
+    dictionary.mean.copy_(torch.cat([torch.from_numpy(mean) for mean, _ in moments]))
+    dictionary.scale.copy_(torch.tensor([variance**0.5 for _, variance in moments]))
+    for block in dictionary.blocks.values():
+        block.encoder_bias.copy_(torch.linspace(0.02, 0.1, len(block.encoder_bias)))
+    rows = torch.cat([dictionary.standardise(part) for part in data.in_order(4096)])
+    scores, _ = dictionary.score(rows)
+    dictionary.threshold.copy_(passed_by(scores.all, share).clamp_min(1e-3))
+    return dictionary
+
+
+def passed_by(scores: torch.Tensor, share: float) -> torch.Tensor:
+    """Thresholds [F] that a share of scores [row, F] pass, half way between two of them."""
+    ranked = scores.sort(dim=0, descending=True).values
+    last = int(share * len(scores))
+    return ranked[last - 1 : last + 1].mean(0)
+
+
+def routed_rows(
+    folder: Path,
+    token_shard: Callable[..., Path],
+    point: tuple[str, int],
+    family: str = "qwen3-moe",
+    beside: bool = False,
+    change: Callable[[PreTrainedModel], object] = lambda model: None,
+) -> tuple[PreTrainedModel, TokenShard, AlignedRows]:
+    """A model, its tokens and its rows at one point, a dense model's beside them where asked."""
+    shard = replace(read_token_shard(token_shard(sequences=24)), first=FIRST)
+    model = tiny(family)
+    change(model)
+    sources = [[cached(model, shard, folder / "own.zarr.zip", [point], "float32").path]]
+    if beside:
+        dense, at = tiny("llama"), [("resid_post", 1)]
+        sources.insert(0, [cached(dense, shard, folder / "other.zarr.zip", at, "float32").path])
+    return model, shard, AlignedRows(sources)
+
+
+def pre_activations(dictionary: Dictionary, sources: list[torch.Tensor]) -> torch.Tensor:
+    """[row, F] in float64, from dense tables."""
+    _, encoder, bias = dense_tables(dictionary)
+    return dictionary.double().standardise(sources) @ encoder.double().T + bias.double()
+
+
+def fires(dictionary: Dictionary, sources: list[torch.Tensor]) -> torch.Tensor:
+    """Whether each feature fires [row, F]."""
+    weight = dictionary.norms().double().sum(1)
+    scores = pre_activations(dictionary, sources) * weight
+    return (scores >= dictionary.threshold) & (scores > 0)
