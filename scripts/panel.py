@@ -33,8 +33,7 @@ with job(snakemake, torch_threads=True) as log:
         dictionary, rows, groups.group_of, len(groups.sets), batch, device
     )
     found = panel.panel_rows(groups, together, names)
-    splits = panel.splits(found, params.kinds)
-    judged = panel.judge(splits)
+    judged = panel.judge(found, params.kinds)
     made_by = artifact.made_by("panel", floor=params.floor, origins=rows.origins)
     table = pl.DataFrame(
         {"feature": range(len(used))}
@@ -54,7 +53,6 @@ with job(snakemake, torch_threads=True) as log:
             "live": int(alive.sum()),
             "features_by_users": panel.by_users(used),
             "groups": found,
-            "splits": splits,
             "judged": judged,
         },
     )

@@ -12,7 +12,7 @@ with job(snakemake):
         name = plots.dictionary_label(
             found["comparison"], " + ".join(found["kinds"]), found["recipe"], found["seed"]
         )
-        table = pl.DataFrame(panel.null_rows(found["splits"]))
+        table = pl.DataFrame(panel.null_rows(found["groups"], found["kinds"]))
         tables.append(table.with_columns(pl.lit(name).alias("dictionary")))
     chart = plots.panel_chart(pl.concat(tables), snakemake.params.plots)
     plots.save(chart, snakemake.output)

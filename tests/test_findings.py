@@ -77,6 +77,9 @@ def test_an_empty_class_has_no_density() -> None:
     assert math.isnan(found["density_order_margin"])
     assert math.isnan(found["density_moe_only_over_common"])
     assert found["moe_only_feature_share"] == 0
+    other = pair_values(pair("m0", "d0", b=0))
+    assert math.isnan(other["density_order_margin"])
+    assert other["density_moe_only_over_common"] == pytest.approx(1)
 
 
 def test_side_modes_are_seen_only_where_norms_are_trimodal() -> None:
@@ -157,18 +160,13 @@ def test_one_pair_has_an_estimate_and_no_interval() -> None:
 
 
 def made_panel(own: float) -> dict:
-    """Four labellings of two MoEs and two dense models would be six; shares are 0.01 but for the true."""
+    """Two MoEs and two dense models; what the MoEs alone have is `own`, all else 0.01."""
     names = ["moe.0", "moe.1", "dense.0", "dense.1"]
-    splits = []
-    for chosen in itertools.combinations(range(4), 2):
-        sides = [[names[n] for n in chosen], [n for i, n in enumerate(names) if i not in chosen]]
-        splits.append({
-            kind: {"sources": side, "features": 1, "share": own if side[0] == side[1][:-1] + "0"
-                   and side == names[:2] else 0.01}
-            for kind, side in zip(("moe", "dense"), sides, strict=True)
-        })  # fmt: skip
-    kinds = {"dense": names[2:], "moe": names[:2]}
-    return {"kinds": kinds, "splits": splits}
+    groups = [
+        {"sources": list(side), "features": 1, "share": own if side == ("moe.0", "moe.1") else 0.01}
+        for side in itertools.combinations(names, 2)
+    ]
+    return {"kinds": {"dense": names[2:], "moe": names[:2]}, "groups": groups}
 
 
 def test_a_panel_is_judged_by_its_other_labels() -> None:

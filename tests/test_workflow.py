@@ -349,8 +349,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert found.returncode == 0, found.stdout + found.stderr
     (panel,) = json.loads((copied / "results/panel.json").read_text())["panels"]
     assert panel["kinds"] == {"moe": ["moe.0", "moe.1"], "dense": ["dense.0", "dense.1"]}
-    assert len(panel["splits"]) == 6
-    assert panel["splits"][0]["moe"]["sources"] == ["moe.0", "moe.1"]
+    (moe,) = (row for row in panel["groups"] if row["sources"] == ["moe.0", "moe.1"])
     others = {row["kind"]: row["others"] for row in panel["judged"]}
     assert others == {"moe": 5, "dense": 5, "either kind": 2}
     folder = copied / f"results/dictionaries/{member}/default/seed-0"
@@ -370,7 +369,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     judged = json.loads((copied / "results/claims.json").read_text())
     claims = {row["id"]: row for row in judged["claims"]}
     share = claims["panel_moe_only"]
-    assert share["estimate"] == pytest.approx(panel["splits"][0]["moe"]["share"])
+    assert share["estimate"] == pytest.approx(moe["share"])
     assert share["null"]["labellings"] == 5
     assert claims["fve_level"]["interval"][0] < claims["fve_level"]["estimate"]
     assert {row["verdict"] for row in claims.values()} == {"no verdict", "not measured"}
@@ -381,6 +380,33 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     wrong = snakemake(copied, f"{pair}/panel.json", "--configfile", *files)
     assert wrong.returncode != 0
     assert "a panel has several models of each of two kinds" in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.slow
+def test_models_are_run_again_with_parts_replaced_or_masked(copied: Path) -> None:
+    change = {"activations": {"hook": "mlp_out", "layer": 0}, "reruns": {"sequences": 20}}
+    folder = f"results/{DICTIONARY}"
+    tables = ["splicing", *(f"experts/moe.0/{name}" for name in ("affinity", "masked", "written"))]
+    found = changed(copied, change, *(f"{folder}/{name}.parquet" for name in tables))
+    assert found.returncode == 0, found.stdout + found.stderr
+    splicing, affinity, masked, written = (
+        artifact.read_parquet(copied / folder / f"{name}.parquet") for name in tables
+    )
+    whole = splicing.filter(domain="all", kind="spliced")
+    assert whole["source"].to_list() == ["moe.0", "moe.0", "dense.0"]
+    assert whole["routing"].to_list() == ["live", "frozen", "live"]
+    assert (whole["recovered_zero"] < 1).all()
+    assert {"clean", "zero", "mean", "without common"} <= set(splicing["kind"])
+    assert affinity["layer"].unique().to_list() == [0]
+    assert len(affinity) == 96
+    named = affinity.drop_nulls("expert").height
+    assert 0 < len(masked) == named
+    seen = written.filter(pl.col("fired") > 0).select(
+        pl.exclude("feature", "fired", "pre_activation")
+    )
+    np.testing.assert_allclose(seen.sum_horizontal(), 1, atol=1e-6)
+    wrong = f"{folder}/experts/dense.0/affinity.parquet"
+    assert "no routing is stored" in changed(copied, change, wrong).stderr
 
 
 @pytest.mark.slow

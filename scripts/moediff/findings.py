@@ -72,7 +72,7 @@ def pair_values(pair: Pair) -> dict[str, float]:
         "common_cosine_median": math.nan if cosine.is_empty() else float(cosine.median()),
         "common_cosine_negative_share": _mean((cosine < OPPOSED).cast(pl.Float64)),
         "log2_moe_only_over_dense_only": math.log2((counts[A] + 0.5) / (counts[B] + 0.5)),
-        "density_order_margin": min(first, second) if first == first else math.nan,
+        "density_order_margin": float(np.minimum(first, second)),
         "density_moe_only_over_common": first,
         "density_common_over_dense_only": second,
         "domain_share_moe_only_less_dense_only": share[A] - share[B],
@@ -177,7 +177,7 @@ def panel_findings(
     found = {}
     for name, side in sides.items():
         values = [
-            [row["share"] for row in null_rows(panel["splits"]) if row["side"] == side]
+            [row["share"] for row in null_rows(panel["groups"], panel["kinds"]) if row["side"] == side]
             for _, panel in mixed if panel["kinds"] == first["kinds"]
         ]  # fmt: skip
         found[f"panel_{name}_variance"] = relabelled(np.mean(values, axis=0), LABELLINGS)

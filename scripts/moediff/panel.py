@@ -2,8 +2,8 @@
 
 A feature's *users* are the sources in which it explains a share of variance worth the name. Features
 used by every model of one kind and by none of the other are that kind's own. How many there would be
-by chance is read off the same dictionary, from all other splits of its models into two kinds
-(DESIGN: our definition; the paper of crosscoders compares one pair and has no null).
+by chance is read off the same dictionary, from all other splits of its models into two kinds (our
+definition; the paper of crosscoders compares one pair and has no null).
 """
 
 from __future__ import annotations
@@ -97,21 +97,23 @@ def splits(
     return found
 
 
-def null_rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def null_rows(
+    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
     """One row a labelling and side: share, features, and whether the labels are the true ones.
 
-    `found` as `splits` gives it. Both sides together, called EITHER, stand once a split, since to
+    Arguments as of `splits`. Both sides together, called EITHER, stand once a split, since to
     exchange the names of its sides changes nothing: their features are summed, shares averaged.
     """
-    rows = []
+    found = []
     once: set[frozenset] = set()
-    for number, split in enumerate(found):
+    for number, split in enumerate(splits(rows, kinds)):
         sides = [(kind, [side]) for kind, side in split.items()]
         key = frozenset(tuple(side["sources"]) for side in split.values())
         if key not in once:
             sides.append((EITHER, list(split.values())))
         once.add(key)
-        rows += [
+        found += [
             {
                 "side": name,
                 "share": sum(side["share"] for side in parts) / len(parts),
@@ -120,20 +122,22 @@ def null_rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
             for name, parts in sides
         ]
-    return rows
+    return found
 
 
-def judge(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def judge(
+    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
     """What each kind has of its own, and both together, against every other labelling.
 
-    Of each statistic: its value under the true labels, the largest and the mean under others, and
-    the exact p.
+    Arguments as of `splits`. Of each statistic: its value under the true labels, the largest and the
+    mean under others, and the exact p.
     """
-    rows = null_rows(found)
+    found = null_rows(rows, kinds)
     return [
         {"kind": kind, "statistic": statistic}
-        | _against([row[statistic] for row in rows if row["side"] == kind])
-        for kind in (*found[0], EITHER)
+        | _against([row[statistic] for row in found if row["side"] == kind])
+        for kind in (*kinds, EITHER)
         for statistic in ("share", "features")
     ]
 
