@@ -107,7 +107,7 @@ def test_few_keys_of_the_schema_are_neither_required_nor_given_a_default() -> No
         ("recipes.default.tied", 0.06),
         ("recipes.default.threshold_rows", None),
         ("comparisons.moe.recipes", ["default"]),
-        ("features", {"dead_below": 1, "bounds": [0.3, 0.7]}),
+        ("features", {"dead_below": 1, "bounds": [0.3, 0.7], "user_floor": 0.2}),
         ("plots", {"width": 420, "height": 260}),
     ],
 )
