@@ -93,14 +93,14 @@ def token_shards(split):
 
 def trial_files(wildcards):
     """The trials of a sweep over peak learning rates; none when one rate is given."""
-    rates = settings.peak_rates(config)
+    rates = settings.peak_rates(config, wildcards.model)
     if len(rates) == 1:
         return []
     return [result(f"models/{wildcards.model}/sweep/lr-{rate}.json") for rate in rates]
 
 
 def best_rate_file(wildcards):
-    several = len(settings.peak_rates(config)) > 1
+    several = len(settings.peak_rates(config, wildcards.model)) > 1
     return [result(f"models/{wildcards.model}/sweep/best.json")] if several else []
 
 
@@ -117,13 +117,15 @@ def architecture(wildcards):
 def trial_settings(wildcards):
     """What decides a trial; its rate and its seed are chosen elsewhere."""
     left_out = ("seeds", "sweep_tokens", "peak_lr")
-    return {key: value for key, value in config["training"].items() if key not in left_out}
+    kept = {key: value for key, value in config["training"].items() if key not in left_out}
+    return kept | {"domains": config["models"][wildcards.model]["sees"]["domains"]}
 
 
 def training_settings(wildcards):
     """What decides a training run: the rate itself unless a sweep chooses it."""
-    rates = settings.peak_rates(config)
-    return trial_settings(wildcards) | ({"peak_lr": rates[0]} if len(rates) == 1 else {})
+    rates = settings.peak_rates(config, wildcards.model)
+    kept = trial_settings(wildcards) | {"share": config["models"][wildcards.model]["sees"]["share"]}
+    return kept | ({"peak_lr": rates[0]} if len(rates) == 1 else {})
 
 
 def checkpoint_files(wildcards):

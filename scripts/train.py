@@ -5,7 +5,7 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from moediff import artifact, checkpoint, models, training
     from moediff.tokens import TokenSplit, read_vocabulary
@@ -16,8 +16,12 @@ with job(snakemake, torch_threads=True) as log:
         rate = artifact.read_json(snakemake.input.rate[0])["peak_lr"]
     else:
         rate = params.training["peak_lr"]
-    plan = training.Plan.of(params.training, rate, seed)
     train = TokenSplit(snakemake.input.train, params.across)
+    if params.training["domains"]:
+        train = train.only(params.training["domains"])
+    plan = training.Plan.of(params.training, rate, seed)
+    if params.training["share"] < 1:
+        plan = replace(plan, sequences=round(params.training["share"] * len(train)))
     validation = TokenSplit(snakemake.input.validation, params.across)
     vocabulary = read_vocabulary(snakemake.input.vocabulary)
     device = models.pick_device(snakemake.config["device"])

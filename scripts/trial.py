@@ -14,6 +14,8 @@ with job(snakemake, torch_threads=True) as log:
     params, rate = snakemake.params, float(snakemake.wildcards.rate)
     name = f"{snakemake.wildcards.model} at {rate}"
     train = TokenSplit(snakemake.input.train, params.across)
+    if params.training["domains"]:
+        train = train.only(params.training["domains"])
     judged = max(1, min(len(train) // 10, JUDGED // train.tokens.shape[1]))
     judge = train.part(slice(len(train) - judged, None))
     train = train.part(slice(0, len(train) - judged))

@@ -312,8 +312,16 @@ def test_fits_are_members_times_recipes_times_their_seeds() -> None:
 
 
 def test_one_rate_or_a_sweep() -> None:
-    assert settings.peak_rates(complete("training: {peak_lr: 5.0e-4}")) == [0.0005]
-    assert settings.peak_rates(complete("training: {peak_lr: [1.0e-3, 2.0e-3]}")) == [0.001, 0.002]
+    assert settings.peak_rates(complete("training: {peak_lr: 5.0e-4}"), "moe") == [0.0005]
+    both = "training: {peak_lr: [1.0e-3, 2.0e-3]}"
+    assert settings.peak_rates(complete(both), "moe") == [0.001, 0.002]
+    untrained = complete(f"{{{both}, models: {{moe: {{sees: {{share: 0}}}}}}}}")
+    assert settings.peak_rates(untrained, "moe") == [0.001]  # nothing to try
+
+
+def test_a_model_may_have_seeds_of_its_own() -> None:
+    config = complete("{training: {seeds: [0, 1]}, models: {moe: {seeds: [5]}}}")
+    assert [settings.seeds(config, name) for name in ("moe", "dense")] == [[5], [0, 1]]
 
 
 # --- sizes -----------------------------------------------------------------------------------
@@ -505,6 +513,15 @@ BAD = {
     "load without its tokenizer": (
         "models: {a: {load: gpt2}}",
         ["models.a.load", "corpus.tokenizer", "{load: gpt2}"],
+    ),
+    "learns from nothing known": (
+        "models: {moe: {sees: {domains: [poems]}}}",
+        ["models.moe.sees.domains", "'poems'", "code, science, stories"],
+    ),
+    "learns from some, reads all": (
+        "{models: {moe: {sees: {domains: [code]}}}, "
+        "corpus: {sequence: {attend_across_documents: true}}}",
+        ["models.moe.sees.domains", "attend_across_documents"],
     ),
     "match nobody": ("models: {moe: {match: {active: a}}}", ["models.moe.match.active", "'a'"]),
     "splits": ("corpus: {splits: {fit: 0.9, validation: 0.1}}", ["corpus.splits", "train"]),

@@ -64,9 +64,9 @@ def test_every_sequence_comes_once_an_epoch_in_an_order_of_its_seed() -> None:
 
 def test_losses_are_those_of_transformers(data, architecture, tiny_model) -> None:
     model = tiny_model(architecture).eval()
-    whole = data.starts.copy()
-    whole[:, 1:] = False
-    data.starts = whole
+    data.starts = data.starts.copy()
+    data.starts[:, 1:] = False
+    data.is_target = ~data.starts[:, 1:]
     rows = np.arange(4)
     found = training.token_losses(model, data, rows, CPU)
     ids = torch.from_numpy(data.tokens[rows].astype(np.int64))
@@ -86,6 +86,40 @@ def test_a_first_token_is_no_target_and_domains_add_up(data, tiny_model) -> None
     assert rows["all"]["cross_entropy"] == pytest.approx(mean)
     assert sums.count.sum() == data.is_target.sum()
     assert rows["all"]["balance_loss"] > 2 * 2 * 0.99
+
+
+def test_a_domain_that_is_not_learned_gives_no_loss_and_no_gradient(data, tiny_model) -> None:
+    own = data.only([data.domains[0]])
+    rows = np.arange(len(data))
+    other = data.is_target & (data.domain[:, 1:] != 0)
+    assert other.any() and own.is_target.any()
+    assert np.array_equal(own.is_target, data.is_target & ~other)
+    model = tiny_model(DENSE)
+    both, one = (training.token_losses(model, split, rows, CPU) for split in (data, own))
+    assert (one[torch.from_numpy(~own.is_target)] == 0).all()
+    kept = torch.from_numpy(own.is_target)
+    assert torch.equal(one[kept], both[kept])  # what is seen is the same
+    changed = data.only([data.domains[0]])  # other text in place of the domain left out
+    changed.tokens = np.where(data.domain == 0, data.tokens, (data.tokens + 1) % VOCABULARY)
+    gradients = []
+    for split in (own, changed):
+        model.zero_grad()
+        training.token_losses(model, split, rows, CPU).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.allclose(*gradients, atol=1e-5)
+    assert own.digest != data.digest
+
+
+def test_a_model_that_learns_from_nothing_stays_as_it_was(data, tiny_model, tmp_path: Path) -> None:
+    model, same = tiny_model(DENSE), tiny_model(DENSE)
+    history = training.train(
+        model, replace(PLAN, sequences=0), data, data, tmp_path, CPU
+    )  # fmt: skip
+    for own, other in zip(model.parameters(), same.parameters(), strict=True):
+        assert torch.equal(own, other)
+    assert history["step"].unique().to_list() == [0]
+    uniform = np.log(VOCABULARY)
+    assert training.final_losses(history)["all"] == pytest.approx(uniform, abs=0.5)
 
 
 def test_micro_batches_take_the_same_step(data, tiny_model) -> None:

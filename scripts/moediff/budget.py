@@ -37,6 +37,7 @@ class MadeTokens:
         self.domain = np.zeros_like(self.tokens, np.uint8)
         self.starts = np.zeros(self.tokens.shape, bool)
         self.starts[:, 0] = True
+        self.is_target = ~self.starts[:, 1:]
 
 
 def _rate(work: Callable[[], int]) -> float:
@@ -76,9 +77,10 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         if "load" in model:
             stages.append(_stage("activations", name, cached, None, row_bytes))
             continue
-        rates = settings.peak_rates(config)
+        rates = settings.peak_rates(config, name)
         trials = len(rates) * config["training"]["sweep_tokens"] if len(rates) > 1 else 0
-        seen = tokens["train"] * config["training"]["epochs"] * number + trials
+        learned = tokens["train"] * model["sees"]["share"] * config["training"]["epochs"]
+        seen = round(learned) * number + trials
         training_rate, forward_rate, parameters = _measure_model(
             model["train"], config, vocabulary, length, device
         )

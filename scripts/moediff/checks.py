@@ -112,6 +112,7 @@ def _check_model(name: str, model: Config, config: Config) -> None:
         raise ConfigError(
             f"models.{name}.train: top_k {train['top_k']} is more than experts {train['experts']}"
         )
+    _check_sees(f"models.{name}.sees.domains", model["sees"]["domains"], config["corpus"])
     twin = model["match"].get("active")
     if twin is None:
         return
@@ -122,6 +123,20 @@ def _check_model(name: str, model: Config, config: Config) -> None:
         raise ConfigError(
             f"models.{name}: {own} active block parameters, '{twin}' has {other}; "
             "more than 1 % apart (change ffn, top_k or layers)"
+        )
+
+
+def _check_sees(where: str, seen: list[str] | None, corpus: Config) -> None:
+    """That a model's domains are there, and that what it does not learn from cannot reach the rest."""
+    for domain in seen or []:
+        if domain not in corpus["domains"]:
+            raise ConfigError(
+                f"{where}: unknown domain '{domain}'; domains: {', '.join(corpus['domains'])}"
+            )
+    if seen and corpus["sequence"]["attend_across_documents"]:
+        raise ConfigError(
+            f"{where}: with attend_across_documents it would still read the other domains before "
+            "its own; set corpus.sequence.attend_across_documents to false"
         )
 
 

@@ -150,12 +150,14 @@ def _known(config: Config, model: str, key: str, *names: str) -> int | None:
 
 def seeds(config: Config, model: str) -> list[int]:
     """Seeds of a model: those of training, or one for what was not trained here."""
-    return config["training"]["seeds"] if "train" in config["models"][model] else [0]
+    settings = config["models"][model]
+    return (settings["seeds"] or config["training"]["seeds"]) if "train" in settings else [0]
 
 
-def peak_rates(config: Config) -> list[float]:
-    """Peak learning rates to try; more than one asks for a sweep."""
-    return _as_list(config["training"]["peak_lr"])
+def peak_rates(config: Config, model: str) -> list[float]:
+    """Peak learning rates to try; more than one asks for a sweep. An untrained model tries none."""
+    rates = _as_list(config["training"]["peak_lr"])
+    return rates if config["models"][model]["sees"]["share"] else rates[:1]
 
 
 def members(config: Config, comparison: str) -> list[Member]:

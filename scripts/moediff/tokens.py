@@ -435,6 +435,8 @@ class TokenSplit:
         self.tokens = np.concatenate(tokens)  # [sequence, position]
         self.domain = np.concatenate(domain)  # [sequence, position]
         self.starts = np.concatenate(starts)  # [sequence, position]
+        # Positions 1.. that can be predicted from what is before them: [sequence, position - 1].
+        self.is_target = ~self.starts[:, 1:]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -444,10 +446,13 @@ class TokenSplit:
         found = copy.copy(self)
         found.digest = artifact.digest(self.digest, rows.start, rows.stop)
         found.tokens, found.domain = self.tokens[rows], self.domain[rows]
-        found.starts = self.starts[rows]
+        found.starts, found.is_target = self.starts[rows], self.is_target[rows]
         return found
 
-    @property
-    def is_target(self) -> np.ndarray:
-        """Positions 1.. that can be predicted from what is before them: [sequence, position - 1]."""
-        return ~self.starts[:, 1:]
+    def only(self, domains: Sequence[str]) -> TokenSplit:
+        """The same sequences, in which tokens of other domains are no targets."""
+        found = copy.copy(self)
+        found.digest = artifact.digest(self.digest, list(domains))
+        wanted = [self.domains.index(name) for name in domains]
+        found.is_target = self.is_target & np.isin(self.domain[:, 1:], wanted)
+        return found

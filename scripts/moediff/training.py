@@ -133,11 +133,11 @@ def token_losses(
     model: PreTrainedModel, split: TokenSplit, rows: np.ndarray, device: Any
 ) -> Tensor:
     """Cross-entropy in nats of every target: [batch, position - 1]; 0 where there is no target."""
-    tokens, starts = split.tokens[rows], split.starts[rows]
+    tokens, starts, is_target = split.tokens[rows], split.starts[rows], split.is_target[rows]
     hidden = backbone(model)(**model_inputs(tokens, starts, device)).last_hidden_state
     logits = model.get_output_embeddings()(hidden[:, :-1])  # [batch, position - 1, vocabulary]
     target = torch.from_numpy(tokens[:, 1:].astype(np.int64)).to(device)
-    target = target.masked_fill(torch.from_numpy(starts[:, 1:]).to(device), -100)
+    target = target.masked_fill(~torch.from_numpy(is_target).to(device), -100)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
     return loss.view(target.shape)
 
@@ -153,7 +153,7 @@ class LossSums:
 
     def add(self, loss: Tensor, split: TokenSplit, rows: np.ndarray, balance: float) -> None:
         """Count one batch of `token_losses`."""
-        target = ~split.starts[rows][:, 1:]
+        target = split.is_target[rows]
         domain = split.domain[rows][:, 1:][target]
         values = loss.detach().double().cpu().numpy()[target]
         self.loss += np.bincount(domain, weights=values, minlength=len(self.domains))
@@ -235,9 +235,11 @@ def train(
 
     Checkpoints go to `state`, whole or ignored; the newest is taken up with every tensor restored
     strictly, and the finished model is the one of an uninterrupted run, bit for bit on CPU.
-    Raises Diverged when the loss is no longer finite.
+    A plan of no sequences leaves it untrained. Raises Diverged when the loss is no longer finite.
     """
     steps = plan.steps(len(data))
+    if plan.sequences == 0:
+        return _untrained(model, validation, device)
     if steps == 0:
         raise UserError(
             f"training.batch: {plan.batch} sequences are more than the train split's "
@@ -281,6 +283,15 @@ def train(
     return pl.DataFrame(history, schema=HISTORY)
 
 
+def _untrained(
+    model: PreTrainedModel, validation: TokenSplit, device: torch.device
+) -> pl.DataFrame:
+    """The history of a model that is left as it was initialised: one point, before any step."""
+    measured = evaluate(model.to(device), validation, device, torch.float32)
+    rows = measured.rows(split="validation", step=0, tokens=0, learning_rate=0.0)
+    return pl.DataFrame(rows, schema=HISTORY)
+
+
 def final_losses(history: pl.DataFrame) -> dict[str, float]:
     """Validation cross-entropy at the last point of a history: nats a token by domain, and `all`."""
     last = (pl.col("split") == "validation") & (pl.col("step") == pl.col("step").max())
@@ -310,7 +321,7 @@ def train_step(
     precision: torch.dtype,
 ) -> tuple[Tensor, float]:
     """One optimizer step over the sequences `rows`; token losses and balance loss before it."""
-    targets = int((~data.starts[rows][:, 1:]).sum())
+    targets = max(1, int(data.is_target[rows].sum()))  # a batch may have no domain that is learned
     micro = plan.micro_batch or len(rows)
     losses, balance = [], 0.0
     for start in range(0, len(rows), micro):
