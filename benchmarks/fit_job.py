@@ -44,8 +44,8 @@ def timed(data: AlignedRows, groups: list[list[Job]]) -> tuple[float, list[dict]
     """Seconds of fitting the jobs of each group together, and the tensors of every dictionary."""
     start, found = time.perf_counter(), {}
     for group in groups:
-        for job, dictionary, _ in fit_all(data, group, CPU):
-            found[job.name] = dictionary.state_dict()
+        for job, fitted in fit_all(data, group, CPU):
+            found[job.name] = fitted.dictionary.state_dict()
     return time.perf_counter() - start, [found[name] for name in sorted(found)]
 
 

@@ -31,6 +31,8 @@ GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
 # Two heavy jobs share the cores: two models on one thread each train faster than one on two.
 THREADS = max(1, (workflow.cores or 2) // 2)
 VERSIONS = settings.STAGE_VERSIONS
+# A member whose models can be run again: a control's rows are no model's.
+AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@-]+"
 PRIMARY = CLAIMS["primary"]["recipe"]  # whose dictionaries the claims are judged by
 
 
@@ -273,6 +275,11 @@ def source_points(wildcards):
     return [source.point for source in member_of(wildcards).sources]
 
 
+def source_views(wildcards):
+    """How a control shows the rows of every source; None: as they are."""
+    return [source.view for source in member_of(wildcards).sources]
+
+
 # --- dictionaries and metrics ---
 
 
@@ -297,7 +304,7 @@ def fit_folder(fit):
 
 def dictionary_files(fit):
     """What the fit of a dictionary writes, in order."""
-    names = ("dictionary.safetensors", "history.parquet")
+    names = ("dictionary.safetensors", "early.safetensors", "history.parquet")
     return [result(f"{fit_folder(fit)}/{name}") for name in names]
 
 

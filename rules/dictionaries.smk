@@ -15,6 +15,7 @@ rule components:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         version=VERSIONS["baselines"],
     script:
         "../scripts/components.py"
@@ -25,6 +26,7 @@ rule dictionary:
         member_shards("fit"),
     output:
         result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"),
+        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/early.safetensors"),
         result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/history.parquet"),
     log:
         log_of("dictionary/{comparison}-{member}-{recipe}-{seed}"),
@@ -38,6 +40,7 @@ rule dictionary:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         fits=fit_settings,
         version=VERSIONS["dictionaries"],
     script:
@@ -66,6 +69,7 @@ for number, together in enumerate(SHARED):
         params:
             sources=[source.name for source in together[0].member.sources],
             points=[source.point for source in together[0].member.sources],
+            views=[source.view for source in together[0].member.sources],
             fits=[settings_of(fit) for fit in together],
             version=VERSIONS["dictionaries"],
         script:

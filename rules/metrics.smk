@@ -25,6 +25,7 @@ rule metrics:
         dictionary=result(
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
         ),
+        early=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/early.safetensors"),
         components=result("baselines/{comparison}/{member}/components.safetensors"),
         validation=member_shards("validation"),
         rows=row_manifests,
@@ -43,6 +44,7 @@ rule metrics:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         features=config["features"],
         version=VERSIONS["metrics"],
     script:
@@ -86,6 +88,7 @@ rule anchor:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         version=VERSIONS["anchor"],
     script:
         "../scripts/anchor.py"
@@ -112,6 +115,7 @@ rule deletion:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         version=VERSIONS["deletion"],
     script:
         "../scripts/deletion.py"
@@ -162,6 +166,7 @@ rule panel:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         kinds=member_kinds,
         floor=config["features"]["user_floor"],
         version=VERSIONS["panel"],

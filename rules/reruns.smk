@@ -17,6 +17,8 @@ rule splice:
         log_of("splice/{comparison}-{member}-{recipe}-{seed}"),
     benchmark:
         benchmark_of("splice/{comparison}-{member}-{recipe}-{seed}")
+    wildcard_constraints:
+        member=AS_IT_IS,
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -51,6 +53,8 @@ rule affinity:
         log_of("affinity/{comparison}-{member}-{recipe}-{seed}-{source}"),
     benchmark:
         benchmark_of("affinity/{comparison}-{member}-{recipe}-{seed}-{source}")
+    wildcard_constraints:
+        member=AS_IT_IS,
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -59,6 +63,7 @@ rule affinity:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         version=VERSIONS["experts"],
     script:
         "../scripts/affinity.py"
@@ -84,6 +89,8 @@ rule masked:
         log_of("masked/{comparison}-{member}-{recipe}-{seed}-{source}"),
     benchmark:
         benchmark_of("masked/{comparison}-{member}-{recipe}-{seed}-{source}")
+    wildcard_constraints:
+        member=AS_IT_IS,
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -92,6 +99,7 @@ rule masked:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         device_map=one_device_map,
         across=config["corpus"]["sequence"]["attend_across_documents"],
         sequences=config["reruns"]["sequences"],
@@ -118,6 +126,8 @@ rule written:
         log_of("written/{comparison}-{member}-{recipe}-{seed}-{source}"),
     benchmark:
         benchmark_of("written/{comparison}-{member}-{recipe}-{seed}-{source}")
+    wildcard_constraints:
+        member=AS_IT_IS,
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -126,6 +136,7 @@ rule written:
     params:
         sources=source_names,
         points=source_points,
+        views=source_views,
         device_map=one_device_map,
         across=config["corpus"]["sequence"]["attend_across_documents"],
         sequences=config["reruns"]["sequences"],

@@ -13,8 +13,8 @@ with job(snakemake, torch_threads=True) as log:
     names = list(params.sources)
     if len(names) < 2:
         raise UserError(f"{snakemake.output[0]}: an anchor needs several sources, not {names[0]}")
-    fit = AlignedRows.of(snakemake.input.fit, params.points)
-    validation = AlignedRows.of(snakemake.input.validation, params.points)
+    fit = AlignedRows.of(snakemake.input.fit, params.points, params.views)
+    validation = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     parts = [anchor.gram(fit, 4096, half) for half in anchor.halves(fit)]
     seen = anchor.gram(validation, 4096)
     ends = [sum(fit.widths[: s + 1]) for s in range(len(names))]

@@ -8,7 +8,7 @@ with job(snakemake, torch_threads=True):
     from moediff.store import AlignedRows
 
     names = snakemake.params.sources
-    rows = AlignedRows.of(snakemake.input, snakemake.params.points)
+    rows = AlignedRows.of(snakemake.input, snakemake.params.points, snakemake.params.views)
     found = principal_components(rows)
     artifact.write_tensors(
         snakemake.output[0],

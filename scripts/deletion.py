@@ -12,7 +12,7 @@ with job(snakemake, torch_threads=True) as log:
     names = list(params.sources)
     if len(names) != 2:
         raise UserError(f"{snakemake.output[0]}: only two sources have classes of features")
-    rows = AlignedRows.of(snakemake.input.validation, params.points)
+    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     classes = artifact.read_parquet(snakemake.input.features, ["class"])["class"].to_numpy()

@@ -7,7 +7,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.store import AlignedRows
 
     params = snakemake.params
-    rows = AlignedRows.of(snakemake.input, params.points)
+    rows = AlignedRows.of(snakemake.input, params.points, params.views)
     device = models.pick_device(snakemake.config["device"])
     outputs = iter(snakemake.output)
     jobs, facts = {}, {}
@@ -24,12 +24,13 @@ with job(snakemake, torch_threads=True) as log:
             snakemake.config["results"], "dictionary", name, known, params.version, device.type
         )
         made = fitting.Job(f"{name}, seed {seed}", wanted["recipe"], seed, state)
-        jobs[made.name] = made, next(outputs), next(outputs)
+        jobs[made.name] = made, *(next(outputs) for _ in range(3))
         facts[made.name] = artifact.made_by("dictionaries", **known)
-    for made, dictionary, history in fitting.fit_all(rows, [j for j, *_ in jobs.values()], device):
-        _, dictionary_path, history_path = jobs[made.name]
-        dictionary.save(dictionary_path, facts[made.name])
-        artifact.write_parquet(history_path, history, facts[made.name])
-        last = history.row(-1, named=True)
+    for made, fitted in fitting.fit_all(rows, [j for j, *_ in jobs.values()], device):
+        _, dictionary_path, early_path, history_path = jobs[made.name]
+        fitted.dictionary.save(dictionary_path, facts[made.name])
+        fitted.early.save(early_path, facts[made.name])
+        artifact.write_parquet(history_path, fitted.history, facts[made.name])
+        last = fitted.history.row(-1, named=True)
         log.info("%s: fve %.4f in training, %.1f %% dead",
                  made.name, last["fve"], 100 * last["dead_share"])  # fmt: skip

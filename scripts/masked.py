@@ -13,7 +13,7 @@ with job(snakemake, torch_threads=True) as log:
 
     params, name = snakemake.params, snakemake.wildcards.source
     device = models.pick_device(snakemake.config["device"])
-    rows = AlignedRows.of(snakemake.input.validation, params.points)
+    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     source = list(params.sources).index(name)

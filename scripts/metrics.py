@@ -9,27 +9,27 @@ with job(snakemake, torch_threads=True) as log:
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
-    rows = AlignedRows.of(snakemake.input.validation, params.points)
+    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     recipe = facts["recipe"]
     device = models.pick_device(snakemake.config["device"])
-    measured = evaluation.measure(
-        dictionary,
-        evaluation.Baseline.load(snakemake.input.components),
-        rows,
-        names,
-        recipe,
-        device,
-    )
-    table = features.feature_table(
-        dictionary,
-        measured,
-        names,
-        rows.domains,
-        params.features["dead_below"],
-        tuple(params.features["bounds"]),
-    )
+    baseline = evaluation.Baseline.load(snakemake.input.components)
+
+    def described(dictionary):
+        """What it is on the validation rows, and one row a feature."""
+        measured = evaluation.measure(dictionary, baseline, rows, names, recipe, device)
+        return measured, features.feature_table(
+            dictionary,
+            measured,
+            names,
+            rows.domains,
+            params.features["dead_below"],
+            tuple(params.features["bounds"]),
+        )
+
+    measured, table = described(dictionary)
+    measured_early, table_early = described(Dictionary.load(snakemake.input.early)[0])
     if len(names) == 2:
         nu = scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
         table = features.with_scaling(table, nu)
@@ -51,6 +51,11 @@ with job(snakemake, torch_threads=True) as log:
             **about,
             "sources": names,
             "classes": classes,
+            "conventions": features.conventions(table),
+            "early": {
+                "classes": features.class_counts(table_early),
+                "fve": measured_early.fve["threshold", evaluation.POOLED],
+            },
             "rows": [artifact.read_json(path)["about"] for path in snakemake.input.rows],
             "fve": evaluation.fve_rows(measured, names, classes["dead"], about),
         },

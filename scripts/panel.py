@@ -17,7 +17,7 @@ with job(snakemake, torch_threads=True) as log:
             f"{snakemake.output.panel}: a panel has several models of each of two kinds, not "
             f"{', '.join(names)}"
         )
-    rows = AlignedRows.of(snakemake.input.validation, params.points)
+    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     device = models.pick_device(snakemake.config["device"])

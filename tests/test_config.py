@@ -311,6 +311,28 @@ def test_fits_are_members_times_recipes_times_their_seeds() -> None:
     ]
 
 
+def test_a_control_shows_rows_otherwise_and_is_another_source() -> None:
+    config = complete(
+        """
+        training: {seeds: [0, 1]}
+        comparisons!:
+          twin: {each: [moe], seeds: [1], control: rotated}
+          permuted: {each: [moe, dense], seeds: [0], control: permuted}
+          plain: {each: [moe, dense]}
+        """
+    )
+    named = {
+        name: [m.name for m in settings.members(config, name)] for name in config["comparisons"]
+    }
+    assert named == {
+        "twin": ["moe.1_moe.1.rotated"],
+        "permuted": ["moe.0_dense.0.permuted"],
+        "plain": ["moe.0_dense.0", "moe.0_dense.1", "moe.1_dense.0", "moe.1_dense.1"],
+    }
+    (member,) = settings.members(config, "twin")
+    assert [source.view for source in member.sources] == [None, "rotated"]
+
+
 def test_one_rate_or_a_sweep() -> None:
     assert settings.peak_rates(complete("training: {peak_lr: 5.0e-4}"), "moe") == [0.0005]
     both = "training: {peak_lr: [1.0e-3, 2.0e-3]}"
@@ -513,6 +535,14 @@ BAD = {
     "load without its tokenizer": (
         "models: {a: {load: gpt2}}",
         ["models.a.load", "corpus.tokenizer", "{load: gpt2}"],
+    ),
+    "a control without another source": (
+        "comparisons: {moe: {control: permuted}}",
+        ["comparisons.moe.control", "another source"],
+    ),
+    "a seed of no model": (
+        "comparisons: {moe: {seeds: [3]}}",
+        ["comparisons.moe.seeds", "3", "'moe'"],
     ),
     "learns from nothing known": (
         "models: {moe: {sees: {domains: [poems]}}}",

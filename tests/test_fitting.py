@@ -100,7 +100,41 @@ def test_killed_at_any_instant_a_fit_ends_with_the_same_bytes(
     assert 0 < steps < 60
     assert again.equals(history)
     assert same(resumed, whole)
+    early = [tmp_path / folder / "early.safetensors" for folder in ("whole", "killed")]
+    assert early[0].read_bytes() == early[1].read_bytes()
     assert not list((tmp_path / "killed").glob(".*partial"))
+
+
+@pytest.mark.parametrize("rule", ["plain", "soft"])
+def test_the_early_dictionary_is_that_of_three_quarters_of_the_run(
+    rule: str, aligned_rows, tmp_path: Path, monkeypatch
+) -> None:
+    data = rows_of(aligned_rows)
+    job = Job("one", SMALL | SWEEP[rule], 0, tmp_path / "whole")
+    ((_, fitted),) = fit_all(data, [job], CPU)
+    kept, plain = {}, Fitter.update
+
+    def update(self, rows):
+        measured = plain(self, rows)
+        kept[self.step] = {
+            name: value.clone() for name, value in self.dictionary.state_dict().items()
+        }
+        return measured
+
+    monkeypatch.setattr(Fitter, "update", update)
+    ((_, again),) = fit_all(data, [Job("one", job.recipe, 0, tmp_path / "again")], CPU)
+    assert same(again.early, fitted.early)
+    early = fitted.early.state_dict()
+    for name, value in kept[45].items():  # of 60 steps
+        if name != "threshold":
+            assert torch.equal(early[name], value), name
+    assert not same(fitted.early, fitted.dictionary)
+    fired = [
+        len(fitted.early.encode(fitted.early.standardise(rows))[1]) for rows in data.in_order(500)
+    ]
+    if rule == "plain":  # its own threshold, not the one of the end
+        assert sum(fired) / data.count == pytest.approx(SMALL["k"], rel=0.1)
+        assert not torch.equal(fitted.early.threshold, fitted.dictionary.threshold)
 
 
 @pytest.mark.slow
@@ -184,12 +218,12 @@ def test_a_sweep_reads_each_row_once_and_gives_the_same_bytes(
         return plain(self, chunks, *given)
 
     monkeypatch.setattr(AlignedRows, "_pool", counted)
-    found = {job.name: made for job, *made in fit_all(data, jobs, CPU)}
+    found = {job.name: made for job, made in fit_all(data, jobs, CPU)}
     epochs = -(-SMALL["rows"] // 3500)  # 500 of 4,000 rows are held out
     assert max(reads.count(first) for first in reads) <= epochs + 1  # one pool is read ahead
     for name, (dictionary, history) in alone.items():
-        assert same(found[name][0], dictionary), name
-        assert found[name][1].equals(history)
+        assert same(found[name].dictionary, dictionary), name
+        assert found[name].history.equals(history)
 
     # One changed: the others are taken from their finished states.
     steps, update = [], Fitter.update
@@ -197,10 +231,10 @@ def test_a_sweep_reads_each_row_once_and_gives_the_same_bytes(
         Fitter, "update", lambda self, rows: (steps.append(self.recipe["k"]), update(self, rows))[1]
     )
     jobs[1] = Job("more", SMALL | {"features": 56, "k": 7}, 1, tmp_path / "shared" / "changed")
-    again = {job.name: made for job, *made in fit_all(data, jobs, CPU)}
+    again = {job.name: made for job, made in fit_all(data, jobs, CPU)}
     assert set(steps) == {7}
     for name in ("plain", "row", "soft"):
-        assert same(again[name][0], alone[name][0])
+        assert same(again[name].dictionary, alone[name][0])
 
 
 def test_jobs_resumed_from_different_steps_share_a_stream(
@@ -229,9 +263,9 @@ def test_jobs_resumed_from_different_steps_share_a_stream(
         with pytest.raises(Stopped):
             list(fit_all(data, jobs[-1:], CPU))
     monkeypatch.setattr(Fitter, "update", plain)
-    for job, dictionary, history in fit_all(data, jobs, CPU):
-        assert same(dictionary, whole[job.name][0]), job.name
-        assert history.equals(whole[job.name][1])
+    for job, fitted in fit_all(data, jobs, CPU):
+        assert same(fitted.dictionary, whole[job.name][0]), job.name
+        assert fitted.history.equals(whole[job.name][1])
 
 
 def test_one_that_diverges_costs_the_others_nothing(aligned_rows, tmp_path: Path) -> None:
@@ -241,8 +275,8 @@ def test_one_that_diverges_costs_the_others_nothing(aligned_rows, tmp_path: Path
         Job("tame", SMALL, 0, tmp_path / "tame"),
     ]
     found = fit_all(data, jobs, CPU)
-    job, dictionary, _ = next(found)
+    job, fitted = next(found)
     assert job.name == "tame"
-    assert same(dictionary, fit(data, SMALL, 0, tmp_path / "alone", CPU)[0])
+    assert same(fitted.dictionary, fit(data, SMALL, 0, tmp_path / "alone", CPU)[0])
     with pytest.raises(Diverged, match="wild"):
         next(found)

@@ -26,6 +26,7 @@ from moediff.config import (
     row_files,
     row_paths,
     row_patterns,
+    seeds,
 )
 from moediff.errors import ConfigError
 from moediff.schema import fill
@@ -262,6 +263,14 @@ def _check_comparison(name: str, config: Config) -> None:
             raise ConfigError(
                 f"{where}.recipes: unknown recipe '{recipe}'; recipes: {', '.join(config['recipes'])}"
             )
+    for seed in comparison["seeds"] or []:
+        for side in comparison.get("each") or comparison["all"]:
+            known = seeds(config, side.partition(AT)[0])
+            if seed not in known:
+                raise ConfigError(
+                    f"{where}.seeds: {seed} is no seed of '{side}', which has "
+                    f"{', '.join(map(str, known))}"
+                )
     found = members(config, name)
     if not found:
         raise ConfigError(
@@ -271,6 +280,8 @@ def _check_comparison(name: str, config: Config) -> None:
     for member in found:
         if len(set(member.sources)) < len(member.sources):
             raise ConfigError(f"{where}: one source stands twice in {member.name}")
+        if comparison["control"] == "permuted" and len(member.sources) < 2:
+            raise ConfigError(f"{where}.control: permuted rows need another source beside them")
     _check_shards(where, found[0], config)
     for recipe in comparison["recipes"]:
         _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ STAGE_VERSIONS = {
     "models": 2,
     "activations": 4,
     "baselines": 4,
-    "dictionaries": 7,
-    "metrics": 6,
+    "dictionaries": 8,
+    "metrics": 7,
     "anchor": 1,
     "deletion": 1,
     "panel": 1,
@@ -53,15 +53,18 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """One side of a dictionary: a model of one seed at a hook point (None: the only one)."""
+    """One side of a dictionary: a model of one seed at a hook point (None: the only one), and how a
+    control shows its rows (None: as they are)."""
 
     model: str
     seed: int
     point: str | None = None
+    view: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.model}.{self.seed}" + (f"{AT}{self.point}" if self.point else "")
+        seen = f"{self.model}.{self.seed}" + (f".{self.view}" if self.view else "")
+        return seen + (f"{AT}{self.point}" if self.point else "")
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,10 @@ def members(config: Config, comparison: str) -> list[Member]:
     `each` gives one for every choice of one seed a model (the same model twice: two seeds,
     in one order only; the same model at two points: one seed); `all` gives one over every seed of
     every model. Where several points are read, a model named without one stands for each in turn.
+    `seeds` leaves out all others. A control is `_controlled`.
     """
     settings = config["comparisons"][comparison]
+    wanted = settings["seeds"]
     named = [name.partition(AT)[::2] for name in settings.get("each") or settings["all"]]
     found: dict[frozenset[Source], Member] = {}
     for point in points(config):
@@ -175,6 +180,7 @@ def members(config: Config, comparison: str) -> list[Member]:
             [
                 Source(model, seed, _point(config, model, own or point))
                 for seed in seeds(config, model)
+                if wanted is None or seed in wanted
             ]
             for model, own in named
         ]
@@ -183,8 +189,19 @@ def members(config: Config, comparison: str) -> list[Member]:
         else:
             choices = filter(_is_choice, itertools.product(*sides))
         for sources in choices:
-            found.setdefault(frozenset(sources), Member(comparison, sources))
+            shown = _controlled(sources, settings["control"])
+            found.setdefault(frozenset(shown), Member(comparison, shown))
     return list(found.values())
+
+
+def _controlled(sources: tuple[Source, ...], control: str | None) -> tuple[Source, ...]:
+    """`permuted` pairs every source after the first with the wrong text; `rotated` puts beside the
+    sources a copy of the last one in another basis."""
+    if control == "permuted":
+        return sources[:1] + tuple(replace(source, view=control) for source in sources[1:])
+    if control == "rotated":
+        return (*sources, replace(sources[-1], view=control))
+    return sources
 
 
 def _point(config: Config, model: str, point: str) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from moediff import checkpoint
+from moediff import artifact, checkpoint
 from moediff.config import STREAM
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import Diverged
@@ -35,6 +35,7 @@ SUMS = ("error", "total", "active", "rows")
 # that one took: it never costs more than 2 % of the time.
 SECONDS, PATIENCE = 60.0, 50
 MOST_HELD_OUT = 65_536  # rows, where a recipe leaves the number open
+EARLY = 0.75  # of a run, after which its dictionary is kept beside the one at its end
 
 Moments = Sequence[tuple[np.ndarray, float]]
 
@@ -47,6 +48,20 @@ class Job:
     recipe: Mapping[str, Any]
     seed: int  # of the weights; the order of rows is the recipe's data_seed
     state: Path  # folder of its checkpoints
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a job made."""
+
+    dictionary: Dictionary
+    history: pl.DataFrame
+    early: Dictionary  # as it was after EARLY of the run
+
+
+def early_path(job: Job) -> Path:
+    """Where a run keeps its dictionary of after EARLY of the steps, until the end."""
+    return job.state / "early.safetensors"
 
 
 class Run:
@@ -63,6 +78,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.window = max(1, self.fitter.steps // POINTS)  # steps between points of the history
+        self.early = max(1, round(EARLY * self.fitter.steps))
         self.saved, self.wait = time.monotonic(), SECONDS
         found = checkpoint.newest(job.state)
         if found is not None:
@@ -90,6 +106,8 @@ class Run:
         rows = self.dictionary.standardise([part.to(self.fitter.silent.device) for part in sources])
         measured = self.fitter.update(rows)
         self.sums = {key: value + measured[key] for key, value in self.sums.items()}
+        if self.fitter.step == self.early:
+            self._thresholded().save(early_path(self.job), artifact.made_by("dictionaries"))
         if self.fitter.step % self.window == 0 or self.finished:
             self._note()
             if self.finished or time.monotonic() - self.saved >= self.wait:
@@ -121,31 +139,41 @@ class Run:
         self.saved = time.monotonic()
         self.wait = max(SECONDS, PATIENCE * (self.saved - started))
 
-    def result(self, data: AlignedRows, held_out: Selection) -> tuple[Dictionary, pl.DataFrame]:
-        """The dictionary, ready to use, and its history."""
-        dictionary, recipe = self.dictionary, self.job.recipe
+    def _thresholded(self) -> Dictionary:
+        """The dictionary as it is, with its thresholds where the rule learns them."""
+        learned = self.fitter.rule.thresholds()
+        if learned is not None:
+            self.dictionary.threshold.copy_(torch.as_tensor(learned))
+        return self.dictionary
+
+    def result(self, data: AlignedRows, held_out: Selection) -> Fitted:
+        """What the run made, ready to use."""
         if self.fitter.violations:
             log.warning("%s: screening missed its bound %d times; set screen: false and report it",
                         self.job.name, self.fitter.violations)  # fmt: skip
-        found = self.fitter.rule.thresholds()
-        if found is None:
-            found = exact_threshold(dictionary, data, held_out, recipe["k"], recipe["batch"])
-        dictionary.threshold.copy_(torch.as_tensor(found))
-        return dictionary.requires_grad_(False), pl.DataFrame(self.history, schema=HISTORY)
+        learned = self.fitter.rule.thresholds() is not None
+        early, _ = Dictionary.load(early_path(self.job))
+        found = [self._thresholded(), early.to(self.dictionary.mean.device)]
+        if not learned:
+            k, batch = self.job.recipe["k"], self.job.recipe["batch"]
+            for dictionary in found:
+                dictionary.threshold.fill_(exact_threshold(dictionary, data, held_out, k, batch))
+        history = pl.DataFrame(self.history, schema=HISTORY)
+        return Fitted(found[0].requires_grad_(False), history, found[1])
 
 
 def fit(
     data: AlignedRows, recipe: Mapping[str, Any], seed: int, state: Path, device: torch.device
 ) -> tuple[Dictionary, pl.DataFrame]:
-    """Fit one dictionary; as `fit_all`."""
-    ((_, dictionary, history),) = fit_all(data, [Job("dictionary", recipe, seed, state)], device)
-    return dictionary, history
+    """Fit one dictionary, and its history; as `fit_all`."""
+    ((_, fitted),) = fit_all(data, [Job("dictionary", recipe, seed, state)], device)
+    return fitted.dictionary, fitted.history
 
 
 def fit_all(
     data: AlignedRows, jobs: Iterable[Job], device: torch.device
-) -> Iterator[tuple[Job, Dictionary, pl.DataFrame]]:
-    """Fit dictionaries on the fit split; each job with its dictionary, ready to use, and its history.
+) -> Iterator[tuple[Job, Fitted]]:
+    """Fit dictionaries on the fit split; each job with what it made.
 
     Jobs that agree in STREAM share one pass over the rows. Each dictionary is the one that it would
     be alone, byte for byte on CPU. Whole documents are kept out of the gradient for the thresholds.
@@ -165,7 +193,7 @@ def fit_all(
         failed += _run_stream(data, runs, held_out)
         for run in runs:
             if run.finished:
-                yield run.job, *run.result(data, held_out)
+                yield run.job, run.result(data, held_out)
     if failed:
         raise failed[0]
 

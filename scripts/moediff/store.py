@@ -21,6 +21,7 @@ from moediff.ahead import ahead
 from moediff.errors import UserError
 from moediff.moments import Moments
 from moediff.shards import COLUMNS, FOREIGN, Shard, restored
+from moediff.views import VIEWS
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,24 @@ class Selection:
 class AlignedRows:
     """The rows of one or several sources over a split, proved to be the same tokens.
 
-    A source is its shards and a hook point (None: the only one that they have). Rows of massive
-    norm in any source are left out of all. Raises UserError when the sources' rows differ, or one
-    source's shards are of two models.
+    A source is its shards, a hook point (None: the only one that they have) and a view of them
+    (None: as they are; a control's name, of VIEWS). Rows of massive norm in any source are left out
+    of all. Raises UserError when the sources' rows differ, or one source's shards are of two models.
     """
 
     def __init__(
         self,
         sources: Sequence[Sequence[Path | str]],
         points: Sequence[str | None] | None = None,
+        views: Sequence[str | None] | None = None,
     ) -> None:
-        opened: dict[str, Shard] = {}
-        for path in (str(path) for paths in sources for path in paths):
-            opened[path] = opened.get(path) or Shard(path)
-        self.sources = [[opened[str(path)] for path in paths] for paths in sources]
+        opened: dict[tuple[str, str | None], Shard] = {}
+        self.views = list(views or [None] * len(sources))
+        self.sources: list[list[Shard]] = []
+        for paths, view in zip(sources, self.views, strict=True):
+            for path in map(str, paths):
+                opened[path, view] = opened.get((path, view)) or VIEWS[view](path)
+            self.sources.append([opened[str(path), view] for path in paths])
         first = self.sources[0]
         self.points = [
             shards[0].point(name)
@@ -86,10 +91,15 @@ class AlignedRows:
         self.count = sum(chunk.size for chunk in self.chunks)
 
     @classmethod
-    def of(cls, paths: Sequence[Path | str], points: Sequence[str | None]) -> AlignedRows:
-        """From one list of shards, source after source, and the hook point of each source."""
+    def of(
+        cls,
+        paths: Sequence[Path | str],
+        points: Sequence[str | None],
+        views: Sequence[str | None] | None = None,
+    ) -> AlignedRows:
+        """From one list of shards, source after source, and hook point and view of each source."""
         each = len(paths) // len(points)
-        return cls([paths[s * each : (s + 1) * each] for s in range(len(points))], points)
+        return cls([paths[s * each : (s + 1) * each] for s in range(len(points))], points, views)
 
     def _find_massive(self, number: int) -> np.ndarray | None:
         """Rows of one shard that are massive in any source, as bits; None where there are none."""
@@ -135,10 +145,13 @@ class AlignedRows:
 
     @property
     def origins(self) -> list[dict[str, Any]]:
-        """Of each source, in order: digest of the model, hook point, exponent and dtype of its rows."""
+        """Of each source, in order: digest of the model, hook point, exponent and dtype of its rows,
+        and its view, if it is seen through one."""
         return [
-            _origin(shards[0], point) | {"dtype": str(shards[0].arrays[point].dtype)}
-            for shards, point in zip(self.sources, self.points, strict=True)
+            _origin(shards[0], point)
+            | {"dtype": str(shards[0].arrays[point].dtype)}
+            | ({"view": view} if view else {})
+            for shards, point, view in zip(self.sources, self.points, self.views, strict=True)
         ]
 
     def column(self, name: str, source: int = 0) -> np.ndarray:
