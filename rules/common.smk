@@ -33,7 +33,7 @@ THREADS = max(1, (workflow.cores or 2) // 2)
 VERSIONS = settings.STAGE_VERSIONS
 # A member whose models can be run again: a control's rows are no model's.
 AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@-]+"
-PRIMARY = CLAIMS["primary"]["recipe"]  # whose dictionaries the claims are judged by
+PRIMARY = CLAIMS["primary"]  # the analysis that claims are judged by
 
 
 def result(path):
@@ -308,12 +308,21 @@ def dictionary_files(fit):
     return [result(f"{fit_folder(fit)}/{name}") for name in names]
 
 
-def fit_files(name, sources=None, recipe=None):
-    """A file of every dictionary, or of those with `sources` sources or of one recipe."""
+def fit_files(name, sources=None):
+    """A file of every dictionary, or of those with `sources` sources."""
     return [
         result(f"{fit_folder(fit)}/{name}")
         for fit in FITS
-        if sources in (None, len(fit.member.sources)) and recipe in (None, fit.recipe)
+        if sources in (None, len(fit.member.sources))
+    ]
+
+
+def pair_files(name):
+    """A file of every dictionary over two models as they are."""
+    return [
+        result(f"{fit_folder(fit)}/{name}")
+        for fit in FITS
+        if len(fit.member.sources) == 2 and not any(source.view for source in fit.member.sources)
     ]
 
 
@@ -321,22 +330,38 @@ def has_pairs():
     return any(len(fit.member.sources) == 2 for fit in FITS)
 
 
-def panel_files(name, recipe=None):
-    """A file of every dictionary that is a panel, or of those of one recipe."""
+def panel_files(name):
+    """A file of every dictionary that is a panel."""
     return [
-        result(f"{fit_folder(fit)}/{name}")
-        for fit in FITS
-        if settings.is_panel(config, fit.member) and recipe in (None, fit.recipe)
+        result(f"{fit_folder(fit)}/{name}") for fit in FITS if settings.is_panel(config, fit.member)
     ]
+
+
+def primary_panel_files(name):
+    """The same of those that claims are about: of the primary recipe and models, with most seeds."""
+    models = {PRIMARY["moe"], PRIMARY["dense"]}
+    found = [
+        fit
+        for fit in FITS
+        if settings.is_panel(config, fit.member)
+        and fit.recipe == PRIMARY["recipe"]
+        and models == {source.model for source in fit.member.sources}
+    ]
+    most = max((len(fit.member.sources) for fit in found), default=0)
+    return [result(f"{fit_folder(fit)}/{name}") for fit in found if len(fit.member.sources) == most]
 
 
 def analysis():
     """What decides how claims were measured, by the keys of the primary analysis."""
-    recipe = config["recipes"].get(PRIMARY, {})
+    recipe = config["recipes"].get(PRIMARY["recipe"], {})
     return {
+        **{
+            kind: PRIMARY[kind] if PRIMARY[kind] in config["models"] else None
+            for kind in ("moe", "dense")
+        },
         "hook": config["activations"]["hook"],
         "layer": config["activations"]["layer"],
-        "recipe": PRIMARY if recipe else None,
+        "recipe": PRIMARY["recipe"] if recipe else None,
         "features": recipe.get("features"),
         "k": recipe.get("k"),
         "bounds": config["features"]["bounds"],
@@ -346,6 +371,54 @@ def analysis():
 
 def member_kinds(wildcards):
     return settings.kinds(member_of(wildcards))
+
+
+# --- recurrence ---
+
+
+def saes_of(member, recipe):
+    """The SAEs of a crosscoder's models at its hook points, of one recipe and its first seed: one a source."""
+    sides = {(source.model, source.point) for source in member.sources}
+    found = {}
+    for fit in FITS:
+        source, *others = fit.member.sources
+        if (
+            not others
+            and source.view is None
+            and (source.model, source.point) in sides
+            and (fit.recipe, fit.seed) == (recipe, config["recipes"][recipe]["seeds"][0])
+        ):
+            found.setdefault(source, fit)
+    return list(found.values())
+
+
+def sae_fits(wildcards):
+    return saes_of(member_of(wildcards), wildcards.recipe)
+
+
+def sae_dictionaries(wildcards):
+    return [dictionary_files(fit)[0] for fit in sae_fits(wildcards)]
+
+
+def sae_shards(wildcards):
+    """The validation shards of every SAE's source, one SAE after another."""
+    return [path for fit in sae_fits(wildcards) for path in shards_of(fit.member, "validation")]
+
+
+def sae_sources(wildcards):
+    return [fit.member.name for fit in sae_fits(wildcards)]
+
+
+def sae_points(wildcards):
+    return [fit.member.sources[0].point for fit in sae_fits(wildcards)]
+
+
+def sae_models(wildcards):
+    """Names of the SAEs' sources by model."""
+    found = {}
+    for fit in sae_fits(wildcards):
+        found.setdefault(fit.member.sources[0].model, []).append(fit.member.name)
+    return found
 
 
 # --- models run again ---

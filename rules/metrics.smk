@@ -174,6 +174,38 @@ rule panel:
         "../scripts/panel.py"
 
 
+rule recurrence:
+    input:
+        dictionary=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
+        ),
+        saes=sae_dictionaries,
+        validation=member_shards("validation"),
+        sae_validation=sae_shards,
+    output:
+        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/recurs.parquet"),
+    log:
+        log_of("recurrence/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("recurrence/{comparison}-{member}-{recipe}-{seed}")
+    wildcard_constraints:
+        member=AS_IT_IS,
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        points=source_points,
+        sae_sources=sae_sources,
+        sae_points=sae_points,
+        sae_models=sae_models,
+        version=VERSIONS["recurrence"],
+    script:
+        "../scripts/recurrence.py"
+
+
 rule panels:
     input:
         panel_files("panel.json"),
@@ -197,11 +229,11 @@ rule panels:
 
 rule claims:
     input:
-        metrics=fit_files("metrics.json", sources=2, recipe=PRIMARY),
-        features=fit_files("features.parquet", sources=2, recipe=PRIMARY),
-        deletion=fit_files("deletion.json", sources=2, recipe=PRIMARY),
-        panels=panel_files("panel.json", recipe=PRIMARY),
-        manifests=manifests(),
+        metrics=pair_files("metrics.json"),
+        features=pair_files("features.parquet"),
+        deletion=pair_files("deletion.json"),
+        panels=primary_panel_files("panel.json"),
+        panel_losses=primary_panel_files("panel_loss.json") if "corpus" in config else [],
         histories=histories(),
         ngrams=ngrams(),
     output:

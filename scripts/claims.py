@@ -10,12 +10,10 @@ with job(snakemake) as log:
 
     found, params = snakemake.input, snakemake.params
     wanted = claims.checked(params.claims)
-    manifests = {
-        path.split("/")[-3]: artifact.read_json(path)["parameters"] for path in found.manifests
-    }
-    kinds = {model for model, sizes in manifests.items() if sizes["total"] != sizes["active"]}
+    primary, penalties = wanted["primary"], wanted["penalties"]
+    kinds = {primary["moe"], primary["dense"]}
     columns = ["class", "density", "relative_norm", "decoder_cosine", "top_domain_share"]
-    pairs, firings = [], {}
+    pairs, firings, counts = [], {}, {}
     for metrics, features, deletion in zip(
         found.metrics, found.features, found.deletion, strict=True
     ):
@@ -26,16 +24,32 @@ with job(snakemake) as log:
         own = zip((findings.A, findings.B), sources, strict=True)
         exclusive = mean(shares[name][source] for name, source in own)
         table = artifact.read_parquet(features, columns)
-        pairs.append(findings.Pair(sources, row["fve"], table, exclusive))
-        firings["/".join([row["member"], str(row["seed"])])] = row["firings_per_feature"]
-    panels = [artifact.read_json(path) for path in found.panels]
+        early = about["early"]
+        pair = findings.Pair(sources, row["recipe"], row["fve"], early["fve"], table, exclusive)
+        pairs.append(pair)
+        if pair.recipe == primary["recipe"] and kinds.issuperset(pair.kinds):
+            name = f"{row['member']}/{row['seed']}"
+            firings[name] = row["firings_per_feature"]
+            counts[name] = early["classes"], about["classes"]
+
+    def of(recipe):
+        """The pairs of a recipe over the two models that the claims are about."""
+        return [pair for pair in pairs if pair.recipe == recipe and kinds.issuperset(pair.kinds)]
+
+    panels, losses = (
+        [artifact.read_json(path) for path in paths] for paths in (found.panels, found.panel_losses)
+    )
     named = {source for pair in pairs for source in pair.models}
     named |= {source for one in panels for names in one["kinds"].values() for source in names}
-    moes = {source for source in named if source.partition(".")[0] in kinds}
-    measured = findings.pair_findings(pairs, moes) | findings.panel_findings(panels, moes)
-    losses = {
+    moes = {source for source in named if findings.model_of(source) == primary["moe"]}
+    measured = findings.pair_findings(of(primary["recipe"]), moes)
+    measured |= findings.penalty_findings(of(penalties["strong"]), of(penalties["weak"]), moes)
+    measured |= findings.panel_findings(panels, moes, "variance")
+    measured |= findings.panel_findings(losses, moes, "loss")
+    ends = {
         "/".join(path.split("/")[-3:-1]): training.final_losses(artifact.read_parquet(path))["all"]
         for path in found.histories
+        if path.split("/")[-3] in kinds
     }
     trigrams = [
         row["cross_entropy"]
@@ -43,11 +57,11 @@ with job(snakemake) as log:
         for row in artifact.read_json(path)["rows"]
         if (row["model"], row["domain"]) == ("trigram", "all")
     ]
-    # Counts after 75 % of fitting are not kept yet: no claim has a verdict before they are.
     withheld = claims.reasons_to_withhold(
-        wanted["limits"], losses, trigrams[0] if trigrams else None, firings, {}
+        wanted["limits"], ends, trigrams[0] if trigrams else None, firings, counts
     )
     judged = claims.judge(wanted, measured, params.analysis, withheld)
+    judged["sensitivity"] = findings.sensitivity(pairs)
     artifact.write_json(snakemake.output[0], artifact.made_by("claims") | judged)
     for row in judged["claims"]:
         log.info("%s: %s (%s)", row["id"], row["verdict"], row["reason"])

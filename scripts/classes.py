@@ -1,9 +1,10 @@
-"""Gather counts and shares by class of every two-source dictionary into classes.json."""
+"""Gather counts and shares by class of every two-source dictionary into classes.json, with error rates."""
 
 from _job import job
 
 with job(snakemake):
-    from moediff import artifact
+    from moediff import artifact, controls
 
     rows = [row for path in snakemake.input for row in artifact.read_json(path)["classes"]]
-    artifact.write_json(snakemake.output[0], artifact.made_by("deletion") | {"rows": rows})
+    found = {"rows": rows, "error_rates": controls.error_rates(rows)}
+    artifact.write_json(snakemake.output[0], artifact.made_by("deletion") | found)

@@ -22,9 +22,8 @@ with job(snakemake, torch_threads=True) as log:
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     device = models.pick_device(snakemake.config["device"])
     batch = facts["recipe"]["batch"]
-    alive = (
-        artifact.read_parquet(snakemake.input.features, ["class"])["class"] != "dead"
-    ).to_numpy()
+    features = artifact.read_parquet(snakemake.input.features, ["class", "top_domain"])
+    alive = (features["class"] != "dead").to_numpy()
     alone = deletion.deleted_alone(dictionary, rows, batch, device)
     used = panel.users(alone, alive, params.floor)
     first = len(next(iter(params.kinds.values())))
@@ -34,6 +33,7 @@ with job(snakemake, torch_threads=True) as log:
     )
     found = panel.panel_rows(groups, together, names)
     judged = panel.judge(found, params.kinds)
+    domains = panel.own_domains(used, alone.clip(0).sum(1), features["top_domain"].to_list(), first)
     made_by = artifact.made_by("panel", floor=params.floor, origins=rows.origins)
     table = pl.DataFrame(
         {"feature": range(len(used))}
@@ -52,6 +52,7 @@ with job(snakemake, torch_threads=True) as log:
             "kinds": dict(params.kinds),
             "live": int(alive.sum()),
             "features_by_users": panel.by_users(used),
+            "own_domains": dict(zip(params.kinds, domains, strict=True)),
             "groups": found,
             "judged": judged,
         },

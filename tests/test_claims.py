@@ -22,9 +22,10 @@ ROW = {
 CLAIMS = {
     "alpha": 0.05,
     "primary": {
-        "hook": "resid_post", "layer": 0.5, "recipe": "default", "features": 64, "k": 4,
-        "bounds": [0.3, 0.7], "user_floor": 0.2,
+        "moe": "moe", "dense": "dense", "hook": "resid_post", "layer": 0.5, "recipe": "default",
+        "features": 64, "k": 4, "bounds": [0.3, 0.7], "user_floor": 0.2,
     },
+    "penalties": {"strong": "paper", "weak": "paper-weak"},
     "limits": {"nats_over_trigram": 0.1, "firings_per_feature": 100, "moved": 0.1},
     "claims": [
         ROW | {"id": "margin", "metric": "density_order_margin", "reference": 0, "primary": True},

@@ -1,11 +1,14 @@
 """Variance explained: answers known from theory, and the same from any batch, chunk or shard."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import r2_score
 
 from conftest import RECIPE
+from moediff import evaluation
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import UserError
 from moediff.evaluation import (
@@ -128,7 +131,28 @@ def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:
     assert measured.l0["threshold"] == pytest.approx(
         float((codes > 0).sum(1).double().mean()), rel=0.01
     )
-    assert measured.fired_in.sum(1).tolist() == measured.fired.tolist()
+    assert measured.fired_in.sum((0, 2)).tolist() == measured.fired.tolist()
+
+
+def test_firings_are_counted_by_half_and_domain(world, aligned_rows, monkeypatch) -> None:
+    # The made documents' domain is their number's last bit: other halves, of unequal size, cross it.
+    def half_of(document: torch.Tensor) -> torch.Tensor:
+        return (document // 2 % 3 > 0).long()
+
+    monkeypatch.setattr(evaluation, "half_of", half_of)
+    data = aligned_rows(world)
+    dictionary = fitted_like(data)
+    measured = measure(
+        dictionary, principal_components(data), data, ["a", "b"], rule(4, 512), torch.device("cpu")
+    )
+    domain, document = (torch.from_numpy(data.column(n)).long() for n in ("domain", "document"))
+    (sources,) = data.in_order(data.count)
+    (row, feature), _ = dictionary.encode(dictionary.standardise(sources))
+    for half, place in itertools.product(range(2), range(2)):
+        inside = (half_of(document) == half) & (domain == place)
+        assert measured.domain_rows[half, place] == inside.sum() >= 1000
+        wanted = torch.bincount(feature[inside[row]], minlength=64)
+        assert measured.fired_in[half, :, place].tolist() == wanted.tolist()
 
 
 def test_components_explain_what_theory_says(aligned_rows) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,8 @@ from moediff.findings import (
     pair_findings,
     pair_values,
     panel_findings,
+    penalty_findings,
+    sensitivity,
     side_modes,
 )
 
@@ -39,12 +42,13 @@ def table(**classes: list[float]) -> pl.DataFrame:
 
 def pair(first: str, second: str, a: int = 3, b: int = 7, exclusive: float = 0.1) -> Pair:
     features = table(A=[0.1] * a, common=[0.01] * 10, B=[0.001] * b, tied=[0.5] * 5)
-    return Pair((first, second), 0.9, features, exclusive)
+    return Pair((first, second), "default", 0.9, 0.88, features, exclusive)
 
 
 def test_metrics_of_a_pair_by_hand() -> None:
     found = pair_values(pair("m0", "d0"))
     assert found["moe_only_feature_share"] == pytest.approx(3 / 20)
+    assert found["fve_gain_last_quarter"] == pytest.approx(0.02)
     assert found["dense_only_feature_share"] == pytest.approx(7 / 20)
     assert found["common_feature_share"] == pytest.approx(0.5)
     assert found["log2_moe_only_over_dense_only"] == pytest.approx(math.log2(3.5 / 7.5))
@@ -146,6 +150,15 @@ def test_more_variance_of_their_own_between_kinds_than_within() -> None:
     assert excess["p"]["above"] == pytest.approx(1 / 35)
 
 
+def test_seeds_of_a_dictionary_are_averaged_and_their_variance_shown_apart() -> None:
+    pairs = every_pair(lambda *_: (5, 5))
+    again = [replace(one, fve=one.fve + 0.2) for one in pairs]
+    found = pair_findings([*pairs, *again], set(MOES))["fve_pooled"]
+    assert found["estimate"] == pytest.approx(1.0)
+    assert found["variance"]["within"] == pytest.approx(0.02)
+    assert found["variance"]["between"] == pytest.approx(0, abs=1e-12)
+
+
 def test_one_pair_has_an_estimate_and_no_interval() -> None:
     found = pair_findings([pair("dense.0", "moe.0")], {"moe.0"})
     assert found["moe_only_feature_share"] == {"estimate": pytest.approx(7 / 20)}
@@ -171,10 +184,42 @@ def made_panel(own: float) -> dict:
 
 def test_a_panel_is_judged_by_its_other_labels() -> None:
     moes = {"moe.0", "moe.1"}
-    found = panel_findings([made_panel(0.2), made_panel(0.4)], moes)
+    found = panel_findings([made_panel(0.2), made_panel(0.4)], moes, "variance")
     assert found["panel_moe_only_variance"]["estimate"] == pytest.approx(0.3)
     assert found["panel_moe_only_variance"]["p"]["above"] == pytest.approx(1 / 6)
     assert found["panel_dense_only_variance"]["estimate"] == pytest.approx(0.01)
     assert found["panel_either_variance"]["null"]["labellings"] == 2
-    assert panel_findings([made_panel(0.2)], set()) == {}
-    assert panel_findings([made_panel(0.2)], {"moe.0"}) == {}
+    assert panel_findings([made_panel(0.2)], set(), "variance") == {}
+    assert panel_findings([made_panel(0.2)], {"moe.0"}, "variance") == {}
+
+
+def test_recipes_are_compared_on_the_same_pairs() -> None:
+    names = [("moe.0", "dense.0"), ("moe.1", "dense.0"), ("moe.0", "dense.1"), ("moe.1", "dense.1")]
+    strong = [
+        replace(pair(*both), recipe="paper", fve=0.9 + 0.01 * n) for n, both in enumerate(names)
+    ]
+    weak = [replace(pair(*both), recipe="weak", fve=0.8) for both in reversed(names)]
+    found = penalty_findings(strong, weak, {"moe.0", "moe.1"})
+    assert found["fve_gain_shared_penalty"]["estimate"] == pytest.approx(0.115)
+    low, high = found["fve_gain_shared_penalty"]["interval"]
+    assert low < 0.115 < high
+    assert found["tied_cosine_lowest"] == {"estimate": 0.0}
+    assert "fve_gain_shared_penalty" not in penalty_findings(strong, [], {"moe.0", "moe.1"})
+    assert penalty_findings([], weak, {"moe.0", "moe.1"}) == {}
+    null = [replace(one, models=("dense.0", "dense.1")) for one in strong[:1]]
+    assert "fve_gain_shared_penalty" not in penalty_findings(null, null, {"moe.0"})
+
+
+def test_sensitivity_has_a_row_for_every_recipe_and_two_models() -> None:
+    pairs = [pair("moe.0", "dense.0", a=2), pair("moe.1", "dense.0", a=4), pair("dense.0", "dense.1"),
+             replace(pair("moe.0", "dense.0", a=0), recipe="wide")]  # fmt: skip
+    rows = {(row["recipe"], row["A"], row["B"]): row for row in sensitivity(pairs)}
+    assert set(rows) == {
+        ("default", "moe", "dense"), ("default", "dense", "dense"), ("wide", "moe", "dense")
+    }  # fmt: skip
+    assert rows["default", "moe", "dense"]["pairs"] == 2
+    assert rows["default", "moe", "dense"]["moe_only_feature_share"] == pytest.approx(
+        (2 / 19 + 4 / 21) / 2
+    )
+    assert rows["wide", "moe", "dense"]["density_order_margin"] is None
+    assert rows["wide", "moe", "dense"]["moe_only_feature_share"] == 0

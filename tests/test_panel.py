@@ -11,7 +11,17 @@ import torch
 from conftest import RECIPE
 from moediff.deletion import deleted_alone, deleted_together
 from moediff.fitting import fit
-from moediff.panel import EITHER, REST, by_users, group, judge, panel_rows, splits, users
+from moediff.panel import (
+    EITHER,
+    REST,
+    by_users,
+    group,
+    judge,
+    own_domains,
+    panel_rows,
+    splits,
+    users,
+)
 from moediff.planted import owned, planted
 
 CPU = torch.device("cpu")
@@ -45,6 +55,17 @@ def test_groups_are_sets_of_sources() -> None:
     assert named[2, 3] == named[0, 1, 2, 3] == named[(0,)] == 1
     assert (found.group_of == REST).sum() == 2
     assert by_users(used) == [1, 1, 3, 1, 1]
+
+
+def test_domains_of_what_is_one_kinds_own() -> None:
+    used = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 0]], bool)
+    explained = np.array([0.3, 0.1, 0.1, 0.2, 0.9])
+    first, second = own_domains(used, explained, ["code", "code", None, "poems", "code"], 2)
+    assert first["features"] == {"code": 2, "unknown": 1}
+    assert first["explained"] == pytest.approx({"code": 0.8, "unknown": 0.2})
+    assert second == {"features": {"poems": 1}, "explained": {"poems": 1.0}}
+    nothing = own_domains(used[4:], explained[4:], ["code"], 2)
+    assert nothing == [{"features": {}, "explained": {}}] * 2
 
 
 def made_rows(counts: dict[tuple[str, ...], int]) -> list[dict]:

@@ -11,10 +11,10 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     "errors", "statistics", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "claims",
     "checks", "tale_words", "tales", "sources", "tokens", "alignment", "ngrams", "models", "training",
-    "families", "hooks", "proofs", "moments", "shards", "store", "foreign", "capture", "plain",
+    "families", "hooks", "proofs", "moments", "shards", "views", "store", "foreign", "capture", "plain",
     "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
     "hub", "fitter", "fitting", "evaluation", "splicing", "affinity", "experts", "deletion",
-    "scaling", "anchor", "features", "panel", "findings", "study", "planted", "budget", "plots", "page",
+    "scaling", "recurrence", "anchor", "features", "controls", "panel", "findings", "study", "planted", "budget", "plots", "page",
 ]  # fmt: skip
 
 

@@ -87,21 +87,25 @@ def test_rows_left_out_are_a_table_by_reason() -> None:
 
 
 def test_the_page_says_first_what_a_reader_must_know() -> None:
-    weak = page.verdicts({"moe": 4.0, "dense": 4.3}, 4.05, {"moe"})
+    weak = page.verdicts({"moe": 4.0, "dense": 4.3}, 4.05, {"moe"}, 0.1)
     assert weak[0][0] == "warning"
     assert "pipeline check" in weak[0][1]
-    worse = page.verdicts({"moe": 3.53, "dense": 3.5}, 4.5, {"moe"})
+    worse = page.verdicts({"moe": 3.53, "dense": 3.5}, 4.5, {"moe"}, 0.1)
     assert any(kind == "warning" and "worse than dense" in text for kind, text in worse)
-    even = page.verdicts({"moe": 3.51, "dense": 3.5}, 4.5, {"moe"})
+    even = page.verdicts({"moe": 3.51, "dense": 3.5}, 4.5, {"moe"}, 0.1)
     assert all(kind == "plain" for kind, _ in even)
 
 
 def test_the_page_escapes_text_and_fetches_nothing() -> None:
-    text = page.page([("plain", "a < b")], {"T": [{"x": "<script>", "y": 0.12345}]}, {}, {"a": "1"})
+    shown = {"T & U": page.table([{"x": "<script>", "y": 0.12345}])}
+    text = page.page([("plain", "a < b")], shown, {"a": "1"})
     assert "<script>" not in text
     assert "a &lt; b" in text
     assert "0.1235" in text or "0.1234" in text
-    assert "http" not in text
+    assert text.count("T &amp; U") == 2  # in the list of sections, and above its own
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "default-src 'none'" in text
 
 
 def test_dictionaries_of_other_seeds_and_comparisons_have_their_own_bars() -> None:

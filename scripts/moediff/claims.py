@@ -44,8 +44,8 @@ METRICS = {
     "panel_dense_only_variance": "mean share of the dense models' variance that goes with features used by "
     "every dense model and no MoE",
     "panel_either_variance": "mean of the two shares",
-    "panel_moe_only_loss": "share of the MoEs' recovered loss that goes with features used by every MoE and "
-    "no dense model",
+    "panel_moe_only_loss": "mean share of the MoEs' recovered loss that goes with features used by every "
+    "MoE and no dense model",
 }  # fmt: skip
 
 _FINDING = ("estimate", "interval", "p", "null", "withheld")  # keys of a finding that are judged
@@ -72,6 +72,8 @@ _ROW = {
     },
 }  # fmt: skip
 _ANALYSIS = {
+    "moe": _TEXT,
+    "dense": _TEXT,
     "hook": _TEXT,
     "layer": {"type": "number", "minimum": 0},
     "recipe": _TEXT,
@@ -81,10 +83,11 @@ _ANALYSIS = {
     "user_floor": _POSITIVE,
 }
 _LIMITS = {"nats_over_trigram": _POSITIVE, "firings_per_feature": _POSITIVE, "moved": _POSITIVE}
+_PENALTIES = {"strong": _TEXT, "weak": _TEXT}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["alpha", "primary", "limits", "claims"],
+    "required": ["alpha", "primary", "penalties", "limits", "claims"],
     "properties": {
         "alpha": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
         **{
@@ -94,7 +97,11 @@ _SCHEMA: dict[str, Any] = {
                 "required": list(keys),
                 "properties": keys,
             }
-            for name, keys in (("primary", _ANALYSIS), ("limits", _LIMITS))
+            for name, keys in (
+                ("primary", _ANALYSIS),
+                ("penalties", _PENALTIES),
+                ("limits", _LIMITS),
+            )
         },
         "claims": {"type": "object", "minProperties": 1, "additionalProperties": _ROW},
     },

@@ -33,6 +33,7 @@ STAGE_VERSIONS = {
     "metrics": 7,
     "anchor": 1,
     "deletion": 1,
+    "recurrence": 1,
     "panel": 1,
     "claims": 1,
     "splicing": 1,

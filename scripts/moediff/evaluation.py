@@ -16,7 +16,7 @@ from moediff.dictionary import Dictionary
 from moediff.errors import UserError
 from moediff.progress import Progress
 from moediff.sparse import SELECT, Entries
-from moediff.store import AlignedRows
+from moediff.store import AlignedRows, half_of
 
 DEFINITION = (
     "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
@@ -24,6 +24,7 @@ DEFINITION = (
 )
 THRESHOLD = "threshold"
 POOLED = "pooled"
+HALVES = 2  # of the documents, as `half_of` draws them
 
 
 class VarianceExplained:
@@ -91,9 +92,14 @@ def principal_components(data: AlignedRows, batch: int = 4096) -> Baseline:
     return Baseline(vectors.flip(1), variances.flip(0), scale)
 
 
-def check_models(data: AlignedRows, facts: Mapping[str, Any], path: Path | str) -> None:
-    """Refuse a dictionary fitted on other models, hook points or scales than those of the rows."""
-    if data.origins != facts["origins"]:
+def check_models(
+    data: AlignedRows, facts: Mapping[str, Any], path: Path | str, part: slice = slice(None)
+) -> None:
+    """Refuse a dictionary fitted on other models, hook points or scales than those of the rows.
+
+    `part` of the rows' sources are the dictionary's.
+    """
+    if data.origins[part] != facts["origins"]:
         raise UserError(
             f"{path}: fitted on other models or hook points than the validation rows come from; "
             f"remove it and run the same snakemake command again"
@@ -120,14 +126,14 @@ def coded(
 
 @dataclass
 class Measured:
-    """What one pass over the validation rows finds; arrays are [feature] or [feature, domain]."""
+    """What one pass over the validation rows finds; arrays are [feature] unless they say otherwise."""
 
     fve: dict[tuple[str, str], float]  # (mode or baseline, source or pooled) -> FVE
     l0: dict[str, float]  # mode -> mean features a row
     fired: np.ndarray  # rows on which a feature fires, threshold mode
     activation: np.ndarray  # summed value where it fires
-    fired_in: np.ndarray  # [feature, domain]
-    domain_rows: np.ndarray  # [domain]
+    fired_in: np.ndarray  # the same by half of the documents, [half, feature, domain]
+    domain_rows: np.ndarray  # [half, domain]
     rows: int
 
 
@@ -162,17 +168,18 @@ def measure(
     active = dict.fromkeys(modes, 0)
     fired = torch.zeros(shape.features, dtype=torch.int64)
     activation = torch.zeros(shape.features, dtype=torch.float64)
-    domains = data.column_in_order("domain", recipe["batch"])
-    domain_rows = torch.zeros(len(data.domains), dtype=torch.int64)
-    fired_in = torch.zeros(shape.features * len(data.domains), dtype=torch.int64)
+    labels = [data.column_in_order(name, recipe["batch"]) for name in ("domain", "document")]
+    domain_rows = torch.zeros(HALVES * len(data.domains), dtype=torch.int64)
+    fired_in = torch.zeros(HALVES * shape.features * len(data.domains), dtype=torch.int64)
     baseline = Baseline(
         baseline.vectors.to(device), baseline.variances, baseline.scale.to(device)
     )  # fmt: skip
     widths = torch.tensor(shape.widths, device=device)
     scale = dictionary.scale.repeat_interleave(widths)  # [D]
     progress = Progress(data.count, "evaluation", "rows")
-    for sources, domain in zip(data.in_order(recipe["batch"]), domains, strict=True):
-        domain_rows += torch.bincount(domain, minlength=len(data.domains))
+    for sources, domain, document in zip(data.in_order(recipe["batch"]), *labels, strict=True):
+        half = half_of(document)
+        domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
         rows = dictionary.standardise([part.to(device) for part in sources])
         found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
         for mode in modes:
@@ -183,7 +190,8 @@ def measure(
                 features = entries[1].cpu()
                 fired += torch.bincount(features, minlength=shape.features)
                 activation.index_add_(0, features, values.cpu())
-                cell = features * len(data.domains) + domain[entries[0].cpu()]
+                row = entries[0].cpu()
+                cell = (half[row] * shape.features + features) * len(data.domains) + domain[row]
                 fired_in += torch.bincount(cell, minlength=len(fired_in))
         for (method, name), total in sums.items():
             columns = shape.columns(names.index(name))
@@ -198,8 +206,8 @@ def measure(
         l0={mode: count / data.count for mode, count in active.items()},
         fired=fired.numpy(),
         activation=activation.numpy(),
-        fired_in=fired_in.view(shape.features, -1).numpy(),
-        domain_rows=domain_rows.numpy(),
+        fired_in=fired_in.view(HALVES, shape.features, -1).numpy(),
+        domain_rows=domain_rows.view(HALVES, -1).numpy(),
         rows=data.count,
     )
 

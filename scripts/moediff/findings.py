@@ -9,22 +9,30 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from moediff.panel import EITHER, null_rows
-from moediff.statistics import EXCESS, LABELLINGS, pair_interval, pair_permutation, relabelled
+from moediff.statistics import (
+    EXCESS,
+    LABELLINGS,
+    between_and_within,
+    pair_interval,
+    pair_permutation,
+    relabelled,
+)
 
 A, COMMON, B = "A-only", "common", "B-only"
 BINS = 20  # of relative norm, for its modes
 OPPOSED = -0.9  # a decoder cosine below it is near -1
 # Of pairs of two kinds alone, held against a known value.
 LEVELS = (
-    "fve_pooled", "moe_only_feature_share", "dense_only_feature_share", "common_feature_share",
-    "relative_norm_side_modes", "common_cosine_median", "common_cosine_negative_share",
+    "fve_pooled", "fve_gain_last_quarter", "moe_only_feature_share", "dense_only_feature_share",
+    "common_feature_share", "relative_norm_side_modes", "common_cosine_median",
+    "common_cosine_negative_share",
 )  # fmt: skip
 # Of pairs of all models, held against permuted labels.
 CONTRASTS = (
@@ -39,7 +47,9 @@ class Pair:
     """What one dictionary over two models says."""
 
     models: tuple[str, str]  # the names of its sources, A first
+    recipe: str
     fve: float  # pooled, by the threshold
+    fve_early: float  # the same after three quarters of fitting
     features: pl.DataFrame  # class, density, relative_norm, decoder_cosine, top_domain_share
     exclusive: float  # mean over the two of the share of variance that goes with its own features
 
@@ -49,7 +59,17 @@ class Pair:
         table = self.features.with_columns(
             pl.col("class").replace(names), 1 - pl.col("relative_norm")
         )
-        return Pair(self.models[::-1], self.fve, table, self.exclusive)
+        return replace(self, models=self.models[::-1], features=table)
+
+    @property
+    def kinds(self) -> tuple[str, str]:
+        """The models that its sources are seeds of."""
+        return tuple(model_of(name) for name in self.models)
+
+
+def model_of(source: str) -> str:
+    """The model of a source's name, which is model.seed, a view, and a hook point."""
+    return source.partition(".")[0]
 
 
 def pair_values(pair: Pair) -> dict[str, float]:
@@ -63,6 +83,7 @@ def pair_values(pair: Pair) -> dict[str, float]:
     first, second = density[A] - density[COMMON], density[COMMON] - density[B]
     return {
         "fve_pooled": pair.fve,
+        "fve_gain_last_quarter": pair.fve - pair.fve_early,
         "moe_only_feature_share": counts[A] / total if total else math.nan,
         "dense_only_feature_share": counts[B] / total if total else math.nan,
         "common_feature_share": counts[COMMON] / total if total else math.nan,
@@ -110,6 +131,7 @@ def pair_findings(pairs: Sequence[Pair], moes: set[str]) -> dict[str, dict[str, 
 
     `pairs` are dictionaries, several of two models where they have seeds: these are averaged. `moes`
     are the models that are Mixtures of Experts. A metric that some pair has no value of is left out.
+    `variance` is that between pairs and, apart, that of dictionary seeds.
     """
     models = sorted(
         {name for pair in pairs for name in pair.models}, key=lambda n: (n not in moes, n)
@@ -135,6 +157,9 @@ def pair_findings(pairs: Sequence[Pair], moes: set[str]) -> dict[str, dict[str, 
         }
         if mixed and np.isfinite(list(mixed.values())).all():
             found[metric] = _level(mixed, labels)
+            if len(mixed) > 1:
+                seeds = [[seed[metric] for seed in values[key]] for key in mixed]
+                found[metric]["variance"] = between_and_within(seeds)
             if metric in CONTRASTS and every and np.isfinite(list(table[metric].values())).all():
                 found[metric] |= pair_permutation(*_columns(table[metric]), labels)
     for metric in EXCESSES:
@@ -160,13 +185,61 @@ def _level(mixed: Mapping[tuple[int, int], float], labels: np.ndarray) -> dict[s
     return {"estimate": float(np.mean(list(mixed.values())))}
 
 
+def penalty_findings(
+    strong: Sequence[Pair], weak: Sequence[Pair], moes: set[str]
+) -> dict[str, dict[str, Any]]:
+    """What the paper's recipe gains by its ratio of penalties, on the same pairs, and its tied features.
+
+    `strong` and `weak` are the pairs of the two recipes. Nothing where one of them is missing.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    cosines = [pair.features.filter(pl.col("class") == "tied")["decoder_cosine"] for pair in strong]
+    if lowest := [cosine.min() for cosine in cosines if cosine.drop_nulls().len()]:
+        found["tied_cosine_lowest"] = {"estimate": float(min(lowest))}
+    before = {pair.models: pair.fve for pair in weak}
+    gains = {
+        pair.models: pair.fve - before[pair.models] for pair in strong if pair.models in before
+    }
+    models = sorted({name for pair in gains for name in pair}, key=lambda n: (n not in moes, n))
+    labels = np.array([name in moes for name in models])
+    mixed = {
+        tuple(models.index(name) for name in pair): gain
+        for pair, gain in gains.items()
+        if (pair[0] in moes) > (pair[1] in moes)
+    }
+    if mixed:
+        found["fve_gain_shared_penalty"] = _level(mixed, labels)
+    return found
+
+
+def sensitivity(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Every metric of pairs for each recipe and two models, a mean over seeds, without verdicts.
+
+    Two seeds of one model are rows too: what a rule finds where there is nothing to find. A metric that
+    some pair has no value of is None.
+    """
+    found: dict[tuple[str, ...], list[Pair]] = {}
+    for pair in pairs:
+        found.setdefault((pair.recipe, *pair.kinds), []).append(pair)
+    rows = []
+    for (recipe, first, second), same in found.items():
+        values = [pair_values(pair) for pair in same]
+        means = {name: float(np.mean([each[name] for each in values])) for name in values[0]}
+        rows.append(
+            {"recipe": recipe, "A": first, "B": second, "pairs": len(same)}
+            | {name: value if math.isfinite(value) else None for name, value in means.items()}
+        )
+    return rows
+
+
 def panel_findings(
-    panels: Sequence[Mapping[str, Any]], moes: set[str]
+    panels: Sequence[Mapping[str, Any]], moes: set[str], statistic: str
 ) -> dict[str, dict[str, Any]]:
     """What a panel of MoEs and dense models says against all other labellings.
 
-    `panels` as panel.json holds them; those of one kind alone say nothing. Of several dictionaries over
-    the same models, labelling by labelling, the mean.
+    `panels` as panel.json holds them, or panel_loss.json; `statistic` says which: variance or loss. Those
+    of one kind alone say nothing. Of several dictionaries over the same models, labelling by
+    labelling, the mean.
     """
     named = [(_kinds(found["kinds"], moes), found) for found in panels]
     mixed = [(kinds, found) for kinds, found in named if kinds is not None]
@@ -180,7 +253,7 @@ def panel_findings(
             [row["share"] for row in null_rows(panel["groups"], panel["kinds"]) if row["side"] == side]
             for _, panel in mixed if panel["kinds"] == first["kinds"]
         ]  # fmt: skip
-        found[f"panel_{name}_variance"] = relabelled(np.mean(values, axis=0), LABELLINGS)
+        found[f"panel_{name}_{statistic}"] = relabelled(np.mean(values, axis=0), LABELLINGS)
     return found
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-BARELY = 0.1  # nats: a model must beat the trigram by more to be evidence (our definition)
 WORSE = 0.02  # nats: an MoE this much worse than its dense twin is said in the first lines
 
 _STYLE = """
@@ -19,30 +18,35 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child, td.text { text-align: left }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
+nav ul { columns: 2; padding-left: 1.2rem; font-size: .9rem } section > div.wide { overflow-x: auto }
+td.text { max-width: 28rem }
 """
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def verdicts(
     losses: Mapping[str, float],
     trigram: float | None,
     moes: set[str],
+    barely: float,
     foreign: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """What a reader must know first, as (kind, sentence).
 
     `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
     seeds), `trigram` that of the n-grams (None without a language model); `moes` names the models
-    that are Mixtures of Experts, `foreign` those whose rows other code wrote.
+    that are Mixtures of Experts, `barely` is by how many nats a model must beat the n-grams to be
+    evidence, `foreign` names the models whose rows other code wrote.
     """
     found = []
-    weak = [name for name, loss in losses.items() if trigram - loss <= BARELY]
+    weak = [name for name, loss in losses.items() if trigram - loss <= barely]
     if weak:
         listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
         found.append(
             (
                 "warning",
                 f"This run is a pipeline check, not evidence: {listed} nats a token do not beat a "
-                f"smoothed trigram model ({trigram:.3f}) by more than {BARELY}. Train on more tokens.",
+                f"smoothed trigram model ({trigram:.3f}) by more than {barely:g}. Train on more tokens.",
             )
         )
     elif losses:
@@ -81,9 +85,9 @@ def verdicts(
     found.append(
         (
             "plain",
-            "Counts of features by class have no null here: they depend on the number of features, "
-            "on k and on noise, and no dictionary knows how many features there are. Two models "
-            "that share every concept also show exclusive features.",
+            "Counts of features by class depend on the number of features, on k and on noise, and two models "
+            "that share every concept also show exclusive features: read them beside the error rates of "
+            "the controls, and a panel before any pair.",
         )
     )
     return found
@@ -97,7 +101,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     body = "".join(
         "<tr>" + "".join(_cell(value) for value in row.values()) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def row_table(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -136,20 +140,31 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def figure(svg: str) -> str:
+    """SVG text as it is, as wide as the page."""
+    return f"<figure>{svg}</figure>"
+
+
 def page(
-    sentences: Sequence[tuple[str, str]],
-    tables: Mapping[str, Sequence[Mapping[str, Any]]],
-    plots: Mapping[str, str],
-    versions: Mapping[str, str],
+    sentences: Sequence[tuple[str, str]], sections: Mapping[str, str], versions: Mapping[str, str]
 ) -> str:
-    """The whole page. `plots` maps a heading to SVG text, which is put in as it is."""
+    """The whole page: what must be known first, a list of the sections, and these, heading to HTML.
+
+    A policy in its head forbids every request: nothing can leave the page or come to it.
+    """
     said = "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in sentences)
-    shown = "".join(f"<h2>{escape(name)}</h2>{table(rows)}" for name, rows in tables.items())
-    drawn = "".join(f"<h2>{escape(name)}</h2><figure>{svg}</figure>" for name, svg in plots.items())
+    names = {name: f"section-{number}" for number, name in enumerate(sections)}
+    listed = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for name, key in names.items())
+    shown = "".join(
+        f'<section id="{names[name]}"><h2>{escape(name)}</h2>{inside}</section>'
+        for name, inside in sections.items()
+    )
     made = ", ".join(f"{name} {number}" for name, number in versions.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width"><title>moediff report</title>'
         f"<style>{_STYLE}</style></head><body><h1>What the MoE represents that the dense model "
-        f"does not</h1>{said}{shown}{drawn}<p><small>Made by {escape(made)}.</small></p></body></html>\n"
+        f"does not</h1>{said}<nav><ul>{listed}</ul></nav>{shown}"
+        f"<p><small>Made by {escape(made)}.</small></p></body></html>\n"
     )

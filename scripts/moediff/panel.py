@@ -155,6 +155,31 @@ def _against(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def own_domains(
+    used: np.ndarray, sum_explained: np.ndarray, top: Sequence[str | None], first: int
+) -> list[dict[str, Any]]:
+    """Of each kind: the domains in which its own features are densest.
+
+    `used` [F, S] of bool, `sum_explained` [F] what a feature explains in all sources, `top` [F] its top
+    domain, `first` the number of sources of the first kind. `features` counts its own features by top
+    domain, `explained` is their share of what they explain together.
+    """
+    kinds = np.arange(used.shape[1]) < first
+    found = []
+    for kind in (kinds, ~kinds):
+        own = np.flatnonzero((used == kind).all(1))
+        features: dict[str, int] = {}
+        explained: dict[str, float] = {}
+        for feature in own:
+            domain = top[feature] or "unknown"
+            features[domain] = features.get(domain, 0) + 1
+            explained[domain] = explained.get(domain, 0.0) + float(sum_explained[feature])
+        total = sum(explained.values())
+        shares = {domain: value / total for domain, value in explained.items()} if total else {}
+        found.append({"features": features, "explained": shares})
+    return found
+
+
 def by_users(used: np.ndarray) -> list[int]:
     """Features [S + 1] by how many sources use them."""
     return np.bincount(used.sum(1), minlength=used.shape[1] + 1).tolist()

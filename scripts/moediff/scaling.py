@@ -39,11 +39,9 @@ from torch import Tensor
 
 from moediff.dictionary import Dictionary
 from moediff.errors import UserError
-from moediff.evaluation import coded
+from moediff.evaluation import HALVES, coded
 from moediff.sparse import Entries, backend
 from moediff.store import AlignedRows, half_of
-
-HALVES = 2
 
 
 class _Codes:
