@@ -130,6 +130,12 @@ def training_settings(wildcards):
     return kept | ({"peak_lr": rates[0]} if len(rates) == 1 else {})
 
 
+def whole_learners():
+    """Models that learned from the whole train split: those whose loss is held against n-grams."""
+    whole = {"domains": None, "share": 1}
+    return [name for name in TRAINED if config["models"][name]["sees"] == whole]
+
+
 def checkpoint_files(wildcards):
     """Files of a local checkpoint: a changed one is described again."""
     return settings.checkpoint_files(config["models"][wildcards.model]["load"])

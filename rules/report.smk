@@ -86,8 +86,8 @@ rule report:
         histories=histories(),
         ngrams=ngrams(),
         claims=result("claims.json"),
-        deletion=fit_files("deletion.json", sources=2),
-        panels=panel_files("panel.json"),
+        classes=result("classes.json"),
+        panels=result("panel.json"),
         plots=[result(f"plots/{name}.svg") for name in PLOTS],
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
@@ -99,6 +99,8 @@ rule report:
         "../envs/moediff.yaml"
     params:
         rows=rows_settings(),
+        judged=whole_learners(),
+        barely=CLAIMS["limits"]["nats_over_trigram"],
         version=VERSIONS["plots"],
     script:
         "../scripts/report.py"

@@ -6,7 +6,7 @@ with job(snakemake):
     from moediff import artifact
 
     kept = ("comparison", "member", "recipe", "seed", "kinds", "live", "features_by_users",
-            "groups", "judged")  # fmt: skip
+            "own_domains", "groups", "judged")  # fmt: skip
     panels = [artifact.read_json(path) for path in snakemake.input]
     rows = [{key: found[key] for key in kept} for found in panels]
     artifact.write_json(snakemake.output[0], artifact.made_by("panel") | {"panels": rows})

@@ -7,7 +7,7 @@ from _job import job
 with job(snakemake):
     from statistics import mean
 
-    from moediff import artifact, page, plots, training
+    from moediff import artifact, controls, page, plots, training
     from moediff.config import ROW_SPLITS, row_patterns
 
     titles = {
@@ -61,50 +61,75 @@ with job(snakemake):
         (about["model"], about["seed"], about["split"]): about
         for found in metrics for about in found["rows"]
     }  # fmt: skip
+    counted = artifact.read_json(snakemake.input.classes)
+    rates = {(row["recipe"], row["control"]): row["exclusive"] for row in counted["error_rates"]}
     classes = [
+        {"dictionary": name, "k": found["k"], "features": found["features"], **found["classes"],
+         "exclusive share": controls.exclusive_share(found["classes"]),
+         **{f"of {control}": rates.get((found["recipe"], control)) for control in controls.CONTROLS}}
+        for found, name in names if len(found["sources"]) == 2
+    ]  # fmt: skip
+    shares = [
         {"dictionary": dictionary_of(row), "class": row["class"], "features": row["count"],
          **{side: row["shares"][name] for side, name in zip("AB", row["sources"], strict=True)}}
-        for path in snakemake.input.deletion for row in artifact.read_json(path)["classes"]
-        if row["count"]
+        for row in counted["rows"] if row["count"]
     ]  # fmt: skip
+    panels = artifact.read_json(snakemake.input.panels)["panels"]
     judged = [
-        {"dictionary": dictionary_of(found), **row}
-        for found in map(artifact.read_json, snakemake.input.panels) for row in found["judged"]
+        {"dictionary": dictionary_of(found), **row} for found in panels for row in found["judged"]
+    ]
+    domains = [
+        {"dictionary": dictionary_of(found), "kind": kind, "domain": domain, "features": count,
+         "share of what they explain": own["explained"][domain]}
+        for found in panels for kind, own in found["own_domains"].items()
+        for domain, count in own["features"].items()
     ]  # fmt: skip
+    study = artifact.read_json(snakemake.input.claims)
     claims = [
-        {"claim": row["statement"], **{key: row[key] for key in (
-            "estimate", "reference", "minimum_effect", "p_holm", "verdict", "reason")}}
-        for row in artifact.read_json(snakemake.input.claims)["claims"]
+        {"claim": row["statement"], "verdict": row["verdict"], "primary": "yes" if row["primary"] else "",
+         **{key: row[key] for key in ("estimate", "reference", "minimum_effect", "p_holm", "reason")}}
+        for row in study["claims"]
     ]  # fmt: skip
+    sensitivity = [
+        {key: row[key] for key in (
+            "recipe", "A", "B", "pairs", "fve_pooled", "moe_only_feature_share",
+            "dense_only_feature_share", "log2_moe_only_over_dense_only", "density_moe_only_over_common",
+            "density_common_over_dense_only", "exclusive_variance_excess")}
+        for row in study["sensitivity"]
+    ]  # fmt: skip
+    drawn = {
+        titles[Path(path).stem]: page.figure(Path(path).read_text(encoding="utf-8"))
+        for path in snakemake.input.plots
+    }
     tables = {
         "Claims, fixed before the study ran": claims,
-        **(language if manifests else {}),
-        **(foreign if snakemake.params.rows else {}),
-        "Rows kept and left out": page.row_table(list(kept.values())),
+        "The panel: features of one kind of model alone, against all other labels": judged,
+        "Domains of the features of one kind alone": domains,
+        "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity,
+        "Features by class, beside what controls of known answer show": classes,
+        "Share of each source's variance that goes with a class": shares,
         "Fraction of validation variance explained": [
             {"dictionary": name, **{key: row[key] for key in (
                 "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",
                 "firings_per_feature")}}
             for found, name in names for row in found["fve"]
         ],
-        "Features by class (A is the first source, B the second)": [
-            {"dictionary": name, **found["classes"]} for found, name in names
-            if len(found["sources"]) == 2
-        ],
-        **({"Share of each source's variance that goes with a class": classes} if classes else {}),
-        **({"The panel: features of one kind of model alone, against all other labels": judged}
-           if judged else {}),
+        **(language if manifests else {}),
+        **(foreign if snakemake.params.rows else {}),
+        "Rows kept and left out": page.row_table(list(kept.values())),
     }  # fmt: skip
+    sections = {name: page.table(rows) for name, rows in tables.items() if rows}
     moes = {model for model, found in counts.items() if found["total"] != found["active"]}
     sentences = page.verdicts(
-        {model: found["all"] for model, found in losses.items()},
+        {model: losses[model]["all"] for model in snakemake.params.judged if model in losses},
         levels["trigram"]["all"] if levels else None,
         moes,
+        snakemake.params.barely,
         list(snakemake.params.rows),
     )
-    drawn = {
-        titles[Path(path).stem]: Path(path).read_text(encoding="utf-8")
-        for path in snakemake.input.plots
-    }
     versions = artifact.made_by("plots")["versions"]
-    artifact.write_text(snakemake.output[0], page.page(sentences, tables, drawn, versions))
+    first = next(iter(sections), None)
+    shown = {first: sections.pop(first)} if first else {}
+    artifact.write_text(
+        snakemake.output[0], page.page(sentences, shown | drawn | sections, versions)
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 OTHER_SEED, ROTATED, PERMUTED = "other seed", "rotated", "permuted"
+CONTROLS = (OTHER_SEED, ROTATED, PERMUTED)
 EXCLUSIVE, COMMON = ("A-only", "B-only"), "common"
 
 
