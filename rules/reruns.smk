@@ -1,4 +1,4 @@
-# Models run again on validation text: losses with reconstructions in place, and experts joined to features.
+# Models run again on validation text: losses with reconstructions in place, also without a panel's groups; experts joined to features.
 
 
 rule splice:
@@ -37,6 +37,46 @@ rule splice:
         version=VERSIONS["splicing"],
     script:
         "../scripts/splice.py"
+
+
+rule panel_loss:
+    input:
+        dictionary=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
+        ),
+        explained=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/explained.parquet"
+        ),
+        models=source_manifests,
+        weights=source_weights,
+        points=source_measured,
+        tokens=tokens_again,
+    output:
+        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/panel_loss.json"),
+    log:
+        log_of("panel_loss/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("panel_loss/{comparison}-{member}-{recipe}-{seed}")
+    wildcard_constraints:
+        member=AS_IT_IS,
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        models=source_models,
+        kinds=member_kinds,
+        reads=source_tokenizers,
+        tokenizers=1 + len(settings.own_tokenizers(config)),
+        drop=config["activations"]["drop"],
+        across=config["corpus"]["sequence"]["attend_across_documents"],
+        sequences=config["reruns"]["sequences"],
+        batch=config["activations"]["batch"],
+        version=VERSIONS["splicing"],
+    script:
+        "../scripts/panel_loss.py"
 
 
 rule affinity:

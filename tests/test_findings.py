@@ -21,6 +21,7 @@ from moediff.findings import (
     sensitivity,
     side_modes,
 )
+from moediff.panel import judge
 
 
 def table(**classes: list[float]) -> pl.DataFrame:
@@ -179,7 +180,8 @@ def made_panel(own: float) -> dict:
         {"sources": list(side), "features": 1, "share": own if side == ("moe.0", "moe.1") else 0.01}
         for side in itertools.combinations(names, 2)
     ]
-    return {"kinds": {"dense": names[2:], "moe": names[:2]}, "groups": groups}
+    kinds = {"dense": names[2:], "moe": names[:2]}
+    return {"kinds": kinds, "groups": groups, "judged": judge(groups, kinds)}
 
 
 def test_a_panel_is_judged_by_its_other_labels() -> None:
@@ -190,6 +192,7 @@ def test_a_panel_is_judged_by_its_other_labels() -> None:
     assert found["panel_dense_only_variance"]["estimate"] == pytest.approx(0.01)
     assert found["panel_either_variance"]["null"]["labellings"] == 2
     assert panel_findings([made_panel(0.2)], set(), "variance") == {}
+    assert panel_findings([made_panel(0.2) | {"judged": []}], moes, "loss") == {}
     assert panel_findings([made_panel(0.2)], {"moe.0"}, "variance") == {}
 
 

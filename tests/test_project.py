@@ -14,7 +14,8 @@ FLOORS = [
     "families", "hooks", "proofs", "moments", "shards", "views", "store", "foreign", "capture", "plain",
     "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
     "hub", "fitter", "fitting", "evaluation", "splicing", "affinity", "experts", "deletion",
-    "scaling", "recurrence", "anchor", "features", "controls", "panel", "findings", "study", "planted", "budget", "plots", "page",
+    "scaling", "recurrence", "anchor", "features", "controls", "panel", "panel_loss",
+    "findings", "study", "planted", "budget", "plots", "page",
 ]  # fmt: skip
 
 

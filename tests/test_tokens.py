@@ -594,7 +594,12 @@ def test_a_split_is_its_shards_in_order(tmp_path: Path) -> None:
     assert split.domains == ("even", "odd")
     assert split.digest != tokens.TokenSplit(paths[:1]).digest
     held = {name for name, value in vars(split).items() if isinstance(value, np.ndarray)}
-    assert held == {"tokens", "domain", "starts", "is_target"}  # no spans, which training does not need
+    assert held == {
+        "tokens",
+        "domain",
+        "starts",
+        "is_target",
+    }  # no spans, which training does not need
 
 
 def test_targets_are_what_has_something_before_it(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from moediff import artifact, models, tokens
 from moediff.shards import TOKENS, Shard
 from moediff.study import open_rows
 from moediff.tales import tales
+from moediff.training import final_losses
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -337,8 +338,21 @@ def test_several_points_are_read_in_one_pass_and_layers_share_a_crosscoder(copie
 @pytest.mark.slow
 def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     change = {
-        "training": {"seeds": [0, 1]},
-        "comparisons": {"panel": {"all": ["moe", "dense"]}},
+        "training": {"seeds": [0, 1], "peak_lr": 3.0e-3},
+        "models": {
+            "narrow": {"like": "dense", "sees": {"domains": ["made"]}},
+            "untrained": {"like": "dense", "sees": {"share": 0}, "seeds": [0]},
+        },
+        "comparisons": {
+            "moe-dense": {"seeds": [0]},
+            "moe": {"seeds": [0]},
+            "panel": {"all": ["moe", "dense"]},
+            "narrow": {"each": ["dense", "narrow"], "seeds": [0]},
+            "untrained": {"each": ["dense", "untrained"], "seeds": [0]},
+            "seeds": {"each": ["dense", "dense"]},
+            "rotated": {"each": ["moe"], "seeds": [0], "control": "rotated"},
+            "permuted": {"each": ["moe", "dense"], "seeds": [0], "control": "permuted"},
+        },
     }
     (copied / "panel.yaml").write_text(yaml.safe_dump(change))
     member = "panel/moe.0_moe.1_dense.0_dense.1"
@@ -359,8 +373,20 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert sum(panel["features_by_users"][1:]) == (used > 0).sum()
     every = next(row for row in panel["groups"] if len(row["sources"]) == 4)
     assert every["features"] == (used == 4).sum()
-    rows = json.loads((copied / "results/classes.json").read_text())["rows"]
+    counted = json.loads((copied / "results/classes.json").read_text())
+    rows = counted["rows"]
     assert sum(row["count"] for row in rows if row["member"] == "moe.0_dense.0") == 96
+    rates = {row["control"]: row["exclusive"] for row in counted["error_rates"]}
+    assert set(rates) == {"other seed", "rotated", "permuted"}
+    assert rates["rotated"] < 0.2 < 0.7 < rates["permuted"]
+    ends = {
+        name: final_losses(artifact.read_parquet(path))
+        for name in ("dense", "narrow", "untrained")
+        for path in [copied / f"results/models/{name}/seed-0/history.parquet"]
+    }
+    own = {name: losses["own"] - losses["made"] for name, losses in ends.items()}
+    assert own["narrow"] > own["dense"] + 0.2  # text of a domain that it never learned
+    assert ends["untrained"]["all"] > ends["dense"]["all"] + 0.5
     table = artifact.read_parquet(copied / anchor)
     assert len(table) == 12
     assert (table["r2"] < 1).all()
@@ -371,7 +397,14 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     share = claims["panel_moe_only"]
     assert share["estimate"] == pytest.approx(moe["share"])
     assert share["null"]["labellings"] == 5
-    assert claims["fve_level"]["interval"][0] < claims["fve_level"]["estimate"]
+    loss = json.loads((folder / "panel_loss.json").read_text())
+    if loss["judged"]:  # models barely trained may lose nothing by it
+        (lost,) = (row for row in loss["groups"] if row["sources"] == ["moe.0", "moe.1"])
+        assert claims["panel_moe_only_loss"]["estimate"] == pytest.approx(lost["share"])
+    assert claims["fve_level"]["estimate"] < 1
+    analyses = {(row["A"], row["B"]): row["pairs"] for row in judged["sensitivity"]}
+    assert analyses == {("moe", "dense"): 1, ("dense", "narrow"): 1, ("dense", "untrained"): 1,
+                        ("dense", "dense"): 1}  # fmt: skip
     assert {row["verdict"] for row in claims.values()} == {"no verdict", "not measured"}
     assert any("barely beat n-grams" in reason for reason in judged["withheld"])
     assert any("not the primary analysis" in reason for reason in judged["withheld"])

@@ -36,10 +36,10 @@ STAGE_VERSIONS = {
     "recurrence": 1,
     "panel": 1,
     "claims": 1,
-    "splicing": 1,
+    "splicing": 2,
     "experts": 1,
     "exports": 1,
-    "plots": 1,
+    "plots": 2,
     "budget": 1,
 }
 

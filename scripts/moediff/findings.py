@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from moediff.claims import METRICS
 from moediff.panel import EITHER, null_rows
 from moediff.statistics import (
     EXCESS,
@@ -242,18 +243,22 @@ def panel_findings(
     labelling, the mean.
     """
     named = [(_kinds(found["kinds"], moes), found) for found in panels]
-    mixed = [(kinds, found) for kinds, found in named if kinds is not None]
+    # Where a reconstruction recovers nothing of a loss, no share of it is known.
+    mixed = [(kinds, found) for kinds, found in named if kinds is not None and found["judged"]]
     if not mixed:
         return {}
     (moe, dense), first = mixed[0]
     sides = {"moe_only": moe, "dense_only": dense, "either": EITHER}
+    metrics = {f"panel_{name}_{statistic}": side for name, side in sides.items()}
     found = {}
-    for name, side in sides.items():
+    for metric, side in metrics.items():
+        if metric not in METRICS:
+            continue
         values = [
             [row["share"] for row in null_rows(panel["groups"], panel["kinds"]) if row["side"] == side]
             for _, panel in mixed if panel["kinds"] == first["kinds"]
         ]  # fmt: skip
-        found[f"panel_{name}_{statistic}"] = relabelled(np.mean(values, axis=0), LABELLINGS)
+        found[metric] = relabelled(np.mean(values, axis=0), LABELLINGS)
     return found
 
 

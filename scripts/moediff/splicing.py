@@ -17,9 +17,10 @@ has the same routing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from moediff import artifact, capture
 from moediff.alignment import PADDING
 from moediff.dictionary import Dictionary
 from moediff.errors import UserError
 from moediff.families import family_of, find_router
 from moediff.hooks import Capture, Point, adder, blocks, first_output, stream_of
-from moediff.models import packed_inputs
+from moediff.models import open_manifest, packed_inputs
 from moediff.progress import Progress
 from moediff.proofs import prove
-from moediff.tokens import TokenShard, segment_starts
+from moediff.tokens import TokenShard, read_token_shard, segment_starts
 
 LIVE, FROZEN = "live", "frozen"
 CLEAN, ZERO, MEAN, SPLICED = "clean", "zero", "mean", "spliced"
@@ -190,6 +192,71 @@ class Side:
     most: float | None = None  # norm above which a row is massive: it is not replaced
 
 
+# --- what is run anew ---------------------------------------------------------------------------
+
+
+def open_sides(
+    facts: Mapping[str, Any],
+    path: Path | str,
+    names: Sequence[str],
+    manifests: Sequence[Path | str],
+    points: Sequence[Path | str],
+    device_maps: Sequence[str | None],
+    massive_norm: float | None,
+    device: torch.device,
+) -> list[Side]:
+    """The sources of a dictionary, their models opened: one at two hook points only once.
+
+    `facts` are those of the dictionary in `path`; all sequences are source by source: `manifests` the
+    models' model.json, `points` their points.json, in which the median norm of a hook point stands.
+    Rows of more than `massive_norm` times that norm are massive. Raises UserError where a model is not
+    the one that the dictionary was fitted on.
+    """
+    placed = dict(zip(manifests, device_maps, strict=True))
+    opened = {manifest: open_manifest(manifest, device, placed[manifest]) for manifest in placed}
+    sides = []
+    for name, manifest, measured, origin in zip(
+        names, manifests, points, facts["origins"], strict=True
+    ):
+        model, described = opened[manifest]
+        if described["digest"] != origin["model"]:
+            raise UserError(
+                f"{path}: fitted on other models than {manifest} describes; remove it and run the "
+                "same snakemake command again"
+            )
+        point, most = Point.named(origin["hook"]), None
+        if massive_norm is not None:
+            every = artifact.read_json(measured)["points"].values()
+            (norm,) = {m["median_norm"] for m in every if Point(m["hook"], m["layer"]) == point}
+            most = massive_norm * norm
+        sides.append(Side(name, model, point, most))
+    return sides
+
+
+def read_texts(
+    paths: Sequence[Path | str],
+    tokenizers: int,
+    reads: Sequence[int],
+    drop: Mapping[str, Any],
+    across_documents: bool,
+) -> Iterator[list[tuple[TokenShard, np.ndarray]]]:
+    """Each token shard and the mask of its kept rows, as the model of each side reads it.
+
+    `paths` are those of every shard by each of so many tokenizers in turn; `reads` is the number of
+    each side's tokenizer, and `drop` what is left out.
+    """
+    for first in range(0, len(paths), tokenizers):
+        shards = [read_token_shard(path) for path in paths[first : first + tokenizers]]
+        masks = [
+            capture.kept_rows(shard, drop, across_documents, shards[:i] + shards[i + 1 :]).mask
+            for i, shard in enumerate(shards)
+        ]
+        yield [(shards[i], masks[i]) for i in reads]
+
+
+# --- splicing -----------------------------------------------------------------------------------
+
+
 class _Sums:
     """Losses of one side by routing and kind, and how many of each; arrays are [domain], float64."""
 
@@ -233,9 +300,6 @@ def _recovered(value: float, ablated: float, clean: float) -> float | None:
     return float((ablated - value) / (ablated - clean)) if ablated != clean else None
 
 
-# --- splicing -----------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def splice(
     sides: Sequence[Side],
@@ -246,6 +310,7 @@ def splice(
     batch: int,
     frozen: bool = True,
     deleted: Mapping[str, np.ndarray] | None = None,
+    within: Mapping[str, Collection[int]] | None = None,
 ) -> pl.DataFrame:
     """Losses with the activations of each side replaced in turn, columns COLUMNS: nats a token.
 
@@ -253,12 +318,13 @@ def splice(
     the mask [sequence, position] of `capture.kept_rows`; the first `sequences` are used, `batch` at
     a time. The dictionary reads all sides' rows of a token, in float64 and by its thresholds, and
     each model then runs with its own part of the reconstruction alone. `deleted` names features [F]
-    of bool that are left out of it, each kind "without {name}". `frozen` also gives the losses with
-    frozen routing, where a router is behind the point. Raises UserError where a point, a family or
-    a mask does not fit.
+    of bool that are left out of it, each kind "without {name}"; `within` the numbers of the sides that
+    are run without them, where these are not all. `frozen` also gives the losses with frozen routing,
+    where a router is behind the point. Raises UserError where a point, a family or a mask does not fit.
     """
     dictionary = dictionary.double().to(sides[0].model.device)
     gone = _features(dictionary, deleted or {})
+    wanted = {without(name): numbers for name, numbers in (within or {}).items()}
     totals: list[_Sums] = []
     left = sequences
     progress = Progress(sequences, "splicing", "sequences")
@@ -270,7 +336,7 @@ def splice(
         count = min(left, len(text[0][0].tokens))
         for first in range(0, count, batch):
             chosen = slice(first, min(first + batch, count))
-            _add_batch(totals, part, chosen, dictionary, gone, frozen)
+            _add_batch(totals, part, chosen, dictionary, gone, wanted, frozen)
             progress.advance(chosen.stop - chosen.start)
         left -= count
         if not left:
@@ -333,9 +399,10 @@ def _add_batch(
     chosen: slice,
     dictionary: Dictionary,
     gone: Mapping[str, Tensor],
+    wanted: Mapping[str, Collection[int]],
     frozen: bool,
 ) -> None:
-    """Count some sequences of every side."""
+    """Count some sequences of every side, of each kind those that are `wanted` of it, or all."""
     rows, masks = zip(*(part.rows(s, chosen) for s in range(len(part.sides))), strict=True)
     if len({len(own) for own in rows}) > 1:
         raise UserError(
@@ -343,20 +410,23 @@ def _add_batch(
             f"({', '.join(str(len(own)) for own in rows)}); take those of aligned token shards"
         )
     rows, masks = _without_massive(part.sides, rows, masks)
-    replaced = _replacements(dictionary, rows, gone)
+    every = range(len(part.sides))
+    given = [part.inputs(s, chosen) for s in every]
+    routings = []
     for s, (side, sums) in enumerate(zip(part.sides, totals, strict=True)):
-        inputs, target = part.inputs(s, chosen), part.targets[s][chosen]
-        domain = part.domain(s, chosen)
         with recording(side.model, side.point) if frozen else nullcontext({}) as routing:
-            clean = losses(side.model, inputs, target)
-        routings = {LIVE: None} | ({FROZEN: routing} if routing else {})
-        sums.count += np.bincount(domain, minlength=len(sums.domains))
-        for name, given in routings.items():
-            sums.add(name, CLEAN, domain, clean)
-            for kind, values in replaced.items():
-                with replacing(side.model, side.point, values[s], masks[s], given):
-                    found = losses(side.model, inputs, target)
-                sums.add(name, kind, domain, found)
+            clean = losses(side.model, given[s], part.targets[s][chosen])
+        routings.append({LIVE: None} | ({FROZEN: routing} if routing else {}))
+        sums.count += np.bincount(part.domain(s, chosen), minlength=len(sums.domains))
+        for name in routings[s]:
+            sums.add(name, CLEAN, part.domain(s, chosen), clean)
+    for kind, values in _replacements(dictionary, rows, gone):
+        for s in wanted.get(kind, every):
+            side = part.sides[s]
+            for name, routing in routings[s].items():
+                with replacing(side.model, side.point, values[s], masks[s], routing):
+                    found = losses(side.model, given[s], part.targets[s][chosen])
+                totals[s].add(name, kind, part.domain(s, chosen), found)
 
 
 def _without_massive(
@@ -371,21 +441,25 @@ def _without_massive(
     return kept, [mask.masked_scatter(mask, usable) for mask in masks]
 
 
+def without(name: str) -> str:
+    """The kind of a deletion."""
+    return f"without {name}"
+
+
 def _replacements(
     dictionary: Dictionary, rows: Sequence[Tensor], gone: Mapping[str, Tensor]
-) -> dict[str, list[Tensor]]:
-    """What takes the place of the sides' rows, by kind: float64 [row, d_model] a side."""
+) -> Iterator[tuple[str, list[Tensor]]]:
+    """What takes the place of the sides' rows, kind by kind: float64 [row, d_model] a side.
+
+    One kind is held at a time, since a panel has a hundred.
+    """
+    yield ZERO, [torch.zeros_like(own, dtype=torch.float64) for own in rows]
     standard = dictionary.standardise(rows)  # [row, D]
-    entries, values = dictionary.encode(standard)
-    found = {
-        ZERO: [torch.zeros_like(own, dtype=torch.float64) for own in rows],
-        MEAN: dictionary.restore(torch.zeros_like(standard)),
-        SPLICED: dictionary.restore(dictionary.decode(values, entries, len(standard))),
-    }
+    yield MEAN, dictionary.restore(torch.zeros_like(standard))
+    (row, feature), values = dictionary.encode(standard)
+    whole = dictionary.decode(values, (row, feature), len(standard))  # [row, D]
+    yield SPLICED, dictionary.restore(whole)
     for name, mask in gone.items():
-        kept = ~mask[entries[1]]
-        some = dictionary.decode(
-            values[kept], (entries[0][kept], entries[1][kept]), len(standard)
-        )  # [row, D]
-        found[f"without {name}"] = dictionary.restore(some)
-    return found
+        out = mask[feature]
+        less = dictionary.add(whole, -values[out], (row[out], feature[out]))
+        yield without(name), dictionary.restore(less)

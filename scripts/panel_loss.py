@@ -1,0 +1,60 @@
+"""What goes of the loss with features of one kind of model, against every other labelling."""
+
+from _job import job
+
+with job(snakemake, torch_threads=True) as log:
+    from moediff import artifact, models, panel, panel_loss, splicing
+    from moediff.dictionary import Dictionary
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    names = list(params.sources)
+    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
+    used = artifact.read_parquet(snakemake.input.explained, [f"used_{name}" for name in names])
+    groups = panel.group(used.to_numpy(), len(next(iter(params.kinds.values()))))
+    deleted, within = panel_loss.deletions(groups)
+    sides = splicing.open_sides(
+        facts,
+        snakemake.input.dictionary,
+        names,
+        snakemake.input.models,
+        snakemake.input.points,
+        [snakemake.config["models"][model].get("device_map") for model in params.models],
+        params.drop["massive_norm"],
+        models.pick_device(snakemake.config["device"]),
+    )
+    texts = splicing.read_texts(
+        snakemake.input.tokens, params.tokenizers, params.reads, params.drop, params.across
+    )
+    losses = splicing.splice(
+        sides,
+        texts,
+        dictionary,
+        params.across,
+        params.sequences,
+        params.batch,
+        frozen=False,
+        deleted=deleted,
+        within=within,
+    )
+    found = panel_loss.loss_rows(losses, groups, names)
+    judged = panel_loss.judge_loss(found, params.kinds)
+    made_by = artifact.made_by("panel_loss", origins=facts["origins"], sequences=params.sequences)
+    artifact.write_json(
+        snakemake.output[0],
+        made_by
+        | {
+            "comparison": wildcards.comparison,
+            "member": wildcards.member,
+            "recipe": wildcards.recipe,
+            "seed": int(wildcards.seed),
+            "kinds": dict(params.kinds),
+            "losses": panel_loss.source_losses(losses, names),
+            "groups": found,
+            "judged": judged,
+        },
+    )
+    for row in judged:
+        log.info("%s: share of the loss %.4f, largest of %d other splits %.4f, p %.4f",
+                 row["kind"], row["observed"], row["others"], row["largest_other"], row["p"])  # fmt: skip
+    if not judged:
+        log.warning("the reconstruction recovers nothing of some model's loss: no group is judged")

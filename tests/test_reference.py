@@ -1,0 +1,71 @@
+"""Reference results under docs/reference: today's code reads them and says the same of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from moediff import artifact, controls, panel, plots, statistics
+from moediff.claims import METRICS, read_claims
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted(path for path in (ROOT / "docs/reference").iterdir() if path.is_dir())
+SIZE = {"width": 300, "height": 200}
+
+
+def stored(study: Path, name: str) -> dict:
+    path = study / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    artifact.check_format(path, found)
+    return found
+
+
+@pytest.fixture(params=STUDIES, ids=lambda path: path.name)
+def study(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_every_claim_has_the_verdict_that_its_numbers_give(study: Path) -> None:
+    found = stored(study, "claims")
+    wanted = read_claims(ROOT / "config/claims.yaml")
+    assert [row["id"] for row in found["claims"]] == list(wanted["claims"])
+    primary = [row for row in found["claims"] if row["primary"]]
+    adjusted = statistics.holm([1.0 if row["p"] is None else row["p"] for row in primary])
+    for row, p in zip(primary, adjusted, strict=True):
+        if row["p"] is not None:
+            assert row["p_holm"] == pytest.approx(p)
+    for row in found["claims"]:
+        assert row["metric"] in METRICS
+        if row["estimate"] is None:
+            assert row["verdict"] == statistics.NOT_MEASURED
+        elif row["verdict"] != statistics.NO_VERDICT:
+            again = statistics.verdict(
+                row["estimate"], row["interval"], row["reference"] or 0.0, row["minimum_effect"],
+                row["direction"], row["p_holm"], row["p_against_holm"], [], found["alpha"],
+            )  # fmt: skip
+            assert again.verdict == row["verdict"]
+
+
+def test_panels_are_judged_as_they_were(study: Path) -> None:
+    for found in stored(study, "panel")["panels"]:
+        again = panel.judge(found["groups"], found["kinds"])
+        for new, old in zip(again, found["judged"], strict=True):
+            assert new == pytest.approx(old)
+        rows = panel.null_rows(found["groups"], found["kinds"])
+        chart = plots.panel_chart(pl.DataFrame([{"dictionary": "d", **row} for row in rows]), SIZE)
+        assert chart.to_dict()
+
+
+def test_counts_and_error_rates_agree(study: Path) -> None:
+    found = stored(study, "classes")
+    assert controls.error_rates(found["rows"]) == pytest.approx(found["error_rates"])
+
+
+def test_variance_explained_is_drawn(study: Path) -> None:
+    rows = pl.DataFrame(stored(study, "fve")["rows"])
+    pooled = rows.filter((pl.col("source") == "pooled") & (pl.col("mode") == "threshold"))
+    assert pooled["fve"].is_between(0, 1).all()
+    assert plots.fve_chart(pooled, SIZE).to_dict()
