@@ -24,7 +24,12 @@ rule plot_fve:
     input:
         result("fve.json"),
     output:
-        report(plot_files("fve"), category="Plots", labels={"plot": "variance explained"}),
+        bars=report(plot_files("fve"), category="Plots", labels={"plot": "variance explained"}),
+        frontier=report(
+            plot_files("frontier"),
+            category="Plots",
+            labels={"plot": "variance explained against L0"},
+        ),
     log:
         log_of("plot_fve"),
     benchmark:
@@ -32,6 +37,7 @@ rule plot_fve:
     conda:
         "../envs/moediff.yaml"
     params:
+        member=PAIR.member.name if PAIR else FITS[0].member.name,
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
@@ -40,12 +46,14 @@ rule plot_fve:
 
 rule plot_features:
     input:
-        fit_files("features.parquet", sources=2),
+        features=pair_file("features.parquet"),
+        null=null_features(),
     output:
         norms=report(
             plot_files("relative-norm"), category="Plots", labels={"plot": "relative norm"}
         ),
         density=report(plot_files("density"), category="Plots", labels={"plot": "density"}),
+        scaling=report(plot_files("scaling"), category="Plots", labels={"plot": "latent scaling"}),
     log:
         log_of("plot_features"),
     benchmark:
@@ -53,11 +61,70 @@ rule plot_features:
     conda:
         "../envs/moediff.yaml"
     params:
-        plots=config["plots"],
+        dictionary=(
+            [PAIR.member.comparison, PAIR.member.name, PAIR.recipe, PAIR.seed] if PAIR else []
+        ),
         bounds=config["features"]["bounds"],
+        plots=config["plots"],
         version=VERSIONS["plots"],
     script:
         "../scripts/plot_features.py"
+
+
+rule plot_classes:
+    input:
+        result("classes.json"),
+    output:
+        report(plot_files("classes"), category="Plots", labels={"plot": "classes and error rates"}),
+    log:
+        log_of("plot_classes"),
+    benchmark:
+        benchmark_of("plot_classes")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        recipe=PAIR.recipe if PAIR else FITS[0].recipe,
+        plots=config["plots"],
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/plot_classes.py"
+
+
+rule plot_domains:
+    input:
+        pair_file("splicing.parquet"),
+    output:
+        report(plot_files("domains"), category="Plots", labels={"plot": "loss by domain"}),
+    log:
+        log_of("plot_domains"),
+    benchmark:
+        benchmark_of("plot_domains")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        plots=config["plots"],
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/plot_domains.py"
+
+
+rule plot_affinity:
+    input:
+        features=pair_file("features.parquet"),
+        affinity=pair_file(f"experts/{ROUTED.name}/affinity.parquet") if ROUTED else [],
+    output:
+        report(plot_files("affinity"), category="Plots", labels={"plot": "experts and features"}),
+    log:
+        log_of("plot_affinity"),
+    benchmark:
+        benchmark_of("plot_affinity")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        plots=config["plots"],
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/plot_affinity.py"
 
 
 rule plot_panel:

@@ -1,4 +1,4 @@
-"""Draw relative norms and densities of the features of every two-source dictionary."""
+"""Draw the features of a dictionary over two models: relative norms, with their null, density, scaling."""
 
 from _job import job
 
@@ -7,14 +7,19 @@ with job(snakemake):
 
     from moediff import artifact, plots
 
-    wanted = ["class", "relative_norm", "density"]
-    tables = []
-    for path in snakemake.input:
-        comparison, member, recipe, seed = path.split("/")[-5:-1]
-        name = plots.dictionary_label(comparison, member, recipe, seed.removeprefix("seed-"))
-        table = artifact.read_parquet(path, wanted)
-        tables.append(table.with_columns(pl.lit(name).alias("dictionary")))
-    features = pl.concat(tables)
+    wanted = ["class", "relative_norm", "density", "nu_error", "nu_reconstruction"]
     size, bounds = snakemake.params.plots, tuple(snakemake.params.bounds)
-    plots.save(plots.relative_norm_chart(features, bounds, size), snakemake.output.norms)
+
+    def table(path):
+        """A dictionary's features under the name of the one that is drawn."""
+        name = plots.dictionary_label(*snakemake.params.dictionary)
+        return artifact.read_parquet(path, wanted).with_columns(pl.lit(name).alias("dictionary"))
+
+    features = table(snakemake.input.features[0])
+    null = (
+        pl.concat([table(path) for path in snakemake.input.null]) if snakemake.input.null else None
+    )
+    norms = plots.relative_norm_chart(features, bounds, size, null)
+    plots.save(norms, snakemake.output.norms)
     plots.save(plots.density_chart(features, size), snakemake.output.density)
+    plots.save(plots.nu_chart(features, size), snakemake.output.scaling)

@@ -1,4 +1,4 @@
-"""Draw the variance that each dictionary explains, beside its baselines."""
+"""Draw the variance that dictionaries explain: each beside its baselines, and all against their L0."""
 
 from _job import job
 
@@ -8,5 +8,10 @@ with job(snakemake):
     from moediff import artifact, plots
 
     rows = pl.DataFrame(artifact.read_json(snakemake.input[0])["rows"])
+    size = snakemake.params.plots
     pooled = rows.filter((pl.col("source") == "pooled") & (pl.col("mode") == "threshold"))
-    plots.save(plots.fve_chart(pooled, snakemake.params.plots), snakemake.output)
+    # Of each comparison and recipe the first seeds: the others differ by a line's width.
+    first = pooled.unique(["comparison", "recipe"], keep="first", maintain_order=True)
+    plots.save(plots.fve_chart(first, size), snakemake.output.bars)
+    same = pooled.filter(pl.col("member") == snakemake.params.member)
+    plots.save(plots.frontier_chart(same, size), snakemake.output.frontier)

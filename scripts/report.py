@@ -14,7 +14,12 @@ with job(snakemake):
         "training": "Training",
         "fve": "Variance explained",
         "relative-norm": "Relative decoder norm",
+        "frontier": "Variance explained against L0",
+        "classes": "Classes, beside the error rates of their rule",
         "density": "Density by class",
+        "scaling": "Latent scaling",
+        "domains": "Loss with reconstructions in place, by domain",
+        "affinity": "Experts and features, within token id",
         "panel": "Features of one kind of model alone, under true and other labels",
     }
     ngrams = [row for path in snakemake.input.ngrams for row in artifact.read_json(path)["rows"]]
