@@ -26,6 +26,7 @@ from moediff.capture import kept_rows
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import UserError
 from moediff.hooks import HOOKS, Capture, Point, blocks
+from moediff.models import packed_inputs
 from moediff.proofs import prove
 from moediff.splicing import (
     ALL,
@@ -43,6 +44,7 @@ from moediff.splicing import (
     splice,
     targets,
 )  # fmt: skip
+from moediff.statistics import document_bootstrap
 from moediff.tokens import (
     TokenShard,
     TokenSplit,
@@ -457,6 +459,35 @@ def other_tokenizer(shard: TokenShard) -> TokenShard:
         word_end=doubled(shard.word_end & False, shard.word_end, 0),
         tokenizer="other",
     )
+
+
+def test_the_loss_added_has_an_interval_over_documents(token_shard, tiny_model) -> None:
+    shard = read_token_shard(token_shard(sequences=40, length=24))
+    model = loud(tiny_model(MOE, 4))
+    sides, name = [Side("moe", model, Point("resid_post", 0))], {"domain": ALL, "routing": LIVE}
+    perfect = spliced(sides, [text(shard, 1)], identity([32]), sequences=40)
+    average = spliced(sides, [text(shard, 1)], made([32], 4), sequences=40)
+    assert abs(of(perfect, "added_low", **name, kind=SPLICED)) <= 1e-6
+    assert abs(of(perfect, "added_high", **name, kind=SPLICED)) <= 1e-6
+    more = of(average, "added", **name, kind=SPLICED)
+    rise = of(average, **name, kind=MEAN) - of(average, **name, kind=CLEAN)
+    assert more == pytest.approx(rise, abs=1e-12)
+    low, high = (of(average, f"added_{end}", **name, kind=SPLICED) for end in ("low", "high"))
+    # Against the same by hand: the loss of every target with the row's mean in its place.
+    inputs = packed_inputs(model, shard.tokens, segment_starts(shard.document))
+    is_target, ((_, mask),) = targets(shard, False), text(shard, 1)
+    place, mean = torch.from_numpy(mask), made([32], 4).mean.expand(int(mask.sum()), -1)
+    clean = losses(model, inputs, is_target)
+    with replacing(model, Point("resid_post", 0), mean, place, None):
+        ablated = losses(model, inputs, is_target)
+    documents = shard.document[:, 1:][is_target]
+    wanted = document_bootstrap(ablated - clean, np.ones(len(clean)), documents)
+    assert more == pytest.approx(wanted["estimate"], abs=1e-6)
+    assert [low, high] == pytest.approx(wanted["interval"], abs=1e-5)
+    assert low < more < high
+    assert average.filter(kind=MEAN)["added_low"].is_null().all()
+    few = spliced(sides, [text(shard, 1)], made([32], 4), sequences=2)
+    assert few.filter(kind=SPLICED)["added_low"].is_null().all()
 
 
 def test_two_tokenizers_are_spliced_at_the_same_characters(shard, tiny_model) -> None:

@@ -39,6 +39,7 @@ from moediff.hooks import Capture, Point, adder, blocks, first_output, stream_of
 from moediff.models import open_manifest, packed_inputs
 from moediff.progress import Progress
 from moediff.proofs import prove
+from moediff.statistics import LEAST_DOCUMENTS, document_bootstrap
 from moediff.tokens import TokenShard, read_token_shard, segment_starts
 
 LIVE, FROZEN = "live", "frozen"
@@ -52,6 +53,9 @@ COLUMNS = {
     "cross_entropy": pl.Float64,
     "recovered_zero": pl.Float64,
     "recovered_mean": pl.Float64,
+    "added": pl.Float64,
+    "added_low": pl.Float64,
+    "added_high": pl.Float64,
     "tokens": pl.Int64,
 }
 _PROOF_SEQUENCES = 2
@@ -264,11 +268,33 @@ class _Sums:
         self.domains = domains
         self.loss: dict[tuple[str, str], np.ndarray] = {}
         self.count = np.zeros(len(domains))
+        # Of each routing, batch by batch and document by document: id, domain, tokens, and the loss
+        # that the reconstruction adds.
+        self.added: dict[str, list[np.ndarray]] = {}
 
     def add(self, routing: str, kind: str, domain: np.ndarray, values: np.ndarray) -> None:
         """Add losses [target], of the domains [target]."""
         more = np.bincount(domain, values, len(self.domains))
         self.loss[routing, kind] = self.loss.get((routing, kind), 0.0) + more
+
+    def add_documents(
+        self, routing: str, document: np.ndarray, domain: np.ndarray, more: np.ndarray
+    ) -> None:
+        """Keep what the reconstruction adds to the loss [target], by document [target]."""
+        names, first, place = np.unique(document, return_index=True, return_inverse=True)
+        tokens = np.bincount(place, minlength=len(names))
+        found = [names, domain[first], tokens, np.bincount(place, more, len(names))]
+        self.added.setdefault(routing, []).append(np.array(found, object))
+
+    def _interval(self, routing: str, part: slice) -> list[float] | None:
+        """Interval of the loss added a token, documents resampled; None where they are too few."""
+        document, domain, tokens, more = np.concatenate(self.added[routing], axis=1)
+        inside = np.isin(domain.astype(int), np.arange(len(self.domains))[part])
+        ids = document[inside].astype(np.int64)
+        if len(np.unique(ids)) < LEAST_DOCUMENTS:
+            return None
+        values, counts = more[inside].astype(float), tokens[inside].astype(float)
+        return document_bootstrap(values, counts, ids)["interval"]
 
     def rows(self, source: str) -> list[dict[str, Any]]:
         """One row a domain, routing and kind."""
@@ -280,6 +306,8 @@ class _Sums:
                 count = self.count[part].sum()
                 mean = {k: self.loss[routing, k][part].sum() / count for k in (CLEAN, ZERO, MEAN)}
                 value = loss[part].sum() / count
+                interval = self._interval(routing, part) if kind == SPLICED else None
+                low, high = interval or (None, None)
                 found.append(
                     {
                         "source": source,
@@ -289,6 +317,9 @@ class _Sums:
                         "cross_entropy": float(value),
                         "recovered_zero": _recovered(value, mean[ZERO], mean[CLEAN]),
                         "recovered_mean": _recovered(value, mean[MEAN], mean[CLEAN]),
+                        "added": float(value - mean[CLEAN]),
+                        "added_low": low,
+                        "added_high": high,
                         "tokens": int(count),
                     }
                 )
@@ -313,6 +344,9 @@ def splice(
     within: Mapping[str, Collection[int]] | None = None,
 ) -> pl.DataFrame:
     """Losses with the activations of each side replaced in turn, columns COLUMNS: nats a token.
+
+    `added` is the loss above the clean one; of the whole reconstruction with its interval, documents
+    resampled, where there are enough of them.
 
     `texts` holds for every token shard, side by side, the shard as the side's model reads it and
     the mask [sequence, position] of `capture.kept_rows`; the first `sequences` are used, `batch` at
@@ -392,6 +426,10 @@ class _Part:
         """Domain [target] of what is predicted."""
         return self.text[s][0].domain[chosen][:, 1:][self.targets[s][chosen]]
 
+    def document(self, s: int, chosen: slice) -> np.ndarray:
+        """Document [target] of what is predicted."""
+        return self.text[s][0].document[chosen][:, 1:][self.targets[s][chosen]]
+
 
 def _add_batch(
     totals: Sequence[_Sums],
@@ -412,12 +450,13 @@ def _add_batch(
     rows, masks = _without_massive(part.sides, rows, masks)
     every = range(len(part.sides))
     given = [part.inputs(s, chosen) for s in every]
-    routings = []
+    routings, cleans = [], []
     for s, (side, sums) in enumerate(zip(part.sides, totals, strict=True)):
         with recording(side.model, side.point) if frozen else nullcontext({}) as routing:
             clean = losses(side.model, given[s], part.targets[s][chosen])
         routings.append({LIVE: None} | ({FROZEN: routing} if routing else {}))
         sums.count += np.bincount(part.domain(s, chosen), minlength=len(sums.domains))
+        cleans.append(clean)
         for name in routings[s]:
             sums.add(name, CLEAN, part.domain(s, chosen), clean)
     for kind, values in _replacements(dictionary, rows, gone):
@@ -427,6 +466,9 @@ def _add_batch(
                 with replacing(side.model, side.point, values[s], masks[s], routing):
                     found = losses(side.model, given[s], part.targets[s][chosen])
                 totals[s].add(name, kind, part.domain(s, chosen), found)
+                if kind == SPLICED:
+                    document, domain = part.document(s, chosen), part.domain(s, chosen)
+                    totals[s].add_documents(name, document, domain, found - cleans[s])
 
 
 def _without_massive(

@@ -33,7 +33,7 @@ ABOVE, BELOW, NEAR = DIRECTIONS = ("above", "below", "near")
 SHOWN, OPPOSITE, ABSENT, UNDECIDED = "shown", "opposite", "absent", "undecided"
 NO_VERDICT, NOT_MEASURED = "no verdict", "not measured"
 
-_LEAST_DOCUMENTS = 10  # fewer cannot stand for the text they come from
+LEAST_DOCUMENTS = 10  # fewer cannot stand for the text they come from
 _TIE = 1e-9  # of the largest value: sums in another order differ by rounding
 _NORMAL = 10_000  # degrees of freedom beyond which Student's t no longer changes
 
@@ -234,8 +234,8 @@ def document_bootstrap(
             f"{len(tops)} numerators, {len(bottoms)} denominators and {len(place)} documents"
         )
     count = len(names)
-    if count < _LEAST_DOCUMENTS:
-        raise UserError(f"{count} documents are too few to resample; {_LEAST_DOCUMENTS} are needed")
+    if count < LEAST_DOCUMENTS:
+        raise UserError(f"{count} documents are too few to resample; {LEAST_DOCUMENTS} are needed")
     if (bottoms < 0).any():
         raise UserError("a denominator is below 0: the ratio of sums would have no meaning")
     top = np.bincount(place, tops, count)  # [document]
