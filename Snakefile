@@ -26,6 +26,7 @@ include: "rules/dictionaries.smk"
 include: "rules/metrics.smk"
 include: "rules/exchange.smk"
 include: "rules/report.smk"
+include: "rules/planted.smk"
 
 
 rule all:

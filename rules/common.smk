@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 from moediff import config as settings
+from moediff import schema
 from moediff.checks import complete
 from moediff.errors import ConfigError
 
@@ -31,6 +32,11 @@ GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
 # Two heavy jobs share the cores: two models on one thread each train faster than one on two.
 THREADS = max(1, (workflow.cores or 2) // 2)
 VERSIONS = settings.STAGE_VERSIONS
+# What planted worlds are fitted by: our default recipe and the paper's, whatever the config's are.
+PLANTED_RECIPES = {
+    "default": schema.defaults(SCHEMA, "recipe"),
+    "paper": schema.recipe_of(SCHEMA, PRESETS, "2603.05805"),
+}
 # A member whose models can be run again: a control's rows are no model's.
 AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@-]+"
 PRIMARY = CLAIMS["primary"]  # the analysis that claims are judged by

@@ -13,9 +13,9 @@ FLOORS = [
     "checks", "tale_words", "tales", "sources", "tokens", "alignment", "ngrams", "models", "training",
     "families", "hooks", "proofs", "moments", "shards", "views", "store", "foreign", "capture", "plain",
     "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
-    "hub", "fitter", "fitting", "evaluation", "splicing", "affinity", "experts", "deletion",
+    "hub", "fitter", "fitting", "evaluation", "splicing", "affinity", "experts", "examples", "deletion",
     "scaling", "recurrence", "anchor", "features", "controls", "panel", "panel_loss",
-    "findings", "study", "planted", "budget", "plots", "page",
+    "findings", "study", "planted", "methods", "budget", "plots", "browser", "page",
 ]  # fmt: skip
 
 

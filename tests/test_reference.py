@@ -8,11 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from moediff import artifact, controls, panel, plots, statistics
+from moediff import artifact, controls, methods, panel, plots, statistics
 from moediff.claims import METRICS, read_claims
 
 ROOT = Path(__file__).parent.parent
-STUDIES = sorted(path for path in (ROOT / "docs/reference").iterdir() if path.is_dir())
+STUDIES = sorted(path.parent for path in (ROOT / "docs/reference").glob("*/claims.json"))
 SIZE = {"width": 300, "height": 200}
 
 
@@ -69,3 +69,10 @@ def test_variance_explained_is_drawn(study: Path) -> None:
     pooled = rows.filter((pl.col("source") == "pooled") & (pl.col("mode") == "threshold"))
     assert pooled["fve"].is_between(0, 1).all()
     assert plots.fve_chart(pooled, SIZE).to_dict()
+
+
+def test_planted_truth_is_summed_up_by_method() -> None:
+    found = stored(ROOT / "docs/reference/planted", "planted")
+    best = {row["method"]: row["scored"]["f1"] for row in found["methods"]}
+    assert max(best, key=best.get) == "panel"
+    assert set(best) == set(methods.METHODS)

@@ -39,6 +39,7 @@ STAGE_VERSIONS = {
     "splicing": 2,
     "experts": 1,
     "exports": 1,
+    "planted": 1,
     "plots": 2,
     "budget": 1,
 }

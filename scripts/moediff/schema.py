@@ -34,6 +34,13 @@ def defaults(schema: Mapping[str, Any], definition: str) -> Config:
     return value
 
 
+def recipe_of(schema: Mapping[str, Any], presets: Mapping[str, Config], preset: str) -> Config:
+    """A published recipe with every key that it leaves open at its default."""
+    value = copy.deepcopy(presets[preset])
+    _resolve(schema["$defs"]["recipe"], value, schema["$defs"], ())
+    return value
+
+
 def _expand_presets(config: Config, presets: Mapping[str, Config]) -> Config:
     """Fill the keys of each recipe from the preset that it names."""
     recipes = config.get("recipes")

@@ -1,0 +1,37 @@
+# Worlds of known truth -> how well each method names what one kind of model alone has. Not part of `all`.
+
+
+rule planted:
+    output:
+        table=result("planted.parquet"),
+        summary=result("planted.json"),
+    log:
+        log_of("planted"),
+    benchmark:
+        benchmark_of("planted")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        settings=config["planted"],
+        recipes=PLANTED_RECIPES,
+        version=VERSIONS["planted"],
+    script:
+        "../scripts/planted.py"
+
+
+rule plot_planted:
+    input:
+        result("planted.parquet"),
+    output:
+        report(plot_files("planted"), category="Plots", labels={"plot": "planted truth"}),
+    log:
+        log_of("plot_planted"),
+    benchmark:
+        benchmark_of("plot_planted")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        plots=config["plots"],
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/plot_planted.py"

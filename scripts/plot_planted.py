@@ -1,0 +1,9 @@
+"""Draw how well each method names what is planted in one kind of model alone."""
+
+from _job import job
+
+with job(snakemake):
+    from moediff import artifact, plots
+
+    table = artifact.read_parquet(snakemake.input[0])
+    plots.save(plots.planted_chart(table, snakemake.params.plots), snakemake.output)
