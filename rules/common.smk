@@ -544,6 +544,35 @@ PLOTS += ["panel"] if panel_files("panel.json") else []
 FORMATS = ("html", "svg", "png")
 
 
+def first_tokenizer(wildcards):
+    """The tokenizer of a member's first source: the corpus's, or its checkpoint's own."""
+    source = member_of(wildcards).sources[0]
+    if source.model in settings.own_tokenizers(config):
+        return manifest(source.model, source.seed)
+    return result("corpus/tokenizer.json")
+
+
+def browsed():
+    """The dictionaries to look through on the page, whose text is known: the pair that is drawn, and the first SAE
+    of each of its models; the first of all where there is no pair."""
+    models = {source.model for source in PAIR.member.sources} if PAIR else set()
+    saes = {}
+    for fit in FITS:
+        source, *others = fit.member.sources
+        if not others and source.model in models and fit.recipe == PAIR.recipe:
+            saes.setdefault(source.model, fit)
+    found = [PAIR, *saes.values()] if PAIR else FITS[:1]
+    return [
+        fit
+        for fit in found
+        if all(s.model not in FOREIGN and not s.view for s in fit.member.sources)
+    ]
+
+
+def browsed_files(name):
+    return [result(f"{fit_folder(fit)}/{name}") for fit in browsed()]
+
+
 def pair_file(name):
     """A file of the dictionary whose features are drawn; none without one."""
     return [result(f"{fit_folder(PAIR)}/{name}")] if PAIR else []

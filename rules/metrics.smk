@@ -206,6 +206,33 @@ rule recurrence:
         "../scripts/recurrence.py"
 
 
+rule examples:
+    input:
+        dictionary=result(
+            "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
+        ),
+        validation=member_shards("validation"),
+        tokenizer=first_tokenizer,
+    output:
+        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/examples.parquet"),
+    log:
+        log_of("examples/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("examples/{comparison}-{member}-{recipe}-{seed}")
+    wildcard_constraints:
+        member=AS_IT_IS,
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        points=source_points,
+        version=VERSIONS["examples"],
+    script:
+        "../scripts/examples.py"
+
+
 rule panels:
     input:
         panel_files("panel.json"),

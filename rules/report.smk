@@ -156,6 +156,10 @@ rule report:
         classes=result("classes.json"),
         panels=result("panel.json"),
         plots=[result(f"plots/{name}.svg") for name in PLOTS],
+        features=browsed_files("features.parquet"),
+        examples=browsed_files("examples.parquet"),
+        recurs=pair_file("recurs.parquet") if PAIR and saes_of(PAIR.member, PAIR.recipe) else [],
+        experts=pair_file(f"experts/{ROUTED.name}/affinity.parquet") if ROUTED else [],
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
     log:

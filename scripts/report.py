@@ -7,7 +7,9 @@ from _job import job
 with job(snakemake):
     from statistics import mean
 
-    from moediff import artifact, controls, page, plots, training
+    import polars as pl
+
+    from moediff import artifact, browser, controls, examples, page, plots, training
     from moediff.config import ROW_SPLITS, row_patterns
 
     titles = {
@@ -133,6 +135,27 @@ with job(snakemake):
         list(snakemake.params.rows),
     )
     versions = artifact.made_by("plots")["versions"]
+
+    def looked_at(features, texts):
+        """A dictionary to look through; the first is the pair, with all that is known of it."""
+        *names, seed = Path(features).parts[-5:-1]
+        label = plots.dictionary_label(*names, seed.removeprefix("seed-"))
+        table, experts = artifact.read_parquet(features), None
+        if features == snakemake.input.features[0]:
+            for path in snakemake.input.recurs:
+                recurs = artifact.read_parquet(path)
+                shown = pl.selectors.starts_with("recurs_") - pl.selectors.starts_with("recurs_of_")
+                table = table.join(recurs.select("feature", shown), on="feature")
+            for path in snakemake.input.experts:
+                experts = artifact.read_parquet(path).select(
+                    "feature", pl.lit(Path(path).parts[-2]).alias("source"), "layer", "expert",
+                    pl.col("corrected").alias("information"),
+                )  # fmt: skip
+        return browser.Browsed(label, table, examples.read(texts), experts)
+
+    looked = map(looked_at, snakemake.input.features, snakemake.input.examples)
+    if snakemake.input.features:
+        sections["Features: search, sort, read"] = browser.browser(list(looked))
     first = next(iter(sections), None)
     shown = {first: sections.pop(first)} if first else {}
     artifact.write_text(

@@ -38,6 +38,7 @@ STAGE_VERSIONS = {
     "claims": 1,
     "splicing": 2,
     "experts": 1,
+    "examples": 1,
     "exports": 1,
     "planted": 1,
     "plots": 2,
