@@ -94,7 +94,9 @@ with job(snakemake):
     study = artifact.read_json(snakemake.input.claims)
     claims = [
         {"claim": row["statement"], "verdict": row["verdict"], "primary": "yes" if row["primary"] else "",
-         **{key: row[key] for key in ("estimate", "reference", "minimum_effect", "p_holm", "reason")}}
+         **{key: row[key] for key in ("estimate", "reference", "minimum_effect", "p_holm")},
+         "reason": "; ".join(
+             part for part in row["reason"].split("; ") if part not in study["withheld"])}
         for row in study["claims"]
     ]  # fmt: skip
     sensitivity = [
@@ -134,6 +136,7 @@ with job(snakemake):
         snakemake.params.barely,
         list(snakemake.params.rows),
     )
+    sentences += [("warning", f"No claim has a verdict here: {why}.") for why in study["withheld"]]
     versions = artifact.made_by("plots")["versions"]
 
     def looked_at(features, texts):

@@ -10,16 +10,16 @@ WORSE = 0.02  # nats: an MoE this much worse than its dense twin is said in the 
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; 
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+  max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 .warning { border-left: 4px solid #D55E00; padding: .2rem .8rem; background: #fdf3ec }
 .plain { border-left: 4px solid #0072B2; padding: .2rem .8rem; background: #eef5fb }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child, td.text { text-align: left }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
 nav ul { columns: 2; padding-left: 1.2rem; font-size: .9rem } section > div.wide { overflow-x: auto }
-td.text { max-width: 28rem }
+td.text { max-width: 28rem; min-width: 6rem } td.text:first-child { min-width: 15rem }
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -97,7 +97,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """An HTML table; numbers to four digits."""
     if not rows:
         return "<p>none</p>"
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
+    head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in rows[0])
     body = "".join(
         "<tr>" + "".join(_cell(value) for value in row.values()) + "</tr>" for row in rows
     )
