@@ -544,6 +544,10 @@ BAD = {
         "comparisons: {moe: {seeds: [3]}}",
         ["comparisons.moe.seeds", "3", "'moe'"],
     ),
+    "a seed that chooses and scores": (
+        "planted: {seeds: {choose: [0], score: [0, 1]}}",
+        ["planted.seeds", "seed 0", "both"],
+    ),
     "learns from nothing known": (
         "models: {moe: {sees: {domains: [poems]}}}",
         ["models.moe.sees.domains", "'poems'", "code, science, stories"],

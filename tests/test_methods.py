@@ -365,11 +365,6 @@ def test_cells_leave_the_base_world_in_one_factor() -> None:
     }
 
 
-def test_a_seed_is_not_both_chosen_and_scored_on() -> None:
-    with pytest.raises(UserError, match="seed 1 "):
-        cells(SETTINGS | {"seeds": {CHOOSE: [0, 1], SCORE: [1, 2]}})
-
-
 def test_a_world_is_made_as_its_cell_says() -> None:
     settings = SETTINGS | {"rows": 100, "validation": 20}
     base = settings["base"]

@@ -56,6 +56,10 @@ def _check(config: Config) -> None:
         _check_recipe(name, recipe, config)
     for name in config["comparisons"]:
         _check_comparison(name, config)
+    seeds_of = config["planted"]["seeds"]
+    for seed in seeds_of["choose"]:
+        if seed in seeds_of["score"]:
+            raise ConfigError(f"planted.seeds: seed {seed} is both to choose and to score on")
 
 
 def _check_corpus(corpus: Config) -> None:

@@ -28,7 +28,6 @@ import torch
 
 from moediff.deletion import deleted_alone
 from moediff.dictionary import EXCLUSIVE, Dictionary
-from moediff.errors import UserError
 from moediff.evaluation import coded
 from moediff.features import classify, relative_norm
 from moediff.fitting import fit
@@ -319,12 +318,8 @@ COLUMNS = {
 def cells(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a factor, level and seed, with its `world`: each leaves the base world in one factor.
 
-    The base world stands under every factor; `base` says so, lest it be counted as often. Raises UserError
-    where a seed is in both parts.
+    The base world stands under every factor; `base` says so, lest it be counted as often.
     """
-    for seed in settings["seeds"][CHOOSE]:
-        if seed in settings["seeds"][SCORE]:
-            raise UserError(f"planted.seeds: seed {seed} is both to choose and to score on")
     return [
         {"factor": factor, "level": str(level), "base": level == settings["base"][factor],
          "part": part, "seed": seed, "world": {**settings["base"], factor: level}}
