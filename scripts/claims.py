@@ -30,7 +30,10 @@ with job(snakemake) as log:
         if pair.recipe == primary["recipe"] and kinds.issuperset(pair.kinds):
             name = f"{row['member']}/{row['seed']}"
             firings[name] = row["firings_per_feature"]
-            counts[name] = early["classes"], about["classes"]
+            counts[name] = tuple(
+                {kind: found_then["classes"][kind] for kind in findings.FREE}
+                for found_then in (early, about)
+            )
 
     def of(recipe):
         """The pairs of a recipe over the two models that the claims are about."""

@@ -26,7 +26,7 @@ from moediff.statistics import (
     relabelled,
 )
 
-A, COMMON, B = "A-only", "common", "B-only"
+A, COMMON, B = FREE = "A-only", "common", "B-only"  # classes that claims count
 BINS = 20  # of relative norm, for its modes
 OPPOSED = -0.9  # a decoder cosine below it is near -1
 # Of pairs of two kinds alone, held against a known value.
