@@ -167,8 +167,8 @@ def reasons_to_withhold(
     `losses` is each model's validation cross-entropy and `trigram` that of the n-gram, in nats a
     token; `firings` the mean validation firings a feature of each dictionary; `counts` its features of the
     classes that claims count, after 75 % of fitting and at the end. A class still moves when it changed by
-    more than `moved` of its size and by more than twice the root of it, which small classes do by chance. What is
-    not known does not count as passed.
+    more than `moved` of its size and by more than twice the root of it, which small classes do by
+    chance. What is not known does not count as passed.
     """
     reasons = []
     if not losses or trigram is None:
