@@ -134,13 +134,14 @@ def test_a_run_leaves_numbers_tables_and_a_page(finished: Path) -> None:
 @pytest.mark.slow
 def test_pages_and_plots_open_offline(finished: Path) -> None:
     pages = [finished / "results/report.html", *(finished / "results/plots").glob("*.html")]
-    assert len(pages) == 5
+    assert len(pages) == 1 + 9
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"""(src|href)=["']https?:""", text), page
     report = (finished / "results/report.html").read_text(encoding="utf-8")
     assert "pipeline check" in report
-    assert report.count("<svg") >= 4
+    assert report.count("<svg") >= 9
+    assert "Features: search, sort, read" in report
 
 
 @pytest.mark.slow
@@ -163,14 +164,18 @@ def test_no_machine_path_stands_in_a_result(finished: Path) -> None:
 def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) -> None:
     assert planned(finished) == {}
     after_fit = {
-        "dictionary", "metrics", "deletion", "claims", "fve", "plot_fve", "plot_features", "report",
-        "all",
+        "dictionary", "metrics", "deletion", "classes", "claims", "fve", "recurrence", "examples",
+        "splice", "affinity", "plot_fve", "plot_features", "plot_classes", "plot_domains",
+        "plot_affinity", "report", "all",
     }  # fmt: skip
     found = planned(finished, {"recipes": {"default": {"k": 7}}})
     assert set(found) - {"total"} == after_fit
     assert found["dictionary"] == 2
     found = planned(finished, {"plots": {"width": 500}})
-    assert set(found) - {"total"} <= {"plot_training", "plot_fve", "plot_features", "report", "all"}
+    drawn = {
+        f"plot_{name}" for name in ("training", "fve", "features", "classes", "domains", "affinity")
+    }
+    assert set(found) - {"total"} <= {*drawn, "report", "all"}
     found = planned(finished, {"corpus": {"domains": {"made": {"seed": 5}}}})
     assert found["documents"] == 1
     assert found["train"] == 2
@@ -237,7 +242,7 @@ def test_dictionaries_that_share_a_job_are_those_fitted_alone(copied: Path) -> N
         return {str(p.relative_to(folder)): p.read_bytes() for p in paths}, found.stderr
 
     alone, _ = made(more)
-    assert len(alone) == 3
+    assert len(alone) == 2 * 3  # at the end, and after three quarters
     shutil.rmtree(copied / "results" / "state")
     shutil.rmtree(folder)
     shared, said = made(more | {"dictionaries_per_job": 3})
