@@ -763,9 +763,10 @@ def test_the_other_configs_dry_run(tmp_path: Path) -> None:
         pl.DataFrame({"text": ["a"], "source": ["b"]}).write_parquet(
             tmp_path / f"text/{name}.parquet"
         )
-    local = str(ROOT / "config/local-text.yaml")
-    found = snakemake(tmp_path, "-n", "results/local-text/fve.json", "--configfile", local)
-    assert found.returncode == 0, found.stderr
+    for name in ("local-text", "study"):
+        target, config = f"results/{name}/report.html", str(ROOT / f"config/{name}.yaml")
+        found = snakemake(tmp_path, "-n", target, "--configfile", config)
+        assert found.returncode == 0, found.stderr
 
 
 def test_lint_and_format() -> None:
