@@ -32,7 +32,10 @@ with job(snakemake, torch_threads=True) as log:
         dictionary, rows, groups.group_of, len(groups.sets), batch, device
     )
     found = panel.panel_rows(groups, together, names)
-    judged = panel.judge(found, params.kinds)
+    own = [groups.group_of == number for number in panel.own_groups(groups, first, len(names))]
+    documents, lost, held = deletion.deleted_by_document(dictionary, rows, own, batch, device)
+    intervals = panel.document_intervals(lost, held, documents, params.kinds)
+    judged = panel.judge(found, params.kinds, intervals)
     domains = panel.own_domains(used, alone.clip(0).sum(1), features["top_domain"].to_list(), first)
     made_by = artifact.made_by("panel", floor=params.floor, origins=rows.origins)
     table = pl.DataFrame(

@@ -36,8 +36,9 @@ with job(snakemake, torch_threads=True) as log:
         deleted=deleted,
         within=within,
     )
-    found = panel_loss.loss_rows(losses, groups, names)
-    judged = panel_loss.judge_loss(found, params.kinds)
+    found = panel_loss.loss_rows(losses.table, groups, names)
+    intervals = panel_loss.loss_intervals(losses, groups, params.kinds)
+    judged = panel_loss.judge_loss(found, params.kinds, intervals)
     made_by = artifact.made_by("panel_loss", origins=facts["origins"], sequences=params.sequences)
     artifact.write_json(
         snakemake.output[0],
@@ -48,7 +49,7 @@ with job(snakemake, torch_threads=True) as log:
             "recipe": wildcards.recipe,
             "seed": int(wildcards.seed),
             "kinds": dict(params.kinds),
-            "losses": panel_loss.source_losses(losses, names),
+            "losses": panel_loss.source_losses(losses.table, names),
             "groups": found,
             "judged": judged,
         },

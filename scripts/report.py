@@ -83,8 +83,9 @@ with job(snakemake):
     ]  # fmt: skip
     panels = artifact.read_json(snakemake.input.panels)["panels"]
     judged = [
-        {"dictionary": dictionary_of(found), **row} for found in panels for row in found["judged"]
-    ]
+        {"dictionary": dictionary_of(found), **row, "interval": row.get("interval")}
+        for found in panels for row in found["judged"]
+    ]  # fmt: skip
     domains = [
         {"dictionary": dictionary_of(found), "kind": kind, "domain": domain, "features": count,
          "share of what they explain": own["explained"][domain]}
@@ -94,7 +95,8 @@ with job(snakemake):
     study = artifact.read_json(snakemake.input.claims)
     claims = [
         {"claim": row["statement"], "verdict": row["verdict"], "primary": "yes" if row["primary"] else "",
-         **{key: row[key] for key in ("estimate", "reference", "minimum_effect", "p_holm")},
+         **{key: row[key] for key in (
+             "estimate", "interval", "reference", "minimum_effect", "p_holm")},
          "reason": "; ".join(
              part for part in row["reason"].split("; ") if part not in study["withheld"])}
         for row in study["claims"]

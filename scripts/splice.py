@@ -40,7 +40,7 @@ with job(snakemake, torch_threads=True) as log:
         params.batch,
         params.frozen,
         deleted,
-    )
+    ).table
     about = {
         "comparison": wildcards.comparison,
         "member": wildcards.member,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import RECIPE
-from moediff.deletion import deleted_alone, deleted_together
+from moediff.deletion import deleted_alone, deleted_by_document, deleted_together
 from moediff.dictionary import Dictionary, Shape
 from moediff.evaluation import VarianceExplained
 
@@ -76,6 +76,20 @@ def test_together_is_what_variance_explained_loses(rows, data, dictionary) -> No
         wanted = plain_loss(dictionary, rows, group_of == group)
         np.testing.assert_allclose(found[group], wanted, atol=1e-9)
     assert (found[4] == 0).all()
+
+
+def test_documents_make_up_what_goes_together(rows, data, dictionary) -> None:
+    gone = np.arange(48) % 3 == 0
+    documents, lost, held = deleted_by_document(dictionary, data, [gone, ~gone], 77, CPU)
+    assert lost.shape == (2, len(documents), 2)
+    np.testing.assert_allclose(held.sum(0), 1)
+    groups = deleted_together(dictionary, data, gone.astype(int), 2, 256, CPU)
+    np.testing.assert_allclose(lost.sum(1), groups[::-1], atol=1e-12)
+    own = np.arange(3000) // 50 == 30
+    for source, part in enumerate(rows):
+        centred = part - part.mean(0)
+        share = (centred[own] ** 2).sum() / (centred**2).sum()
+        assert held[documents == 30, source].sum() == pytest.approx(share, rel=1e-5)
 
 
 def test_no_batch_changes_what_goes(data, dictionary) -> None:

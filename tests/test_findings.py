@@ -21,7 +21,7 @@ from moediff.findings import (
     sensitivity,
     side_modes,
 )
-from moediff.panel import judge
+from moediff.panel import EITHER, judge
 
 
 def table(**classes: list[float]) -> pl.DataFrame:
@@ -173,6 +173,16 @@ def test_one_pair_has_an_estimate_and_no_interval() -> None:
     assert "density_order_margin" not in empty
 
 
+def test_intervals_of_panels_are_averaged_as_their_shares_are() -> None:
+    moes, panels = {"moe.0", "moe.1"}, [made_panel(0.2), made_panel(0.4)]
+    for panel, interval in zip(panels, ([0.1, 0.3], [0.2, 0.6]), strict=True):
+        intervals = {"moe": interval, "dense": None, EITHER: interval}
+        panel["judged"] = judge(panel["groups"], panel["kinds"], intervals)
+    found = panel_findings(panels, moes, "variance")
+    assert found["panel_moe_only_variance"]["interval"] == pytest.approx([0.15, 0.45])
+    assert "interval" not in found["panel_dense_only_variance"]
+
+
 def made_panel(own: float) -> dict:
     """Two MoEs and two dense models; what the MoEs alone have is `own`, all else 0.01."""
     names = ["moe.0", "moe.1", "dense.0", "dense.1"]
@@ -191,6 +201,7 @@ def test_a_panel_is_judged_by_its_other_labels() -> None:
     assert found["panel_moe_only_variance"]["p"]["above"] == pytest.approx(1 / 6)
     assert found["panel_dense_only_variance"]["estimate"] == pytest.approx(0.01)
     assert found["panel_either_variance"]["null"]["labellings"] == 2
+    assert "interval" not in found["panel_moe_only_variance"]
     assert panel_findings([made_panel(0.2)], set(), "variance") == {}
     assert panel_findings([made_panel(0.2) | {"judged": []}], moes, "loss") == {}
     assert panel_findings([made_panel(0.2)], {"moe.0"}, "variance") == {}
@@ -206,7 +217,7 @@ def test_recipes_are_compared_on_the_same_pairs() -> None:
     assert found["fve_gain_shared_penalty"]["estimate"] == pytest.approx(0.115)
     low, high = found["fve_gain_shared_penalty"]["interval"]
     assert low < 0.115 < high
-    assert found["tied_cosine_lowest"] == {"estimate": 0.0}
+    assert found["tied_cosine_lowest"] == {"estimate": 0.0, "interval": [0.0, 0.0]}
     assert "fve_gain_shared_penalty" not in penalty_findings(strong, [], {"moe.0", "moe.1"})
     assert penalty_findings([], weak, {"moe.0", "moe.1"}) == {}
     null = [replace(one, models=("dense.0", "dense.1")) for one in strong[:1]]

@@ -15,9 +15,11 @@ from moediff.panel import (
     EITHER,
     REST,
     by_users,
+    document_intervals,
     group,
     judge,
     own_domains,
+    own_groups,
     panel_rows,
     splits,
     users,
@@ -97,6 +99,36 @@ def test_the_true_labels_are_judged_against_every_other() -> None:
 
 def test_nothing_of_its_own_is_no_evidence() -> None:
     assert all(row["p"] == 1 for row in judge(made_rows({}), KINDS))
+
+
+def test_documents_say_how_sure_a_share_is() -> None:
+    random = np.random.default_rng(0)
+    held = np.full((40, 8), 1 / 40)
+    lost = np.zeros((2, 40, 8))
+    lost[0, :, :4] = 0.1 / 40  # a tenth of every document, in every MoE
+    lost[0, :, 4:] = 9  # what it costs the others does not count
+    lost[1, :, 4:] = random.choice([0.0, 0.4], 40)[:, None] / 40
+    found = document_intervals(lost, held, np.arange(40), KINDS)
+    assert found["moe"] == pytest.approx([0.1, 0.1])
+    share = lost[1, :, 4].sum()
+    low, high = found["dense"]
+    assert share - 0.1 < low < share - 0.03 < share + 0.03 < high < share + 0.1
+    assert found[EITHER] == pytest.approx([(low + 0.1) / 2, (high + 0.1) / 2])
+    twice = document_intervals(
+        np.concatenate([lost, lost], 1) / 2, np.concatenate([held] * 2) / 2,
+        np.tile(np.arange(40), 2), KINDS,
+    )  # fmt: skip
+    assert twice["dense"] == pytest.approx(found["dense"])  # parts of a document are one
+    assert document_intervals(lost[:, :9], held[:9], np.arange(9), KINDS)["moe"] is None
+    judged = judge(made_rows({}), KINDS, found)
+    named = {(row["kind"], row["statistic"]): row.get("interval") for row in judged}
+    assert named["dense", "share"] == found["dense"]
+    assert named["dense", "features"] is None
+
+
+def test_own_groups_are_those_of_the_true_kinds() -> None:
+    groups = group(np.zeros((1, 5), bool), 3)
+    assert [groups.sets[number] for number in own_groups(groups, 3, 5)] == [(0, 1, 2), (3, 4)]
 
 
 def test_kinds_of_unequal_size_have_no_halves_to_exchange() -> None:

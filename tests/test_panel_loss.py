@@ -18,8 +18,8 @@ from moediff import artifact, models
 from moediff.dictionary import Dictionary
 from moediff.hooks import Capture, Point, blocks
 from moediff.panel import EITHER, REST, Groups, group, judge, panel_rows
-from moediff.panel_loss import deletions, judge_loss, loss_rows, source_losses
-from moediff.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Side, splice
+from moediff.panel_loss import deletions, judge_loss, loss_intervals, loss_rows, source_losses
+from moediff.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, Side, splice, without
 from moediff.tokens import TokenShard, read_token_shard, segment_starts
 from test_splicing import identity, made, of, plain_reconstruction, text
 
@@ -68,11 +68,15 @@ def groups_of(members: dict[tuple[int, ...], np.ndarray], features: int) -> Grou
     return group(used, 2)
 
 
-def measured(sides, shard, dictionary: Dictionary, groups: Groups) -> pl.DataFrame:
+def spliced(sides, shard, dictionary: Dictionary, groups: Groups) -> Losses:
     deleted, within = deletions(groups)
     return splice(
         sides, [text(shard, 4)], dictionary, False, 6, 4, False, deleted, within
     )  # fmt: skip
+
+
+def measured(sides, shard, dictionary: Dictionary, groups: Groups) -> pl.DataFrame:
+    return spliced(sides, shard, dictionary, groups).table
 
 
 def row_of(rows: list[dict], sources: tuple[int, ...]) -> dict:
@@ -137,6 +141,51 @@ def test_shares_are_of_the_loss_that_is_recovered() -> None:
     assert judged[EITHER]["p"] == judged[EITHER]["smallest_p"] == pytest.approx(1 / 3)
     shares = [row for row in judge(rows, KINDS) if row["statistic"] == "share"]
     assert [row | {"statistic": "share"} for row in judged.values()] == shares
+
+
+def test_documents_make_up_what_goes_with_a_group() -> None:
+    groups = groups_of({(0, 1): np.array([True, True, False]),
+                        (3,): np.array([False, False, True])}, 3)  # fmt: skip
+    names = {within: without(name) for name, within in deletions(groups)[1].items()}
+    values = {(name, kind): loss for name in NAMES
+              for kind, loss in ((CLEAN, 2.0), (SPLICED, 2.5), (MEAN, 4.5))}  # fmt: skip
+    values |= {("m0", names[0, 1]): 3.0, ("m1", names[0, 1]): 2.4, ("d1", names[(3,)]): 4.5}
+    extra = np.random.default_rng(0).normal(0, 0.1, 20)
+    extra -= extra.mean()  # sums are those of the table
+    whole = table(values).with_columns(tokens=pl.lit(60))
+    documents = [
+        {"source": source, "routing": routing, "kind": kind, "document": 7 * number, "tokens": 3,
+         "added": 3 * (loss - 2.0 + (extra[number] if kind == names[0, 1] else 0.0))}
+        for (source, kind), loss in values.items() if kind not in (CLEAN, MEAN)
+        for routing in (LIVE, "frozen")
+        for number in reversed(range(20))
+    ]  # fmt: skip
+    found = loss_intervals(Losses(whole, pl.DataFrame(documents)), groups, KINDS)
+    low, high = found["moe"]
+    assert (
+        0.05 < low < 0.09 < 0.1 < 0.11 < high < 0.15
+    )  # 0.1 of 2 nats, known to 0.1 / sqrt(20) / 2
+    assert found["dense"] == [0.0, 0.0]  # no feature is all dense models' own
+    assert found[EITHER] == pytest.approx([low / 2, high / 2])
+    nothing = whole.with_columns(
+        cross_entropy=pl.when(kind=SPLICED).then(5.0).otherwise("cross_entropy")
+    )
+    assert loss_intervals(Losses(nothing, pl.DataFrame(documents)), groups, KINDS) == {}
+
+
+def test_documents_add_up_to_the_losses(shard, sides) -> None:
+    owner = np.tile(np.repeat(np.arange(4), 32), 2)
+    groups = groups_of({(0, 1): owner == 0, (2, 3): owner == 1}, 256)
+    found = spliced(sides, shard, mixing(), groups)
+    sums = found.documents.group_by("source", "routing", "kind").agg(pl.sum("tokens", "added"))
+    for row in sums.iter_rows(named=True):
+        (whole,) = found.table.filter(
+            pl.col("domain") == ALL, *(pl.col(key) == row[key] for key in ("source", "routing", "kind"))
+        ).iter_rows(named=True)  # fmt: skip
+        assert row["tokens"] == whole["tokens"]
+        assert row["added"] / row["tokens"] == pytest.approx(whole["added"])
+    assert sums["kind"].n_unique() == 3
+    assert not found.documents.select("source", "routing", "kind", "document").is_duplicated().any()
 
 
 @pytest.mark.parametrize("spliced", [4.5, 4.6])
@@ -288,9 +337,10 @@ def test_the_job(monkeypatch, tokens: Path, shard, sides, tmp_path: Path) -> Non
     wanted = splice(
         sides, [text(shard, 4)], mixing(), False, 4, 3, False, deleted, within
     )  # fmt: skip
-    assert found["losses"] == source_losses(wanted, NAMES)
-    assert found["groups"] == loss_rows(wanted, groups, NAMES)
-    assert found["judged"] == judge_loss(found["groups"], KINDS)
+    assert found["losses"] == source_losses(wanted.table, NAMES)
+    assert found["groups"] == loss_rows(wanted.table, groups, NAMES)
+    intervals = loss_intervals(wanted, groups, KINDS)
+    assert found["judged"] == judge_loss(found["groups"], KINDS, intervals)
     assert len(found["judged"]) == 3
     assert sum(row["features"] for row in found["groups"]) == 256
     assert run(made(WIDTHS, 256))["judged"] == []  # nothing fires, and so nothing is recovered

@@ -269,7 +269,7 @@ def text(shard: TokenShard, sides: int, across: bool = False) -> list:
 
 
 def spliced(sides, texts, dictionary, across=False, sequences=10, batch=4, **more) -> pl.DataFrame:
-    return splice(sides, texts, dictionary, across, sequences, batch, **more)
+    return splice(sides, texts, dictionary, across, sequences, batch, **more).table
 
 
 def of(table: pl.DataFrame, column: str = "cross_entropy", **wanted: str) -> float:

@@ -28,7 +28,7 @@ METRICS = {
     "or (0.9, 1]) above the lowest bin between it and 0.5, over the highest bin of all; 20 bins",
     "common_cosine_median": "median decoder cosine of common features",
     "common_cosine_negative_share": "share of common features whose decoder cosine is below -0.9",
-    "tied_cosine_lowest": "lowest decoder cosine of features tied by direction",
+    "tied_cosine_lowest": "lowest decoder cosine of a dictionary's features tied by direction",
     # contrasts of kinds, of every ordered pair of models
     "log2_moe_only_over_dense_only": "log2 of A-only over B-only features, each count plus one half",
     "density_order_margin": "the smaller of the two steps below",

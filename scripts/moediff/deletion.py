@@ -8,7 +8,7 @@ It is below 0 where a reconstruction is better without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -37,12 +37,19 @@ class _Pass:
             [data.count * variance / scale[s] ** 2 for s, (_, variance) in enumerate(moments)]
         )
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Entries, Tensor]]:
-        """Residual [row, D], entries and values [n] of each batch."""
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Entries, Tensor]]:
+        """Rows and their residual [row, D], entries and values [n] of each batch."""
         for rows, entries, values in coded(
             self.dictionary, self.data, self.batch, self.device, self.name
         ):
-            yield rows - self.dictionary.decode(values, entries, len(rows)), entries, values
+            residual = rows - self.dictionary.decode(values, entries, len(rows))
+            yield rows, residual, entries, values
+
+    def shares(self, squares: Tensor, place: Tensor, count: int) -> np.ndarray:
+        """Sums [count, S] of squares [row, D] by the places of their rows, as shares of each SST."""
+        by_source = torch.stack([squares[:, own].sum(1) for own in self.sources], dim=1)
+        found = by_source.new_zeros(count, len(self.sources))
+        return found.index_add_(0, place, by_source).cpu().numpy() / self.total
 
 
 @torch.no_grad()
@@ -53,7 +60,7 @@ def deleted_alone(
     run = _Pass(dictionary, data, batch, device, "deletion")
     norms = torch.stack([part.square().sum(1) for part in run.decoders], dim=1)  # [F, S]
     lost = torch.zeros_like(norms)
-    for residual, entries, values in run:
+    for _, residual, entries, values in run:
         for s, columns in enumerate(run.sources):
             part = residual[:, columns].contiguous()
             along = backend(part).row_dots(part, run.decoders[s], entries)
@@ -79,7 +86,7 @@ def deleted_together(
     decoder = torch.cat(run.decoders, dim=1)  # [F, D]
     mine = torch.from_numpy(np.asarray(group_of, np.int64)).to(device)
     lost = torch.zeros(groups, len(run.sources), dtype=torch.float64, device=device)
-    for residual, (rows, features), values in run:
+    for _, residual, (rows, features), values in run:
         group = mine[features]
         for number in group.unique().tolist():
             if number < 0:
@@ -92,3 +99,38 @@ def deleted_together(
             more = gone * (2 * residual[touched] + gone)
             lost[number] += torch.stack([more[:, columns].sum() for columns in run.sources])
     return lost.cpu().numpy() / run.total
+
+
+@torch.no_grad()
+def deleted_by_document(
+    dictionary: Dictionary,
+    data: AlignedRows,
+    deleted: Sequence[np.ndarray],
+    batch: int,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What documents have in the shares of `deleted_together`, for each mask [F] of bool by itself.
+
+    Returns documents' numbers [n], what goes in them [mask, n, S] and what they hold of the variance
+    [n, S], the last two as shares of each source's SST. A document that two batches cut stands twice.
+    """
+    run = _Pass(dictionary, data, batch, device, "deletion by document")
+    decoder = torch.cat(run.decoders, dim=1)  # [F, D]
+    masks = [torch.from_numpy(mask).to(device) for mask in deleted]
+    mean = run.dictionary.standardise(
+        [torch.from_numpy(part)[None].to(device) for part, _ in data.moments()]
+    )  # [1, D]
+    documents, lost, held = [], [], []
+    column = data.column_in_order("document", batch)
+    for (rows, residual, (row, features), values), ids in zip(run, column, strict=True):
+        names, document = ids.to(device).unique(return_inverse=True)
+        documents.append(names.cpu().numpy())
+        held.append(run.shares((rows - mean).square(), document, len(names)))
+        parts = []
+        for mask in masks:
+            inside = mask[features]
+            entries = row[inside], features[inside]
+            gone = sparse_decode(values[inside], decoder, entries, len(rows))  # [row, D]
+            parts.append(run.shares(gone * (2 * residual + gone), document, len(names)))
+        lost.append(np.stack(parts))
+    return np.concatenate(documents), np.concatenate(lost, axis=1), np.concatenate(held)

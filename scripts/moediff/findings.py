@@ -193,23 +193,25 @@ def penalty_findings(
 
     `strong` and `weak` are the pairs of the two recipes. Nothing where one of them is missing.
     """
-    found: dict[str, dict[str, Any]] = {}
-    cosines = [pair.features.filter(pl.col("class") == "tied")["decoder_cosine"] for pair in strong]
-    if lowest := [cosine.min() for cosine in cosines if cosine.drop_nulls().len()]:
-        found["tied_cosine_lowest"] = {"estimate": float(min(lowest))}
+    lowest = {}
+    for pair in strong:
+        cosine = pair.features.filter(pl.col("class") == "tied")["decoder_cosine"].min()
+        if cosine is not None:
+            lowest[pair.models] = float(cosine)
     before = {pair.models: pair.fve for pair in weak}
-    gains = {
-        pair.models: pair.fve - before[pair.models] for pair in strong if pair.models in before
-    }
-    models = sorted({name for pair in gains for name in pair}, key=lambda n: (n not in moes, n))
-    labels = np.array([name in moes for name in models])
-    mixed = {
-        tuple(models.index(name) for name in pair): gain
-        for pair, gain in gains.items()
-        if (pair[0] in moes) > (pair[1] in moes)
-    }
-    if mixed:
-        found["fve_gain_shared_penalty"] = _level(mixed, labels)
+    gains = {p.models: p.fve - before[p.models] for p in strong if p.models in before}
+    found = {}
+    for metric, values in (("tied_cosine_lowest", lowest), ("fve_gain_shared_penalty", gains)):
+        models = sorted(
+            {name for pair in values for name in pair}, key=lambda n: (n not in moes, n)
+        )
+        mixed = {
+            tuple(models.index(name) for name in pair): value
+            for pair, value in values.items()
+            if (pair[0] in moes) > (pair[1] in moes)
+        }
+        if mixed:
+            found[metric] = _level(mixed, np.array([name in moes for name in models]))
     return found
 
 
@@ -240,7 +242,7 @@ def panel_findings(
 
     `panels` as panel.json holds them, or panel_loss.json; `statistic` says which: variance or loss. Those
     of one kind alone say nothing. Of several dictionaries over the same models, labelling by
-    labelling, the mean.
+    labelling, the mean; of their intervals too, which resample the same documents.
     """
     named = [(_kinds(found["kinds"], moes), found) for found in panels]
     # Where a reconstruction recovers nothing of a loss, no share of it is known.
@@ -259,7 +261,20 @@ def panel_findings(
             for _, panel in mixed if panel["kinds"] == first["kinds"]
         ]  # fmt: skip
         found[metric] = relabelled(np.mean(values, axis=0), LABELLINGS)
+        intervals = [
+            _interval_of(panel, side) for _, panel in mixed if panel["kinds"] == first["kinds"]
+        ]
+        if all(intervals):
+            found[metric]["interval"] = np.mean(intervals, axis=0).tolist()
     return found
+
+
+def _interval_of(panel: Mapping[str, Any], side: str) -> list[float] | None:
+    """The interval of what is one side's own, where the panel has one."""
+    return next(
+        (row["interval"] for row in panel["judged"] if row["kind"] == side and row.get("interval")),
+        None,
+    )
 
 
 def _kinds(kinds: Mapping[str, Sequence[str]], moes: set[str]) -> tuple[str, str] | None:

@@ -94,7 +94,7 @@ def verdicts(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """An HTML table; numbers to four digits."""
+    """An HTML table; numbers to four digits, a list of two as an interval."""
     if not rows:
         return "<p>none</p>"
     head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in rows[0])
@@ -135,6 +135,8 @@ def _cell(value: Any) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list):  # an interval
+        return " to ".join(map(_shown, value))
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from moediff.statistics import exact_p, labellings
+from moediff.statistics import document_interval, exact_p, labellings
 
 EITHER = "either kind"  # both sides of a split together
 REST = -1  # group of features whose users are no group that is asked about
@@ -126,20 +126,46 @@ def null_rows(
 
 
 def judge(
-    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Sequence[str]]
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, Sequence[str]],
+    intervals: Mapping[str, list[float] | None] | None = None,
 ) -> list[dict[str, Any]]:
     """What each kind has of its own, and both together, against every other labelling.
 
     Arguments as of `splits`. Of each statistic: its value under the true labels, the largest and the
-    mean under others, and the exact p.
+    mean under others, and the exact p; of the share its interval, where `intervals` have one by kind.
     """
     found = null_rows(rows, kinds)
     return [
         {"kind": kind, "statistic": statistic}
         | _against([row[statistic] for row in found if row["side"] == kind])
+        | ({"interval": intervals[kind]} if intervals and statistic == "share" else {})
         for kind in (*kinds, EITHER)
         for statistic in ("share", "features")
     ]
+
+
+def own_groups(groups: Groups, first: int, count: int) -> list[int]:
+    """The group of each kind's own features; the first kind has `first` of `count` sources."""
+    return [groups.sets.index(side) for side in _sides(range(first), count)]
+
+
+def document_intervals(
+    lost: np.ndarray, held: np.ndarray, documents: np.ndarray, kinds: Mapping[str, Sequence[str]]
+) -> dict[str, list[float] | None]:
+    """Interval of the share that goes with each kind's own features, and of the mean of both.
+
+    Validation documents are resampled; the dictionary, and whose its features are, stay as they are.
+    `lost` [kind, n, S] is what goes with them in `documents` [n], `held` [n, S] what there is, both as
+    shares of a source's sum over all documents. None where documents are too few.
+    """
+    first = len(next(iter(kinds.values())))
+    sides = [range(first), range(first, held.shape[1])]
+    gone = np.stack([part[:, side].mean(1) for part, side in zip(lost, sides, strict=True)])
+    there = np.stack([held[:, side].mean(1) for side in sides])  # [kind, n]
+    names = dict(zip(kinds, zip(gone, there, strict=True), strict=True))
+    names[EITHER] = gone.mean(0), there.mean(0)
+    return {name: document_interval(*pair, documents) for name, pair in names.items()}
 
 
 def _against(values: Sequence[float]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moediff.panel import Groups, judge, panel_rows
-from moediff.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, without
+from moediff.panel import Groups, document_intervals, judge, own_groups, panel_rows
+from moediff.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, without
 
 LOSS = "loss"  # the statistic, beside `share` (of variance) and `features`
 
@@ -87,8 +87,40 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def loss_intervals(
+    losses: Losses, groups: Groups, kinds: Mapping[str, Sequence[str]]
+) -> dict[str, list[float] | None]:
+    """Intervals of `panel.document_intervals` for shares of the loss.
+
+    What is recovered of each source's loss is taken as it is: in single documents it has any sign.
+    Where nothing is recovered there is no share, and no interval either.
+    """
+    names = [name for side in kinds.values() for name in side]
+    whole = source_losses(losses.table, names)
+    rows = losses.documents.filter(pl.col("routing") == LIVE).sort("document")
+    documents = rows["document"].unique(maintain_order=True).to_numpy()
+    lost = np.zeros((2, len(documents), len(names)))
+    held = np.zeros((len(documents), len(names)))
+    owns = own_groups(groups, len(next(iter(kinds.values()))), len(names))
+    for s, name in enumerate(names):
+        recovered = (whole[s][MEAN] - whole[s][SPLICED]) * whole[s]["tokens"]
+        if recovered <= 0:
+            return {}
+        mine = rows.filter(pl.col("source") == name)
+        spliced = mine.filter(pl.col("kind") == SPLICED)
+        place = np.searchsorted(documents, spliced["document"])
+        held[place, s] = spliced["tokens"] / whole[s]["tokens"]
+        for kind, number in enumerate(owns):
+            if s in groups.sets[number] and groups.count(number):
+                found = mine.filter(pl.col("kind") == without(_name(number)))
+                lost[kind, place, s] = (found["added"] - spliced["added"]) / recovered
+    return document_intervals(lost, held, documents, kinds)
+
+
 def judge_loss(
-    rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Sequence[str]]
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, Sequence[str]],
+    intervals: Mapping[str, list[float] | None] | None = None,
 ) -> list[dict[str, Any]]:
     """The statistic LOSS of each kind and of both, against every other labelling, as `panel.judge`.
 
@@ -96,4 +128,5 @@ def judge_loss(
     """
     if any(row["share"] is None for row in rows):
         return []
-    return [row | {"statistic": LOSS} for row in judge(rows, kinds) if row["statistic"] == "share"]
+    judged = judge(rows, kinds, intervals)
+    return [row | {"statistic": LOSS} for row in judged if row["statistic"] == "share"]

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -39,7 +39,7 @@ from moediff.hooks import Capture, Point, adder, blocks, first_output, stream_of
 from moediff.models import open_manifest, packed_inputs
 from moediff.progress import Progress
 from moediff.proofs import prove
-from moediff.statistics import LEAST_DOCUMENTS, document_bootstrap
+from moediff.statistics import document_interval
 from moediff.tokens import TokenShard, read_token_shard, segment_starts
 
 LIVE, FROZEN = "live", "frozen"
@@ -58,7 +58,22 @@ COLUMNS = {
     "added_high": pl.Float64,
     "tokens": pl.Int64,
 }
+DOCUMENTS = {
+    "source": pl.String,
+    "routing": pl.String,
+    "kind": pl.String,
+    "document": pl.Int64,
+    "tokens": pl.Int64,
+    "added": pl.Float64,  # summed over its tokens
+}
 _PROOF_SEQUENCES = 2
+
+
+class Losses(NamedTuple):
+    """What splicing finds: nats a token, and what is added to the loss of each document."""
+
+    table: pl.DataFrame  # COLUMNS
+    documents: pl.DataFrame  # DOCUMENTS, of the whole reconstruction and of every deletion
 
 
 # --- replacing ----------------------------------------------------------------------------------
@@ -268,9 +283,9 @@ class _Sums:
         self.domains = domains
         self.loss: dict[tuple[str, str], np.ndarray] = {}
         self.count = np.zeros(len(domains))
-        # Of each routing, batch by batch and document by document: id, domain, tokens, and the loss
-        # that the reconstruction adds.
-        self.added: dict[str, list[np.ndarray]] = {}
+        # Of each routing and kind, batch by batch and document by document: id, domain, tokens, and
+        # the loss that is added.
+        self.added: dict[tuple[str, str], list[np.ndarray]] = {}
 
     def add(self, routing: str, kind: str, domain: np.ndarray, values: np.ndarray) -> None:
         """Add losses [target], of the domains [target]."""
@@ -278,23 +293,37 @@ class _Sums:
         self.loss[routing, kind] = self.loss.get((routing, kind), 0.0) + more
 
     def add_documents(
-        self, routing: str, document: np.ndarray, domain: np.ndarray, more: np.ndarray
+        self, routing: str, kind: str, document: np.ndarray, domain: np.ndarray, more: np.ndarray
     ) -> None:
-        """Keep what the reconstruction adds to the loss [target], by document [target]."""
+        """Keep what a kind adds to the loss [target], by document [target]."""
         names, first, place = np.unique(document, return_index=True, return_inverse=True)
         tokens = np.bincount(place, minlength=len(names))
         found = [names, domain[first], tokens, np.bincount(place, more, len(names))]
-        self.added.setdefault(routing, []).append(np.array(found, object))
+        self.added.setdefault((routing, kind), []).append(np.array(found, object))
 
     def _interval(self, routing: str, part: slice) -> list[float] | None:
-        """Interval of the loss added a token, documents resampled; None where they are too few."""
-        document, domain, tokens, more = np.concatenate(self.added[routing], axis=1)
+        """Interval of the loss that the reconstruction adds a token, documents resampled."""
+        document, domain, tokens, more = np.concatenate(self.added[routing, SPLICED], axis=1)
         inside = np.isin(domain.astype(int), np.arange(len(self.domains))[part])
-        ids = document[inside].astype(np.int64)
-        if len(np.unique(ids)) < LEAST_DOCUMENTS:
-            return None
         values, counts = more[inside].astype(float), tokens[inside].astype(float)
-        return document_bootstrap(values, counts, ids)["interval"]
+        return document_interval(values, counts, document[inside].astype(np.int64))
+
+    def documents(self, source: str) -> pl.DataFrame:
+        """One row a routing, kind and document; one that two batches cut has its parts in one row."""
+        parts = [
+            pl.DataFrame(
+                {
+                    "source": source, "routing": routing, "kind": kind,
+                    "document": document.astype(np.int64), "tokens": tokens.astype(np.int64),
+                    "added": more.astype(float),
+                },
+                schema=DOCUMENTS,
+            )
+            for (routing, kind), batches in self.added.items()
+            for document, _, tokens, more in batches
+        ]  # fmt: skip
+        keys = ["source", "routing", "kind", "document"]
+        return pl.concat(parts).group_by(keys, maintain_order=True).sum()
 
     def rows(self, source: str) -> list[dict[str, Any]]:
         """One row a domain, routing and kind."""
@@ -342,8 +371,8 @@ def splice(
     frozen: bool = True,
     deleted: Mapping[str, np.ndarray] | None = None,
     within: Mapping[str, Collection[int]] | None = None,
-) -> pl.DataFrame:
-    """Losses with the activations of each side replaced in turn, columns COLUMNS: nats a token.
+) -> Losses:
+    """Losses with the activations of each side replaced in turn.
 
     `added` is the loss above the clean one; of the whole reconstruction with its interval, documents
     resampled, where there are enough of them.
@@ -379,7 +408,8 @@ def splice(
     if not totals or not all(sums.count.any() for sums in totals):
         raise UserError("splicing: no token is predicted; use more sequences")
     rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
-    return pl.DataFrame(rows, schema=COLUMNS)
+    documents = [sums.documents(side.name) for side, sums in zip(sides, totals, strict=True)]
+    return Losses(pl.DataFrame(rows, schema=COLUMNS), pl.concat(documents))
 
 
 def _features(dictionary: Dictionary, deleted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
@@ -459,6 +489,7 @@ def _add_batch(
         cleans.append(clean)
         for name in routings[s]:
             sums.add(name, CLEAN, part.domain(s, chosen), clean)
+    deletions = {without(name) for name in gone}
     for kind, values in _replacements(dictionary, rows, gone):
         for s in wanted.get(kind, every):
             side = part.sides[s]
@@ -466,9 +497,9 @@ def _add_batch(
                 with replacing(side.model, side.point, values[s], masks[s], routing):
                     found = losses(side.model, given[s], part.targets[s][chosen])
                 totals[s].add(name, kind, part.domain(s, chosen), found)
-                if kind == SPLICED:
+                if kind == SPLICED or kind in deletions:
                     document, domain = part.document(s, chosen), part.domain(s, chosen)
-                    totals[s].add_documents(name, document, domain, found - cleans[s])
+                    totals[s].add_documents(name, kind, document, domain, found - cleans[s])
 
 
 def _without_massive(

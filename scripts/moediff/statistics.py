@@ -257,6 +257,15 @@ def document_bootstrap(
     }
 
 
+def document_interval(
+    numerators: ArrayLike, denominators: ArrayLike, documents: ArrayLike
+) -> list[float] | None:
+    """The interval of `document_bootstrap`; None where documents are too few to resample."""
+    if len(np.unique(np.asarray(documents))) < LEAST_DOCUMENTS:
+        return None
+    return document_bootstrap(numerators, denominators, documents)["interval"]
+
+
 def t_quantile(level: float, freedom: float) -> float:
     """The t that a Student's variable of `freedom` degrees (1 or more) is within at probability `level`.
 
