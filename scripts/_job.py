@@ -42,3 +42,13 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
         log.error("error in %s: %s: %s", snakemake.rule, type(error).__name__, error)
         log.error(traceback.format_exc())
         sys.exit(1)
+
+
+def fit_of(wildcards: Any) -> dict[str, Any]:
+    """Which dictionary a job is about, as its results say it."""
+    return {
+        "comparison": wildcards.comparison,
+        "member": wildcards.member,
+        "recipe": wildcards.recipe,
+        "seed": int(wildcards.seed),
+    }

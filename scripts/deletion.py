@@ -1,6 +1,6 @@
 """The share of each source's variance that goes when a class of features is deleted."""
 
-from _job import job
+from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, deletion, evaluation, features, models
@@ -25,10 +25,7 @@ with job(snakemake, torch_threads=True) as log:
         models.pick_device(snakemake.config["device"]),
     )
     about = {
-        "comparison": wildcards.comparison,
-        "member": wildcards.member,
-        "recipe": wildcards.recipe,
-        "seed": int(wildcards.seed),
+        **fit_of(wildcards),
         **{key: facts["recipe"][key] for key in ("k", "features", "tied")},
     }
     found = [

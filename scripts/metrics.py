@@ -1,6 +1,6 @@
 """Measure one dictionary on the validation rows, beside its baselines."""
 
-from _job import job
+from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, evaluation, features, models, scaling
@@ -35,10 +35,7 @@ with job(snakemake, torch_threads=True) as log:
         table = features.with_scaling(table, nu)
     classes = features.class_counts(table)
     about = {
-        "comparison": wildcards.comparison,
-        "member": wildcards.member,
-        "recipe": wildcards.recipe,
-        "seed": int(wildcards.seed),
+        **fit_of(wildcards),
         "k": recipe["k"],
         "features": len(table),
     }

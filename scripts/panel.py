@@ -1,6 +1,6 @@
 """What all models of one kind use and none of the other, against every other labelling."""
 
-from _job import job
+from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
     import polars as pl
@@ -48,10 +48,7 @@ with job(snakemake, torch_threads=True) as log:
         snakemake.output.panel,
         made_by
         | {
-            "comparison": wildcards.comparison,
-            "member": wildcards.member,
-            "recipe": wildcards.recipe,
-            "seed": int(wildcards.seed),
+            **fit_of(wildcards),
             "kinds": dict(params.kinds),
             "live": int(alive.sum()),
             "features_by_users": panel.by_users(used),

@@ -1,9 +1,10 @@
 """What goes of the loss with features of one kind of model, against every other labelling."""
 
-from _job import job
+from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, models, panel, panel_loss, splicing
+    from _sides import sides_and_texts
+    from moediff import artifact, panel, panel_loss, splicing
     from moediff.dictionary import Dictionary
 
     params, wildcards = snakemake.params, snakemake.wildcards
@@ -12,19 +13,7 @@ with job(snakemake, torch_threads=True) as log:
     used = artifact.read_parquet(snakemake.input.explained, [f"used_{name}" for name in names])
     groups = panel.group(used.to_numpy(), len(next(iter(params.kinds.values()))))
     deleted, within = panel_loss.deletions(groups)
-    sides = splicing.open_sides(
-        facts,
-        snakemake.input.dictionary,
-        names,
-        snakemake.input.models,
-        snakemake.input.points,
-        [snakemake.config["models"][model].get("device_map") for model in params.models],
-        params.drop["massive_norm"],
-        models.pick_device(snakemake.config["device"]),
-    )
-    texts = splicing.read_texts(
-        snakemake.input.tokens, params.tokenizers, params.reads, params.drop, params.across
-    )
+    sides, texts = sides_and_texts(snakemake, facts)
     losses = splicing.splice(
         sides,
         texts,
@@ -44,10 +33,7 @@ with job(snakemake, torch_threads=True) as log:
         snakemake.output[0],
         made_by
         | {
-            "comparison": wildcards.comparison,
-            "member": wildcards.member,
-            "recipe": wildcards.recipe,
-            "seed": int(wildcards.seed),
+            **fit_of(wildcards),
             "kinds": dict(params.kinds),
             "losses": panel_loss.source_losses(losses.table, names),
             "groups": found,

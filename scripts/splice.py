@@ -1,28 +1,17 @@
 """The loss of each source's model with a dictionary's reconstruction in place of its activations."""
 
-from _job import job
+from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
     import polars as pl
 
-    from moediff import artifact, features, models, splicing
+    from _sides import sides_and_texts
+    from moediff import artifact, features, splicing
     from moediff.dictionary import Dictionary
 
     params, wildcards = snakemake.params, snakemake.wildcards
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
-    sides = splicing.open_sides(
-        facts,
-        snakemake.input.dictionary,
-        params.sources,
-        snakemake.input.models,
-        snakemake.input.points,
-        [snakemake.config["models"][model].get("device_map") for model in params.models],
-        params.drop["massive_norm"],
-        models.pick_device(snakemake.config["device"]),
-    )
-    texts = splicing.read_texts(
-        snakemake.input.tokens, params.tokenizers, params.reads, params.drop, params.across
-    )
+    sides, texts = sides_and_texts(snakemake, facts)
     deleted = {}
     if len(sides) == 2:
         classes = artifact.read_parquet(snakemake.input.features, ["class"])["class"].to_numpy()
@@ -41,13 +30,7 @@ with job(snakemake, torch_threads=True) as log:
         params.frozen,
         deleted,
     ).table
-    about = {
-        "comparison": wildcards.comparison,
-        "member": wildcards.member,
-        "recipe": wildcards.recipe,
-        "seed": int(wildcards.seed),
-    }
-    table = pl.DataFrame([about]).join(found, how="cross")
+    table = pl.DataFrame([fit_of(wildcards)]).join(found, how="cross")
     made_by = artifact.made_by("splicing", origins=facts["origins"], sequences=params.sequences)
     artifact.write_parquet(snakemake.output[0], table, made_by)
     whole = found.filter((pl.col("domain") == splicing.ALL) & (pl.col("kind") == splicing.SPLICED))
