@@ -232,11 +232,19 @@ def test_a_claim_against_null_is_not_shown_by_its_height(claims: dict) -> None:
     assert found["verdict"] == "undecided"
 
 
-@pytest.mark.parametrize("where", ["all", "finding", "analysis", "null", "secondary"])
+def test_a_claim_outside_holm_can_be_absent_and_not_shown(claims: dict) -> None:
+    metric = "panel_either_variance"
+    found = verdicts(claims, {metric: panel(0.9)})["second"]
+    assert found["verdict"] == "undecided"
+    assert found["reason"].endswith("not a primary claim, so outside Holm")
+    near = panel(0.001) | {"interval": [0.0, 0.002]}
+    assert verdicts(claims, {metric: near})["second"]["verdict"] == "absent"
+
+
+@pytest.mark.parametrize("where", ["all", "finding", "analysis", "null"])
 def test_no_verdict_where_something_stands_against_it(claims: dict, where: str) -> None:
-    metric = "panel_either_variance" if where == "secondary" else "panel_moe_only_variance"
+    metric, name = "panel_moe_only_variance", "panel"
     finding = panel(0.09)
-    name = "second" if where == "secondary" else "panel"
     given: dict[str, Any] = {}
     if where == "all":
         given["withheld"] = ["the models barely beat n-grams"]
@@ -254,12 +262,10 @@ def test_no_verdict_where_something_stands_against_it(claims: dict, where: str) 
         "finding": "barely beat n-grams",
         "analysis": "not the primary analysis (k 8, not 4, layer 0.25, not 0.5)",
         "null": f"it was not measured against {LABELLINGS}",
-        "secondary": "not a primary claim, so outside Holm",
     }[where] in found["reason"]
     if where == "null":
         assert found["p"] is None
-    if where != "secondary":
-        assert verdicts(claims, {metric: panel(0.09)})[name]["verdict"] == "shown"
+    assert verdicts(claims, {metric: panel(0.09)})[name]["verdict"] == "shown"
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,8 @@ def judge(
 
     Holm counts every primary claim, measured or not, so that none is made easier by leaving another
     out; p of the two tails are two families, each at alpha. Claims that are near a value, or that are
-    not primary, have no p after Holm. Raises UserError for a finding that is none.
+    not primary, have no p after Holm: the latter can be absent, by their interval, and never shown.
+    Raises UserError for a finding that is none.
     """
     for metric, finding in findings.items():
         _check_finding(metric, finding)
@@ -300,8 +301,6 @@ def _decide(
         return
     reasons = [*withheld, *finding.get("withheld", ())]
     directed = row["direction"] != NEAR
-    if directed and not row["primary"]:
-        reasons.append("not a primary claim, so outside Holm")
     if row["null"]["kind"] != KNOWN and "labellings" not in row["null"]:
         reasons.append(f"it was not measured against {row['null']['kind']}")
     found = statistics.verdict(
@@ -309,7 +308,9 @@ def _decide(
         row["direction"], row["p_holm"], row["p_against_holm"], reasons, alpha,
     )  # fmt: skip
     row["verdict"], row["reason"] = found
-    if found.verdict == statistics.UNDECIDED and directed:
+    if found.verdict == statistics.UNDECIDED and directed and not row["primary"]:
+        row["reason"] += "; not a primary claim, so outside Holm"
+    elif found.verdict == statistics.UNDECIDED and directed:
         for tail in ("p", "p_against"):
             if row[tail] == row["p_smallest"] and row[f"{tail}_holm"] > alpha:
                 row["reason"] += "; p is the smallest that so few models allow"
