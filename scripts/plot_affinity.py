@@ -5,7 +5,7 @@ from _job import job
 with job(snakemake):
     import polars as pl
 
-    from moediff import artifact, plots
+    from moediff import artifact, drawing, feature_plots
 
     # The MoE is the first source, the dense model the second.
     names = {"A-only": "MoE-only", "B-only": "dense-only"}
@@ -13,5 +13,5 @@ with job(snakemake):
         pl.col("class").replace(names)
     )
     table = artifact.read_parquet(snakemake.input.affinity[0], ["feature", "layer", "corrected"])
-    chart = plots.affinity_chart(table.join(classes, on="feature"), snakemake.params.plots)
-    plots.save(chart, snakemake.output)
+    chart = feature_plots.affinity_chart(table.join(classes, on="feature"), snakemake.params.plots)
+    drawing.save(chart, snakemake.output)

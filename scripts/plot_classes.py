@@ -5,7 +5,7 @@ from _job import job
 with job(snakemake):
     import polars as pl
 
-    from moediff import artifact, controls, plots
+    from moediff import artifact, controls, drawing, feature_plots
 
     found = artifact.read_json(snakemake.input[0])
     recipe = snakemake.params.recipe
@@ -26,4 +26,4 @@ with job(snakemake):
     ).with_columns(pl.col("false_exclusive", "missed_exclusive").cast(pl.Float64))
     keys = ["comparison", "class", "false_exclusive", "missed_exclusive"]
     counts = rows.group_by(keys, maintain_order=True).agg(pl.col("features").sum())
-    plots.save(plots.classes_chart(counts, snakemake.params.plots), snakemake.output)
+    drawing.save(feature_plots.classes_chart(counts, snakemake.params.plots), snakemake.output)

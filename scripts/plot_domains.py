@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake):
-    from moediff import artifact, plots
+    from moediff import artifact, drawing, plots
 
     rows = artifact.read_parquet(snakemake.input[0])
-    plots.save(plots.domains_chart(rows, snakemake.params.plots), snakemake.output)
+    drawing.save(plots.domains_chart(rows, snakemake.params.plots), snakemake.output)

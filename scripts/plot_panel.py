@@ -5,14 +5,14 @@ from _job import job
 with job(snakemake):
     import polars as pl
 
-    from moediff import artifact, panel, plots
+    from moediff import artifact, drawing, panel, plots
 
     tables = []
     for found in artifact.read_json(snakemake.input[0])["panels"]:
-        name = plots.dictionary_label(
+        name = drawing.dictionary_label(
             found["comparison"], " + ".join(found["kinds"]), found["recipe"], found["seed"]
         )
         table = pl.DataFrame(panel.null_rows(found["groups"], found["kinds"]))
         tables.append(table.with_columns(pl.lit(name).alias("dictionary")))
     chart = plots.panel_chart(pl.concat(tables), snakemake.params.plots)
-    plots.save(chart, snakemake.output)
+    drawing.save(chart, snakemake.output)

@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake):
-    from moediff import artifact, plots
+    from moediff import artifact, drawing, plots
 
     table = artifact.read_parquet(snakemake.input[0])
-    plots.save(plots.planted_chart(table, snakemake.params.plots), snakemake.output)
+    drawing.save(plots.planted_chart(table, snakemake.params.plots), snakemake.output)

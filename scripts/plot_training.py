@@ -5,7 +5,7 @@ from _job import job
 with job(snakemake):
     import polars as pl
 
-    from moediff import artifact, plots
+    from moediff import artifact, drawing, plots
 
     tables = []
     for path in snakemake.input.histories:
@@ -18,4 +18,4 @@ with job(snakemake):
     chart = plots.training_chart(
         history, ngrams.filter(pl.col("domain") == "all"), snakemake.params.plots
     )
-    plots.save(chart, snakemake.output)
+    drawing.save(chart, snakemake.output)

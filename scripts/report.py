@@ -9,7 +9,7 @@ with job(snakemake):
 
     import polars as pl
 
-    from moediff import artifact, browser, controls, examples, page, plots, training
+    from moediff import artifact, browser, controls, drawing, examples, page, training
     from moediff.config import ROW_SPLITS, row_patterns
 
     titles = {
@@ -45,7 +45,7 @@ with job(snakemake):
     called = ("comparison", "member", "recipe", "seed")
 
     def dictionary_of(found):
-        return plots.dictionary_label(*(found[key] for key in called))
+        return drawing.dictionary_label(*(found[key] for key in called))
 
     names = [(found, dictionary_of(found)) for found in metrics]
     language = {
@@ -144,7 +144,7 @@ with job(snakemake):
     def looked_at(features, texts):
         """A dictionary to look through; the first is the pair, with all that is known of it."""
         *names, seed = Path(features).parts[-5:-1]
-        label = plots.dictionary_label(*names, seed.removeprefix("seed-"))
+        label = drawing.dictionary_label(*names, seed.removeprefix("seed-"))
         table, experts = artifact.read_parquet(features), None
         if features == snakemake.input.features[0]:
             for path in snakemake.input.recurs:

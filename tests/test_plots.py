@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moediff import plots
+from moediff import feature_plots, plots
 
 SIZE = {"width": 200, "height": 120}
 
@@ -53,20 +53,20 @@ def norms(values: list[float], classes: list[str], name: str = "d") -> pl.DataFr
 def test_relative_norms_are_counted_in_bins() -> None:
     classes = ["A-only", "A-only", "common", "B-only", "common", "dead", "tied"]
     live = norms([0.0, 0.01, 0.5, 1.0, 0.49, 0.2, 0.5], classes)
-    chart = drawn(plots.relative_norm_chart(live, (0.3, 0.7), SIZE))
+    chart = drawn(feature_plots.relative_norm_chart(live, (0.3, 0.7), SIZE))
     assert title_of(chart) == "40 % of live untied features are common (0.3 to 0.7)"
     bars = data_with(chart, "low")
     found = {(row["class"], row["low"]): row["features"] for row in bars.iter_rows(named=True)}
     assert found == {("A-only", 0.0): 2, ("common", 0.5): 1, ("common", 0.475): 1,
                      ("B-only", 0.975): 1}  # fmt: skip
-    assert (bars["high"] - bars["low"]).to_list() == pytest.approx([plots.BIN] * 4)
+    assert (bars["high"] - bars["low"]).to_list() == pytest.approx([feature_plots.BIN] * 4)
 
 
 def test_the_null_is_a_line_of_as_many_features() -> None:
     live = pl.concat([norms([0.1, 0.5, 0.5, 0.5], ["A-only"] + ["common"] * 3),
                       norms([0.5], ["common"], "e")])  # fmt: skip
     null = pl.concat([norms([0.5, 0.9], ["common", "B-only"]), norms([0.3], ["dead"])])
-    chart = drawn(plots.relative_norm_chart(live, (0.3, 0.7), SIZE, null))
+    chart = drawn(feature_plots.relative_norm_chart(live, (0.3, 0.7), SIZE, null))
     assert title_of(chart).endswith("80 % of live untied features are common (0.3 to 0.7), "
                                     "50 % between two seeds of one kind")  # fmt: skip
     line = data_with(chart, "low").filter(pl.col("class").is_null())
@@ -93,7 +93,7 @@ def scaled(error: list[float | None]) -> pl.DataFrame:
 
 
 def test_nu_is_drawn_by_owner_where_it_is_known() -> None:
-    chart = drawn(plots.nu_chart(scaled([0.1, 0.2, 0.4]), SIZE))
+    chart = drawn(feature_plots.nu_chart(scaled([0.1, 0.2, 0.4]), SIZE))
     assert title_of(chart) == (
         "The other model's error holds 0.20 of an exclusive feature, 0.75 of a common one (median nu)"
     )
@@ -103,9 +103,9 @@ def test_nu_is_drawn_by_owner_where_it_is_known() -> None:
     }
     assert owners == {"A's features in B, d": [0.1, 0.2, 0.7, 0.9],
                       "B's features in A, d": [0.4, 0.8]}  # fmt: skip
-    other = title_of(drawn(plots.nu_chart(scaled([0.5, None, math.nan]), SIZE)))
+    other = title_of(drawn(feature_plots.nu_chart(scaled([0.5, None, math.nan]), SIZE)))
     assert "0.50 of an exclusive feature" in other
-    nothing = title_of(drawn(plots.nu_chart(scaled([None] * 3), SIZE)))
+    nothing = title_of(drawn(feature_plots.nu_chart(scaled([None] * 3), SIZE)))
     assert nothing.startswith("There are no exclusive")
 
 
@@ -173,7 +173,7 @@ def counted(false: float | None, narrow: int = 30) -> pl.DataFrame:
 
 
 def test_classes_are_shares_of_live_free_features_beside_their_error() -> None:
-    chart = drawn(plots.classes_chart(counted(0.25), SIZE))
+    chart = drawn(feature_plots.classes_chart(counted(0.25), SIZE))
     assert title_of(chart) == (
         "60.0 % of the features of narrow are one model's alone; where nothing differs 25.0 % are"
     )
@@ -182,7 +182,7 @@ def test_classes_are_shares_of_live_free_features_beside_their_error() -> None:
     said = data_with(chart, "said")
     assert said.rows() == [("z-first", "false 25.0 %, missed unknown"),
                            ("narrow", "false 25.0 %, missed unknown")]  # fmt: skip
-    assert title_of(drawn(plots.classes_chart(counted(None, 130), SIZE))) == (
+    assert title_of(drawn(feature_plots.classes_chart(counted(None, 130), SIZE))) == (
         "80.0 % of the features of narrow are one model's alone; the rule's error is not known"
     )
 
@@ -192,7 +192,9 @@ def test_the_title_is_of_what_exceeds_its_own_error_most() -> None:
     counts = counted(0.55).with_columns(
         pl.when(first).then(0.05).otherwise("false_exclusive").alias("false_exclusive")
     )
-    assert title_of(drawn(plots.classes_chart(counts, SIZE))).startswith("20.0 % of the features")
+    assert title_of(drawn(feature_plots.classes_chart(counts, SIZE))).startswith(
+        "20.0 % of the features"
+    )
 
 
 # --- affinity -----------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def told(moe: float, dense: float = 1e-5) -> pl.DataFrame:
 
 
 def test_information_is_that_of_the_median_feature_by_layer_and_class() -> None:
-    chart = drawn(plots.affinity_chart(told(4e-4), SIZE))
+    chart = drawn(feature_plots.affinity_chart(told(4e-4), SIZE))
     assert title_of(chart) == (
         "In layer 3 firing of MoE-only features tells 0.00120 nats of the expert, of dense-only ones "
         "0.00001"
@@ -220,11 +222,13 @@ def test_information_is_that_of_the_median_feature_by_layer_and_class() -> None:
     assert own["features"] == 3
     assert found.filter(layer=1, **{"class": "common"})["features"].item() == 3
     assert "In layer 1 firing of MoE-only features tells -0.00100 nats" in title_of(
-        drawn(plots.affinity_chart(told(-1e-3), SIZE))
+        drawn(feature_plots.affinity_chart(told(-1e-3), SIZE))
     )
-    assert "tells 0 nats" in title_of(drawn(plots.affinity_chart(told(0.0, 0.0), SIZE)))
+    assert "tells 0 nats" in title_of(drawn(feature_plots.affinity_chart(told(0.0, 0.0), SIZE)))
     without = told(4e-4).filter(pl.col("class") != "dense-only")
-    assert title_of(drawn(plots.affinity_chart(without, SIZE))).startswith("No layer has features")
+    assert title_of(drawn(feature_plots.affinity_chart(without, SIZE))).startswith(
+        "No layer has features"
+    )
 
 
 # --- domains ------------------------------------------------------------------------------------
@@ -285,5 +289,5 @@ def test_more_features_than_a_chart_has_by_default_are_drawn() -> None:
     many = pl.DataFrame(
         {"dictionary": ["d"] * 6000, "class": ["common"] * 6000, "density": [0.1] * 6000}
     )
-    chart = drawn(plots.density_chart(many, SIZE))
+    chart = drawn(feature_plots.density_chart(many, SIZE))
     assert sum(map(len, chart["datasets"].values())) == 6000

@@ -15,7 +15,8 @@ FLOORS = [
     "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
     "hub", "fitter", "fitting", "evaluation", "splicing", "affinity", "experts", "examples", "deletion",
     "scaling", "recurrence", "anchor", "features", "controls", "panel", "panel_loss",
-    "findings", "study", "planted", "methods", "budget", "plots", "browser", "page",
+    "findings", "study", "planted", "methods", "budget", "drawing", "feature_plots", "plots",
+    "browser", "page",
 ]  # fmt: skip
 
 

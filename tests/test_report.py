@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import PRESETS, SCHEMA
-from moediff import budget, page, plots
+from moediff import budget, drawing, feature_plots, page, plots
 from moediff.checks import complete
 
 
@@ -146,8 +146,8 @@ def test_every_chart_is_saved_in_every_format(tmp_path: Path) -> None:
     charts = {
         "training": plots.training_chart(history, ngrams, size),
         "fve": plots.fve_chart(rows, size),
-        "norm": plots.relative_norm_chart(features, (0.3, 0.7), size),
-        "density": plots.density_chart(features, size),
+        "norm": feature_plots.relative_norm_chart(features, (0.3, 0.7), size),
+        "density": feature_plots.density_chart(features, size),
     }
     said = {
         "training": "0.50 nats below", "fve": "+0.200", "norm": "33 %",
@@ -155,7 +155,7 @@ def test_every_chart_is_saved_in_every_format(tmp_path: Path) -> None:
     }  # fmt: skip
     for name, chart in charts.items():
         paths = [tmp_path / f"{name}.{kind}" for kind in ("html", "svg", "png")]
-        plots.save(chart, paths)
+        drawing.save(chart, paths)
         assert paths[2].read_bytes().startswith(b"\x89PNG")
         assert said[name] in paths[1].read_text(encoding="utf-8")
         html = paths[0].read_text(encoding="utf-8")
