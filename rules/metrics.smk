@@ -260,6 +260,7 @@ rule claims:
         features=pair_files("features.parquet"),
         deletion=pair_files("deletion.json"),
         panels=primary_panel_files("panel.json"),
+        panel_metrics=primary_panel_files("metrics.json"),
         panel_losses=primary_panel_files("panel_loss.json") if "corpus" in config else [],
         histories=histories(),
         ngrams=ngrams(),

@@ -74,7 +74,7 @@ rule panel_loss:
         across=config["corpus"]["sequence"]["attend_across_documents"],
         sequences=config["reruns"]["sequences"],
         batch=config["activations"]["batch"],
-        version=VERSIONS["splicing"],
+        version=VERSIONS["panel_loss"],
     script:
         "../scripts/panel_loss.py"
 

@@ -35,6 +35,10 @@ with job(snakemake) as log:
                 for found_then in (early, about)
             )
 
+    for path in found.panel_metrics:
+        (row, *_) = artifact.read_json(path)["fve"]
+        firings[f"{row['member']}/{row['seed']}"] = row["firings_per_feature"]
+
     def of(recipe):
         """The pairs of a recipe over the two models that the claims are about."""
         return [pair for pair in pairs if pair.recipe == recipe and kinds.issuperset(pair.kinds)]

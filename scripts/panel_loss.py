@@ -24,6 +24,7 @@ with job(snakemake, torch_threads=True) as log:
         frozen=False,
         deleted=deleted,
         within=within,
+        by_document=panel_loss.own_deletions(groups, params.kinds),
     )
     found = panel_loss.loss_rows(losses.table, groups, names)
     intervals = panel_loss.loss_intervals(losses, groups, params.kinds)

@@ -83,7 +83,8 @@ with job(snakemake):
     ]  # fmt: skip
     panels = artifact.read_json(snakemake.input.panels)["panels"]
     judged = [
-        {"dictionary": dictionary_of(found), **row, "interval": row.get("interval")}
+        {"dictionary": dictionary_of(found), **{key: row.get(key) for key in (
+            "kind", "statistic", "observed", "interval", "largest_other", "mean_other", "others", "p")}}
         for found in panels for row in found["judged"]
     ]  # fmt: skip
     domains = [

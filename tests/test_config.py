@@ -333,6 +333,29 @@ def test_a_control_shows_rows_otherwise_and_is_another_source() -> None:
     assert [source.view for source in member.sources] == [None, "rotated"]
 
 
+def test_a_panel_has_several_models_of_two_kinds_as_they_are() -> None:
+    config = complete(
+        """
+        training: {seeds: [0, 1]}
+        comparisons!:
+          panel: {all: [moe, dense]}
+          turned: {all: [moe, dense], control: rotated}
+          wrong: {all: [moe, dense], control: permuted}
+          few: {all: [moe, dense], seeds: [0]}
+          one: {all: [moe]}
+          pairs: {each: [moe, dense]}
+        """
+    )
+    panels = {
+        name: [settings.is_panel(config, member) for member in settings.members(config, name)]
+        for name in config["comparisons"]
+    }
+    assert panels == {
+        "panel": [True], "turned": [False], "wrong": [False], "few": [False], "one": [False],
+        "pairs": [False] * 4,
+    }  # fmt: skip
+
+
 def test_one_rate_or_a_sweep() -> None:
     assert settings.peak_rates(complete("training: {peak_lr: 5.0e-4}"), "moe") == [0.0005]
     both = "training: {peak_lr: [1.0e-3, 2.0e-3]}"

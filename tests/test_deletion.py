@@ -89,7 +89,19 @@ def test_documents_make_up_what_goes_together(rows, data, dictionary) -> None:
     for source, part in enumerate(rows):
         centred = part - part.mean(0)
         share = (centred[own] ** 2).sum() / (centred**2).sum()
-        assert held[documents == 30, source].sum() == pytest.approx(share, rel=1e-5)
+        assert held[30, source] == pytest.approx(share, rel=1e-5)
+    assert documents.tolist() == list(range(60))
+    standard = dictionary.standardise([torch.from_numpy(p.astype(np.float32)) for p in rows])
+    (row, feature), values = dictionary.encode(standard)
+    residual = standard - dictionary.decode(values, (row, feature), len(standard))
+    less = torch.from_numpy(gone)[feature] & (row // 50 == 30)
+    part = torch.zeros_like(standard)
+    part = dictionary.add(part, values[less], (row[less], feature[less]))
+    more = (part * (2 * residual + part)).numpy()
+    for source in range(2):
+        columns = dictionary.shape.columns(source)
+        total = float((standard[:, columns] - standard[:, columns].mean(0)).square().sum())
+        assert lost[0, 30, source] == pytest.approx(more[:, columns].sum() / total, rel=1e-5)
 
 
 def test_no_batch_changes_what_goes(data, dictionary) -> None:

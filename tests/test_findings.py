@@ -181,6 +181,10 @@ def test_intervals_of_panels_are_averaged_as_their_shares_are() -> None:
     found = panel_findings(panels, moes, "variance")
     assert found["panel_moe_only_variance"]["interval"] == pytest.approx([0.15, 0.45])
     assert "interval" not in found["panel_dense_only_variance"]
+    assert found["panel_moe_only_variance"]["features"] == [1, 1]
+    panels[0]["judged"] = judge(panels[0]["groups"], panels[0]["kinds"])
+    found = panel_findings(panels, moes, "variance")
+    assert "interval" not in found["panel_moe_only_variance"]  # nor of some alone
 
 
 def made_panel(own: float) -> dict:
@@ -218,6 +222,12 @@ def test_recipes_are_compared_on_the_same_pairs() -> None:
     low, high = found["fve_gain_shared_penalty"]["interval"]
     assert low < 0.115 < high
     assert found["tied_cosine_lowest"] == {"estimate": 0.0, "interval": [0.0, 0.0]}
+    turned = [one.swapped() for one in strong]
+    again = penalty_findings([*turned, *strong], weak, {"moe.0", "moe.1"})
+    assert again["fve_gain_shared_penalty"]["estimate"] == pytest.approx(0.115)
+    other = replace(strong[0], fve=strong[0].fve + 0.04)
+    seeds = penalty_findings([strong[0], other], weak, {"moe.0", "moe.1"})
+    assert seeds["fve_gain_shared_penalty"]["estimate"] == pytest.approx(0.12)
     assert "fve_gain_shared_penalty" not in penalty_findings(strong, [], {"moe.0", "moe.1"})
     assert penalty_findings([], weak, {"moe.0", "moe.1"}) == {}
     null = [replace(one, models=("dense.0", "dense.1")) for one in strong[:1]]

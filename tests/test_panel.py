@@ -104,16 +104,21 @@ def test_nothing_of_its_own_is_no_evidence() -> None:
 def test_documents_say_how_sure_a_share_is() -> None:
     random = np.random.default_rng(0)
     held = np.full((40, 8), 1 / 40)
+    held[:, :4] *= np.linspace(0.1, 1.9, 40)[:, None]  # to the MoEs some documents are larger
     lost = np.zeros((2, 40, 8))
-    lost[0, :, :4] = 0.1 / 40  # a tenth of every document, in every MoE
-    lost[0, :, 4:] = 9  # what it costs the others does not count
+    lost[0, :, :4] = 0.1 * held[:, :4]  # a tenth of every document, in every MoE
+    lost[0, :, 4:] = lost[1, :, :4] = 9  # what it costs the others does not count
     lost[1, :, 4:] = random.choice([0.0, 0.4], 40)[:, None] / 40
     found = document_intervals(lost, held, np.arange(40), KINDS)
     assert found["moe"] == pytest.approx([0.1, 0.1])
     share = lost[1, :, 4].sum()
     low, high = found["dense"]
     assert share - 0.1 < low < share - 0.03 < share + 0.03 < high < share + 0.1
-    assert found[EITHER] == pytest.approx([(low + 0.1) / 2, (high + 0.1) / 2])
+    both = document_intervals(lost[::-1, :, ::-1], held[:, ::-1], np.arange(40), KINDS)
+    assert both["moe"] == found["dense"]
+    assert both["dense"] == pytest.approx([0.1, 0.1])
+    assert both[EITHER] == pytest.approx(found[EITHER])
+    assert found[EITHER] == pytest.approx([(low + 0.1) / 2, (high + 0.1) / 2], abs=0.02)
     twice = document_intervals(
         np.concatenate([lost, lost], 1) / 2, np.concatenate([held] * 2) / 2,
         np.tile(np.arange(40), 2), KINDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,17 @@ def test_the_page_says_first_what_a_reader_must_know() -> None:
     assert any(kind == "warning" and "worse than dense" in text for kind, text in worse)
     even = page.verdicts({"moe": 3.51, "dense": 3.5}, 4.5, {"moe"}, 0.1)
     assert all(kind == "plain" for kind, _ in even)
+
+
+def test_a_table_keeps_its_columns_where_a_row_lacks_one() -> None:
+    rows = [{"a": 1, "interval": [0.1, 0.25], "b": 2}, {"a": 3, "b": 4}, {"a": 5, "c": 6}]
+    cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in page.table(rows).split("<tr>")[1:]]
+    assert cells == [
+        ["a", "interval", "b", "c"],
+        ["1", "0.1000 to 0.2500", "2", "-"],
+        ["3", "-", "4", "-"],
+        ["5", "-", "-", "6"],
+    ]
 
 
 def test_the_page_escapes_text_and_fetches_nothing() -> None:

@@ -35,13 +35,14 @@ STAGE_VERSIONS = {
     "deletion": 1,
     "recurrence": 1,
     "panel": 2,
+    "panel_loss": 3,
     "claims": 2,
     "splicing": 2,
     "experts": 1,
     "examples": 1,
     "exports": 1,
     "planted": 1,
-    "plots": 2,
+    "plots": 3,
     "budget": 1,
 }
 
@@ -241,10 +242,14 @@ def kinds(member: Member) -> dict[str, list[str]]:
 
 
 def is_panel(config: Config, member: Member) -> bool:
-    """Whether a member holds several models of each of two kinds, which labels can be exchanged of."""
+    """Whether a member holds several models of each of two kinds, whose labels can be exchanged.
+
+    A control is none: its views are not models of their own.
+    """
     sizes = [len(names) for names in kinds(member).values()]
     together = "all" in config["comparisons"][member.comparison]
-    return together and len(sizes) == 2 and min(sizes) > 1
+    views = any(source.view for source in member.sources)
+    return together and not views and len(sizes) == 2 and min(sizes) > 1
 
 
 def shared_fits(config: Config) -> list[list[Fit]]:

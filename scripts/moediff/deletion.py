@@ -111,8 +111,8 @@ def deleted_by_document(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What documents have in the shares of `deleted_together`, for each mask [F] of bool by itself.
 
-    Returns documents' numbers [n], what goes in them [mask, n, S] and what they hold of the variance
-    [n, S], the last two as shares of each source's SST. A document that two batches cut stands twice.
+    Returns documents' ids [n], rising, what goes in them [mask, n, S] and what they hold of the
+    variance [n, S], the last two as shares of each source's SST.
     """
     run = _Pass(dictionary, data, batch, device, "deletion by document")
     decoder = torch.cat(run.decoders, dim=1)  # [F, D]
@@ -120,17 +120,17 @@ def deleted_by_document(
     mean = run.dictionary.standardise(
         [torch.from_numpy(part)[None].to(device) for part, _ in data.moments()]
     )  # [1, D]
-    documents, lost, held = [], [], []
-    column = data.column_in_order("document", batch)
-    for (rows, residual, (row, features), values), ids in zip(run, column, strict=True):
-        names, document = ids.to(device).unique(return_inverse=True)
-        documents.append(names.cpu().numpy())
-        held.append(run.shares((rows - mean).square(), document, len(names)))
-        parts = []
-        for mask in masks:
+    parts = [column.unique().numpy() for column in data.column_in_order("document", batch)]
+    ids = np.unique(np.concatenate(parts))
+    lost = np.zeros((len(masks), len(ids), len(run.sources)))
+    held = np.zeros((len(ids), len(run.sources)))
+    columns = data.column_in_order("document", batch)
+    for (rows, residual, (row, features), values), column in zip(run, columns, strict=True):
+        place = torch.from_numpy(np.searchsorted(ids, column.numpy())).to(device)
+        held += run.shares((rows - mean).square(), place, len(ids))
+        for found, mask in zip(lost, masks, strict=True):
             inside = mask[features]
             entries = row[inside], features[inside]
             gone = sparse_decode(values[inside], decoder, entries, len(rows))  # [row, D]
-            parts.append(run.shares(gone * (2 * residual + gone), document, len(names)))
-        lost.append(np.stack(parts))
-    return np.concatenate(documents), np.concatenate(lost, axis=1), np.concatenate(held)
+            found += run.shares(gone * (2 * residual + gone), place, len(ids))
+    return ids, lost, held

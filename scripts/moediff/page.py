@@ -94,12 +94,13 @@ def verdicts(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """An HTML table; numbers to four digits, a list of two as an interval."""
+    """An HTML table; numbers to four digits, a list of two as an interval, what a row lacks as a dash."""
     if not rows:
         return "<p>none</p>"
-    head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in names)
     body = "".join(
-        "<tr>" + "".join(_cell(value) for value in row.values()) + "</tr>" for row in rows
+        "<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -155,7 +155,8 @@ def document_intervals(
 ) -> dict[str, list[float] | None]:
     """Interval of the share that goes with each kind's own features, and of the mean of both.
 
-    Validation documents are resampled; the dictionary, and whose its features are, stay as they are.
+    Validation documents are resampled; the models, the dictionary, and whose its features are, stay as
+    they are: a kind without any has 0 to 0. Of a side's sources the sums are averaged before their ratio.
     `lost` [kind, n, S] is what goes with them in `documents` [n], `held` [n, S] what there is, both as
     shares of a source's sum over all documents. None where documents are too few.
     """

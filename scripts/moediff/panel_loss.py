@@ -21,10 +21,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moediff.panel import Groups, document_intervals, judge, own_groups, panel_rows
+from moediff.panel import EITHER, Groups, document_intervals, judge, own_groups, panel_rows
 from moediff.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, without
 
 LOSS = "loss"  # the statistic, beside `share` (of variance) and `features`
+
+
+def own_deletions(groups: Groups, kinds: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of what is each kind's own, as far as it has features: `by_document` of `splicing.splice`."""
+    return [_name(number) for number in _own(groups, kinds) if groups.count(number)]
+
+
+def _own(groups: Groups, kinds: Mapping[str, Sequence[str]]) -> list[int]:
+    first, second = map(len, kinds.values())
+    return own_groups(groups, first, first + second)
 
 
 def deletions(groups: Groups) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
@@ -92,8 +102,8 @@ def loss_intervals(
 ) -> dict[str, list[float] | None]:
     """Intervals of `panel.document_intervals` for shares of the loss.
 
-    What is recovered of each source's loss is taken as it is: in single documents it has any sign.
-    Where nothing is recovered there is no share, and no interval either.
+    What is recovered of each source's loss is taken as it is: in single documents it has any sign. Where
+    nothing is recovered there is no share, and no interval either.
     """
     names = [name for side in kinds.values() for name in side]
     whole = source_losses(losses.table, names)
@@ -101,16 +111,15 @@ def loss_intervals(
     documents = rows["document"].unique(maintain_order=True).to_numpy()
     lost = np.zeros((2, len(documents), len(names)))
     held = np.zeros((len(documents), len(names)))
-    owns = own_groups(groups, len(next(iter(kinds.values()))), len(names))
     for s, name in enumerate(names):
         recovered = (whole[s][MEAN] - whole[s][SPLICED]) * whole[s]["tokens"]
         if recovered <= 0:
-            return {}
+            return dict.fromkeys((*kinds, EITHER))
         mine = rows.filter(pl.col("source") == name)
         spliced = mine.filter(pl.col("kind") == SPLICED)
         place = np.searchsorted(documents, spliced["document"])
         held[place, s] = spliced["tokens"] / whole[s]["tokens"]
-        for kind, number in enumerate(owns):
+        for kind, number in enumerate(_own(groups, kinds)):
             if s in groups.sets[number] and groups.count(number):
                 found = mine.filter(pl.col("kind") == without(_name(number)))
                 lost[kind, place, s] = (found["added"] - spliced["added"]) / recovered

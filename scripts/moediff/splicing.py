@@ -73,7 +73,7 @@ class Losses(NamedTuple):
     """What splicing finds: nats a token, and what is added to the loss of each document."""
 
     table: pl.DataFrame  # COLUMNS
-    documents: pl.DataFrame  # DOCUMENTS, of the whole reconstruction and of every deletion
+    documents: pl.DataFrame  # DOCUMENTS, of the whole reconstruction and of what was asked for
 
 
 # --- replacing ----------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ class _Sums:
                 schema=DOCUMENTS,
             )
             for (routing, kind), batches in self.added.items()
-            for document, _, tokens, more in batches
+            for document, _, tokens, more in [np.concatenate(batches, axis=1)]
         ]  # fmt: skip
         keys = ["source", "routing", "kind", "document"]
         return pl.concat(parts).group_by(keys, maintain_order=True).sum()
@@ -371,6 +371,7 @@ def splice(
     frozen: bool = True,
     deleted: Mapping[str, np.ndarray] | None = None,
     within: Mapping[str, Collection[int]] | None = None,
+    by_document: Collection[str] = (),
 ) -> Losses:
     """Losses with the activations of each side replaced in turn.
 
@@ -382,12 +383,14 @@ def splice(
     a time. The dictionary reads all sides' rows of a token, in float64 and by its thresholds, and
     each model then runs with its own part of the reconstruction alone. `deleted` names features [F]
     of bool that are left out of it, each kind "without {name}"; `within` the numbers of the sides that
-    are run without them, where these are not all. `frozen` also gives the losses with frozen routing,
+    are run without them, where these are not all; `by_document` those of them that are also kept document
+    by document. `frozen` also gives the losses with frozen routing,
     where a router is behind the point. Raises UserError where a point, a family or a mask does not fit.
     """
     dictionary = dictionary.double().to(sides[0].model.device)
     gone = _features(dictionary, deleted or {})
     wanted = {without(name): numbers for name, numbers in (within or {}).items()}
+    kept = {SPLICED, *map(without, by_document)}
     totals: list[_Sums] = []
     left = sequences
     progress = Progress(sequences, "splicing", "sequences")
@@ -399,7 +402,7 @@ def splice(
         count = min(left, len(text[0][0].tokens))
         for first in range(0, count, batch):
             chosen = slice(first, min(first + batch, count))
-            _add_batch(totals, part, chosen, dictionary, gone, wanted, frozen)
+            _add_batch(totals, part, chosen, dictionary, gone, wanted, kept, frozen)
             progress.advance(chosen.stop - chosen.start)
         left -= count
         if not left:
@@ -468,9 +471,11 @@ def _add_batch(
     dictionary: Dictionary,
     gone: Mapping[str, Tensor],
     wanted: Mapping[str, Collection[int]],
+    kept: Collection[str],
     frozen: bool,
 ) -> None:
-    """Count some sequences of every side, of each kind those that are `wanted` of it, or all."""
+    """Count some sequences of every side, of each kind those that are `wanted` of it, or all; document
+    by document those kinds that are `kept` so."""
     rows, masks = zip(*(part.rows(s, chosen) for s in range(len(part.sides))), strict=True)
     if len({len(own) for own in rows}) > 1:
         raise UserError(
@@ -489,7 +494,6 @@ def _add_batch(
         cleans.append(clean)
         for name in routings[s]:
             sums.add(name, CLEAN, part.domain(s, chosen), clean)
-    deletions = {without(name) for name in gone}
     for kind, values in _replacements(dictionary, rows, gone):
         for s in wanted.get(kind, every):
             side = part.sides[s]
@@ -497,7 +501,7 @@ def _add_batch(
                 with replacing(side.model, side.point, values[s], masks[s], routing):
                     found = losses(side.model, given[s], part.targets[s][chosen])
                 totals[s].add(name, kind, part.domain(s, chosen), found)
-                if kind == SPLICED or kind in deletions:
+                if kind in kept:
                     document, domain = part.document(s, chosen), part.domain(s, chosen)
                     totals[s].add_documents(name, kind, document, domain, found - cleans[s])
 
