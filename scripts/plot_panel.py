@@ -12,7 +12,7 @@ with job(snakemake):
         name = drawing.dictionary_label(
             found["comparison"], " + ".join(found["kinds"]), found["recipe"], found["seed"]
         )
-        table = pl.DataFrame(panel.null_rows(found["groups"], found["kinds"]))
-        tables.append(table.with_columns(pl.lit(name).alias("dictionary")))
+        rows = panel.null_rows(found["groups"], found["kinds"])
+        tables.append(panel.drawn_rows(name, rows, found["judged"]))
     chart = plots.panel_chart(pl.concat(tables), snakemake.params.plots)
     drawing.save(chart, snakemake.output)

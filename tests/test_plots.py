@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moediff import feature_plots, plots
+from moediff import feature_plots, panel, plots
 
 SIZE = {"width": 200, "height": 120}
 
@@ -291,3 +291,32 @@ def test_more_features_than_a_chart_has_by_default_are_drawn() -> None:
     )
     chart = drawn(feature_plots.density_chart(many, SIZE))
     assert sum(map(len, chart["datasets"].values())) == 6000
+
+
+# --- panels -------------------------------------------------------------------------------------
+
+
+def panel_rows(dictionary: str, true: float, interval: list[float] | None) -> pl.DataFrame:
+    """Three labellings of each side: the true one has the share `true`, the others 0.1 and 0.2."""
+    rows = [
+        {"side": side, "share": share, "features": 1, "true": share == true}
+        for side in ("moe", "dense", panel.EITHER)
+        for share in (true, 0.1, 0.2)
+    ]
+    judged = [{"kind": "moe", "statistic": "share", "interval": interval},
+              {"kind": "moe", "statistic": "features"}]  # fmt: skip
+    return panel.drawn_rows(dictionary, rows, judged)
+
+
+def test_a_panel_stands_beside_its_other_labels_and_its_interval() -> None:
+    high, low = panel_rows("p", 0.3, [0.25, 0.35]), panel_rows("q", 0.15, None)
+    known = high.filter(pl.col("low").is_not_null())
+    assert known.select("side", "true", "low", "high").rows() == [("moe", True, 0.25, 0.35)]
+    assert title_of(drawn(plots.panel_chart(high, SIZE))) == (
+        "Features of one kind alone carry 30.00 % of its variance, more than under any other labels"
+    )
+    assert "not more than" in title_of(drawn(plots.panel_chart(low, SIZE)))
+    both = drawn(plots.panel_chart(pl.concat([low, high]), SIZE))
+    assert title_of(both).endswith("in 1 of 2 panels")
+    assert both["facet"]["row"]["sort"] == ["q", "p"]  # as they were given
+    assert both["resolve"] == {"scale": {"y": "independent"}}

@@ -68,7 +68,7 @@ def test_panels_are_judged_as_they_were(study: Path) -> None:
             )
         )
         rows = panel.null_rows(found["groups"], found["kinds"])
-        chart = plots.panel_chart(pl.DataFrame([{"dictionary": "d", **row} for row in rows]), SIZE)
+        chart = plots.panel_chart(panel.drawn_rows("d", rows, found["judged"]), SIZE)
         assert chart.to_dict()
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from moediff.statistics import document_interval, exact_p, labellings
 
@@ -123,6 +124,21 @@ def null_rows(
             for name, parts in sides
         ]
     return found
+
+
+def drawn_rows(
+    dictionary: str, rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]
+) -> pl.DataFrame:
+    """Rows of `null_rows` for a chart: under the true labels each share with its interval, low and high."""
+    known = {row["kind"]: row["interval"] for row in judged if row.get("interval")}
+    bounds = [known.get(row["side"]) if row["true"] else None for row in rows]
+    return pl.DataFrame(
+        [
+            {"dictionary": dictionary, **row, "low": found and found[0], "high": found and found[1]}
+            for row, found in zip(rows, bounds, strict=True)
+        ],
+        schema_overrides={"low": pl.Float64, "high": pl.Float64},
+    )
 
 
 def judge(

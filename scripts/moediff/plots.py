@@ -177,39 +177,51 @@ def _apart(values: Sequence[float], least: float, highest: float) -> list[float]
 def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:
     """What is one kind's own under the true labels and under every other, one row a statistic's side.
 
-    splits: dictionary, side, share, features, true (one row a labelling and side).
+    splits: dictionary, side, share, features, true (one row a labelling and side), and low and high,
+    the interval of a share under the true labels, or null.
     """
     own = splits.filter(pl.col("true"))
     others = splits.filter(~pl.col("true"))
     best = others.group_by("dictionary", "side").agg(pl.col("share").max().alias("most"))
     either = own.join(best, on=["dictionary", "side"]).filter(pl.col("side") == EITHER)
+    names = splits["dictionary"].unique(maintain_order=True).to_list()
     above = int((either["share"] > either["most"]).sum())
-    shares = ", ".join(f"{100 * share:.2f} %" for share in either["share"])
-    title = f"Features of one kind of model alone carry {shares} of its variance"
-    told = "more than" if above == len(either) else "not more than"
-    if 0 < above < len(either):
-        told = f"in {above} of {len(either)} dictionaries more than"
+    if len(either) == 1:
+        told = "more than" if above else "not more than"
+        title = (
+            f"Features of one kind alone carry {100 * either['share'][0]:.2f} % of its variance, "
+            f"{told} under any other labels"
+        )
+    else:
+        title = (
+            "Features of one kind alone carry more than under any other labels in "
+            f"{above} of {len(either)} panels"
+        )
+    said = "share of the models' variance that goes with the features"
     base = alt.Chart(splits).encode(
-        alt.X("share:Q", title="share of the models' variance that goes with the features"),
+        alt.X("share:Q", title=said).axis(format=".1~%", tickCount=6),
         alt.Y("side:N", title=None, sort=alt.SortField("true")),
-        tooltip=["side", alt.Tooltip("share", format=".4f"), "features"],
+        tooltip=["side", alt.Tooltip("share", format=".3%"), "features"],
     )
     null = base.transform_filter("!datum.true").mark_tick(thickness=1.5, color="#777", opacity=0.7)
-    truth = base.transform_filter("datum.true").mark_point(
-        shape="diamond", size=130, filled=True, color=COLOURS[1], opacity=1
+    truth = base.transform_filter("datum.true")
+    point = truth.mark_point(shape="diamond", size=130, filled=True, color=COLOURS[1], opacity=1)
+    interval = truth.mark_rule(color=COLOURS[1], strokeWidth=2).encode(
+        alt.X("low:Q", title=said), alt.X2("high:Q")
     )
     return (
-        (null + truth)
+        (null + interval + point)
         .properties(width=size["width"], height=110)
         .facet(
-            row=alt.Row("dictionary:N", title=None).header(
-                labelAngle=0, labelAnchor="start", labelOrient="top"
+            row=alt.Row("dictionary:N", title=None, sort=names).header(
+                labelAngle=0, labelAnchor="start", labelOrient="top", labelPadding=2
             ),
             title=alt.TitleParams(
                 title,
-                subtitle=f"{told} under any other labels; a diamond: the true labels, a tick: others",
+                subtitle="diamond: the true labels, line: interval over documents, ticks: other labels",
             ),
         )
+        .resolve_scale(y="independent")
     )
 
 
