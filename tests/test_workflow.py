@@ -371,8 +371,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert others == {"moe": 5, "dense": 5, "either kind": 2}
     for row in panel["judged"]:
         if row["statistic"] == "share":
-            low, high = row["interval"]
-            assert low - 1e-12 <= row["observed"] <= high + 1e-12
+            assert row["interval"] is None  # fewer documents than can be resampled
     folder = copied / f"results/dictionaries/{member}/default/seed-0"
     explained = artifact.read_parquet(folder / "explained.parquet")
     used = explained.select(pl.sum_horizontal(pl.selectors.starts_with("used_"))).to_series()
