@@ -194,19 +194,13 @@ def penalty_findings(
     `strong` and `weak` are the pairs of the two recipes. Nothing where one of them is missing. Of several
     dictionaries over two models the mean FVE, and the lowest of all their cosines.
     """
-    lowest: dict[tuple[str, str], list[float]] = {}
-    for pair in strong:
-        cosine = pair.features.filter(pl.col("class") == "tied")["decoder_cosine"].min()
-        if cosine is not None:
-            lowest.setdefault(_moe_first(pair, moes), []).append(float(cosine))
-    fve = [
-        {both: np.mean([pair.fve for pair in pairs if _moe_first(pair, moes) == both])
-         for both in dict.fromkeys(_moe_first(pair, moes) for pair in pairs)}
-        for pairs in (strong, weak)
-    ]  # fmt: skip
+    tried, against = _by_models(strong, moes), _by_models(weak, moes)
+    lowest = {both: _lowest_tied(pairs) for both, pairs in tried.items()}
     measured = {
-        "tied_cosine_lowest": {both: min(seeds) for both, seeds in lowest.items()},
-        "fve_gain_shared_penalty": {both: fve[0][both] - fve[1][both] for both in fve[0] if both in fve[1]},
+        "tied_cosine_lowest": {both: value for both, value in lowest.items() if value is not None},
+        "fve_gain_shared_penalty": {
+            both: _mean_fve(tried[both]) - _mean_fve(against[both]) for both in tried if both in against
+        },
     }  # fmt: skip
     found = {}
     for metric, values in measured.items():
@@ -224,10 +218,24 @@ def penalty_findings(
     return found
 
 
-def _moe_first(pair: Pair, moes: set[str]) -> tuple[str, str]:
-    """The models of a pair, the MoE first where only one of them is one."""
-    first, second = pair.models
-    return (second, first) if second in moes and first not in moes else pair.models
+def _by_models(pairs: Sequence[Pair], moes: set[str]) -> dict[tuple[str, str], list[Pair]]:
+    """Dictionaries by their two models, the MoE first where only one of them is one."""
+    found: dict[tuple[str, str], list[Pair]] = {}
+    for pair in pairs:
+        first, second = pair.models
+        turned = second in moes and first not in moes
+        found.setdefault((second, first) if turned else (first, second), []).append(pair)
+    return found
+
+
+def _lowest_tied(pairs: Sequence[Pair]) -> float | None:
+    """Lowest decoder cosine of tied features; None where there are none."""
+    tied = [pair.features.filter(pl.col("class") == "tied")["decoder_cosine"] for pair in pairs]
+    return pl.concat(tied).min()
+
+
+def _mean_fve(pairs: Sequence[Pair]) -> float:
+    return float(np.mean([pair.fve for pair in pairs]))
 
 
 def sensitivity(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -266,27 +274,25 @@ def panel_findings(
     if not mixed:
         return {}
     (moe, dense), first = mixed[0]
+    same = [panel for _, panel in mixed if panel["kinds"] == first["kinds"]]
     sides = {"moe_only": moe, "dense_only": dense, "either": EITHER}
     metrics = {f"panel_{name}_{statistic}": side for name, side in sides.items()}
     found = {}
     for metric, side in metrics.items():
         if metric not in METRICS:
             continue
-        values = [
-            [row["share"] for row in null_rows(panel["groups"], panel["kinds"]) if row["side"] == side]
-            for _, panel in mixed if panel["kinds"] == first["kinds"]
-        ]  # fmt: skip
-        found[metric] = relabelled(np.mean(values, axis=0), LABELLINGS)
-        intervals = [
-            _interval_of(panel, side) for _, panel in mixed if panel["kinds"] == first["kinds"]
+        rows = [
+            [row for row in null_rows(panel["groups"], panel["kinds"]) if row["side"] == side]
+            for panel in same
         ]
+        shares = [[row["share"] for row in part] for part in rows]
+        found[metric] = relabelled(np.mean(shares, axis=0), LABELLINGS)
+        intervals = [_interval_of(panel, side) for panel in same]
         if all(intervals):
             found[metric]["interval"] = np.mean(intervals, axis=0).tolist()
         found[metric]["features"] = [
-            row["features"]
-            for _, panel in mixed if panel["kinds"] == first["kinds"]
-            for row in null_rows(panel["groups"], panel["kinds"]) if row["side"] == side and row["true"]
-        ]  # fmt: skip
+            part[0]["features"] for part in rows
+        ]  # the true labels are first
     return found
 
 
