@@ -28,6 +28,7 @@ from moediff.errors import UserError
 from moediff.hooks import HOOKS, Capture, Point, blocks
 from moediff.models import packed_inputs
 from moediff.proofs import prove
+from moediff.replacing import recording, replacing
 from moediff.splicing import (
     ALL,
     CLEAN,
@@ -39,8 +40,6 @@ from moediff.splicing import (
     ZERO,
     Side,
     losses,
-    recording,
-    replacing,
     splice,
     targets,
 )  # fmt: skip
