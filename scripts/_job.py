@@ -24,15 +24,14 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if snakemake.threads > 1 else "false")
     os.environ.setdefault("RAYON_NUM_THREADS", str(snakemake.threads))
     if torch_threads:
         import torch
-        from transformers.utils import logging as transformers_logging
 
         torch.set_num_threads(snakemake.threads)
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
     try:
         yield log
     except UserError as error:

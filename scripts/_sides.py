@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moediff import models, splicing
+from moediff import devices, splicing
 from moediff.tokens import TokenShard
 
 
@@ -24,7 +24,7 @@ def sides_and_texts(
         found.points,
         [config["models"][model].get("device_map") for model in params.models],
         params.drop["massive_norm"],
-        models.pick_device(config["device"]),
+        devices.pick_device(config["device"]),
     )
     texts = splicing.read_texts(
         found.tokens, params.tokenizers, params.reads, params.drop, params.across

@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import affinity, artifact, evaluation, models
+    from moediff import affinity, artifact, devices, evaluation
     from moediff.dictionary import Dictionary
     from moediff.errors import UserError
     from moediff.store import AlignedRows
@@ -19,7 +19,7 @@ with job(snakemake, torch_threads=True) as log:
             f"{name}: no routing is stored below its hook point; take an MoE, and set "
             "activations.routing to used"
         )
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     batch = facts["recipe"]["batch"]
     table = affinity.feature_affinity(dictionary, rows, source, layers, batch, device)
     made_by = artifact.made_by("affinity", origins=rows.origins, source=name)

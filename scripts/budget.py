@@ -5,9 +5,9 @@ from pathlib import Path
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, budget, models
+    from moediff import artifact, budget, devices
 
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     found = budget.estimate(snakemake.params.config, device)
     keep = snakemake.config["activations"]["keep"]
     found["disk"] = budget.disk(found["stages"], Path(snakemake.config["results"]), keep)

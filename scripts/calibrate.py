@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, capture, models
+    from moediff import artifact, capture, devices, models
     from moediff.config import resolve_layer
     from moediff.hooks import Point
     from moediff.tokens import read_token_shard
@@ -11,7 +11,7 @@ with job(snakemake, torch_threads=True) as log:
     params, wildcards = snakemake.params, snakemake.wildcards
     model, facts = models.open_manifest(
         snakemake.input.model[0],
-        models.pick_device(snakemake.config["device"]),
+        devices.pick_device(snakemake.config["device"]),
         snakemake.config["models"][wildcards.model].get("device_map"),
     )
     shard, *others = map(read_token_shard, snakemake.input.tokens)

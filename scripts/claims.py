@@ -5,7 +5,7 @@ from _job import job
 with job(snakemake) as log:
     from statistics import mean
 
-    from moediff import artifact, claims, findings, training
+    from moediff import artifact, claims, findings, histories
     from moediff.evaluation import POOLED, THRESHOLD
 
     found, params = snakemake.input, snakemake.params
@@ -54,7 +54,7 @@ with job(snakemake) as log:
     measured |= findings.panel_findings(panels, moes, "variance")
     measured |= findings.panel_findings(losses, moes, "loss")
     ends = {
-        "/".join(path.split("/")[-3:-1]): training.final_losses(artifact.read_parquet(path))["all"]
+        "/".join(path.split("/")[-3:-1]): histories.final_losses(artifact.read_parquet(path))["all"]
         for path in found.histories
         if path.split("/")[-3] in kinds
     }

@@ -3,7 +3,7 @@
 from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, deletion, evaluation, features, models
+    from moediff import artifact, deletion, devices, evaluation, features
     from moediff.dictionary import Dictionary
     from moediff.errors import UserError
     from moediff.store import AlignedRows
@@ -22,7 +22,7 @@ with job(snakemake, torch_threads=True) as log:
         features.class_numbers(classes),
         len(features.CLASSES),
         facts["recipe"]["batch"],
-        models.pick_device(snakemake.config["device"]),
+        devices.pick_device(snakemake.config["device"]),
     )
     about = {
         **fit_of(wildcards),

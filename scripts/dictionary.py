@@ -3,12 +3,12 @@
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, checkpoint, fitting, models
+    from moediff import artifact, checkpoint, devices, fitting
     from moediff.store import AlignedRows
 
     params = snakemake.params
     rows = AlignedRows.of(snakemake.input, params.points, params.views)
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     outputs = iter(snakemake.output)
     jobs, facts = {}, {}
     for wanted in params.fits:

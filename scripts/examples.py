@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, evaluation, examples, models
+    from moediff import artifact, devices, evaluation, examples
     from moediff.dictionary import Dictionary
     from moediff.store import AlignedRows
 
@@ -13,7 +13,7 @@ with job(snakemake, torch_threads=True) as log:
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     tokenizer, digest = examples.read_tokenizer(snakemake.input.tokenizer)
     examples.check_tokenizer(rows, digest, snakemake.input.tokenizer)
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     batch = facts["recipe"]["batch"]
     table = examples.feature_examples(dictionary, rows, tokenizer, batch, device)
     made_by = artifact.made_by("examples", origins=rows.origins)

@@ -5,14 +5,14 @@ from _job import job
 with job(snakemake, torch_threads=True) as log:
     import polars as pl
 
-    from moediff import artifact, evaluation, experts, models
+    from moediff import artifact, devices, evaluation, experts, models
     from moediff.affinity import NONE
     from moediff.dictionary import Dictionary
     from moediff.store import AlignedRows
     from moediff.tokens import read_token_shard
 
     params, name = snakemake.params, snakemake.wildcards.source
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)

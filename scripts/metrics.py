@@ -3,7 +3,7 @@
 from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, evaluation, features, models, scaling
+    from moediff import artifact, devices, evaluation, features, scaling
     from moediff.dictionary import Dictionary
     from moediff.store import AlignedRows
 
@@ -13,7 +13,7 @@ with job(snakemake, torch_threads=True) as log:
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     recipe = facts["recipe"]
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     baseline = evaluation.Baseline.load(snakemake.input.components)
 
     def described(dictionary):

@@ -5,7 +5,7 @@ from _job import fit_of, job
 with job(snakemake, torch_threads=True) as log:
     import polars as pl
 
-    from moediff import artifact, deletion, evaluation, models, panel
+    from moediff import artifact, deletion, devices, evaluation, panel
     from moediff.dictionary import Dictionary
     from moediff.errors import UserError
     from moediff.store import AlignedRows
@@ -20,7 +20,7 @@ with job(snakemake, torch_threads=True) as log:
     rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     batch = facts["recipe"]["batch"]
     features = artifact.read_parquet(snakemake.input.features, ["class", "top_domain"])
     alive = (features["class"] != "dead").to_numpy()

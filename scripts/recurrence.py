@@ -3,7 +3,7 @@
 from _job import job
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff import artifact, evaluation, models, recurrence
+    from moediff import artifact, devices, evaluation, recurrence
     from moediff.dictionary import Dictionary
     from moediff.errors import UserError
     from moediff.store import AlignedRows
@@ -26,7 +26,7 @@ with job(snakemake, torch_threads=True) as log:
 
     crosscoder, recipe = loaded(files.dictionary, 0, len(own))
     saes = [loaded(path, len(own) + n, 1)[0] for n, path in enumerate(files.saes)]
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     found = recurrence.best_matches(crosscoder, saes, rows, recipe["batch"], device)
     matches = dict(zip(names, found, strict=True))
     table = recurrence.recurrence(matches, params.sae_models, own)

@@ -9,7 +9,7 @@ with job(snakemake):
 
     import polars as pl
 
-    from moediff import artifact, browser, controls, drawing, examples, page, training
+    from moediff import artifact, browser, controls, drawing, examples, histories, page
     from moediff.config import ROW_SPLITS, row_patterns
 
     titles = {
@@ -31,7 +31,7 @@ with job(snakemake):
     ends: dict[str, list[dict[str, float]]] = {}
     for path in snakemake.input.histories:
         ends.setdefault(path.split("/")[-3], []).append(
-            training.final_losses(artifact.read_parquet(path))
+            histories.final_losses(artifact.read_parquet(path))
         )
     losses = {
         model: {domain: mean(end[domain] for end in found) for domain in found[0]}

@@ -7,7 +7,7 @@ from _job import job
 with job(snakemake, torch_threads=True) as log:
     from dataclasses import asdict, replace
 
-    from moediff import artifact, checkpoint, models, training
+    from moediff import artifact, checkpoint, devices, models, training
     from moediff.tokens import TokenSplit, read_vocabulary
 
     params, seed = snakemake.params, int(snakemake.wildcards.seed)
@@ -24,7 +24,7 @@ with job(snakemake, torch_threads=True) as log:
         plan = replace(plan, sequences=round(params.training["share"] * len(train)))
     validation = TokenSplit(snakemake.input.validation, params.across)
     vocabulary = read_vocabulary(snakemake.input.vocabulary)
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     model = models.build(
         params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text, seed
     )

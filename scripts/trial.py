@@ -7,7 +7,7 @@ JUDGED = 100_000  # tokens at most, the last of the train split
 with job(snakemake, torch_threads=True) as log:
     from dataclasses import asdict, replace
 
-    from moediff import artifact, checkpoint, models, training
+    from moediff import artifact, checkpoint, devices, histories, models, training
     from moediff.errors import Diverged
     from moediff.tokens import TokenSplit, read_vocabulary
 
@@ -26,7 +26,7 @@ with job(snakemake, torch_threads=True) as log:
         evaluations=1,
     )
     vocabulary = read_vocabulary(snakemake.input.vocabulary)
-    device = models.pick_device(snakemake.config["device"])
+    device = devices.pick_device(snakemake.config["device"])
     model = models.build(
         params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text,
         params.seed,
@@ -38,7 +38,7 @@ with job(snakemake, torch_threads=True) as log:
     )
     try:
         history = training.train(model, plan, train, judge, state, device, name)
-        loss = training.final_losses(history)["all"]
+        loss = histories.final_losses(history)["all"]
         log.info("%s: %.4f nats a token on unseen text", name, loss)
     except Diverged as error:  # a rate too high is a finding of the sweep, not its end
         log.info("%s", error)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, OlmoeConfig, OlmoeForCausalLM
 
 from conftest import DENSE, MOE, VOCABULARY
-from moediff import artifact, models, tokens
+from moediff import artifact, devices, models, tokens
 from moediff.config import active_block_parameters
 from moediff.errors import DamagedError, UserError
 
@@ -184,6 +184,6 @@ def test_a_missing_checkpoint_and_an_unreachable_hub_end_in_one_line(monkeypatch
 
 def test_a_missing_device_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert models.pick_device("auto").type == "cpu"
+    assert devices.pick_device("auto").type == "cpu"
     with pytest.raises(UserError, match="cuda"):
-        models.pick_device("cuda")
+        devices.pick_device("cuda")

@@ -1,6 +1,8 @@
 """The project's own files agree with each other."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,14 +12,13 @@ ROOT = Path(__file__).parent.parent
 # Floors: a module imports only from modules before it.
 FLOORS = [
     "errors", "statistics", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "claims",
-    "checks", "tale_words", "tales", "sources", "tokens", "alignment", "ngrams", "models", "training",
-    "families", "hooks", "proofs", "moments", "shards", "views", "store", "foreign", "capture", "plain",
-    "kernels", "sparse", "selection", "objectives", "dictionary", "portable", "saelens", "crosscoders",
-    "hub", "fitter", "fitting", "evaluation", "replacing", "splicing", "affinity", "experts",
-    "examples", "deletion",
-    "scaling", "recurrence", "anchor", "features", "controls", "panel", "panel_loss",
-    "findings", "study", "planted", "methods", "budget", "drawing", "feature_plots", "plots",
-    "browser", "page",
+    "checks", "tale_words", "tales", "sources", "tokens", "alignment", "ngrams", "devices", "models",
+    "histories", "training", "families", "hooks", "proofs", "moments", "shards", "views", "store",
+    "foreign", "capture", "plain", "kernels", "sparse", "selection", "objectives", "dictionary",
+    "portable", "saelens", "crosscoders", "hub", "fitter", "fitting", "evaluation", "replacing",
+    "splicing", "affinity", "experts", "examples", "deletion", "scaling", "recurrence", "anchor",
+    "features", "controls", "panel", "panel_loss", "findings", "study", "planted", "methods", "budget",
+    "drawing", "feature_plots", "plots", "browser", "page",
 ]  # fmt: skip
 
 
@@ -41,6 +42,12 @@ def test_no_module_imports_upward() -> None:
                 for other in used:
                     if other in FLOORS:
                         assert FLOORS.index(other) < FLOORS.index(name), f"{name} imports {other}"
+
+
+def test_what_needs_no_language_model_does_not_wait_for_its_import() -> None:
+    light = "fitting, evaluation, deletion, examples, recurrence, findings, page"  # transformers: seconds
+    code = f"import sys; from moediff import {light}; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_every_rule_has_a_script_a_log_and_a_benchmark() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from conftest import DENSE, MOE, VOCABULARY
-from moediff import checkpoint, models, training
+from moediff import checkpoint, histories, models, training
 from moediff.errors import UserError
 from moediff.tokens import TokenSplit
 
@@ -120,7 +120,7 @@ def test_a_model_that_learns_from_nothing_stays_as_it_was(data, tiny_model, tmp_
         assert torch.equal(own, other)
     assert history["step"].unique().to_list() == [0]
     uniform = np.log(VOCABULARY)
-    assert training.final_losses(history)["all"] == pytest.approx(uniform, abs=0.5)
+    assert histories.final_losses(history)["all"] == pytest.approx(uniform, abs=0.5)
 
 
 def test_micro_batches_take_the_same_step(data, tiny_model) -> None:
@@ -140,9 +140,9 @@ def test_micro_batches_take_the_same_step(data, tiny_model) -> None:
 def test_it_learns(data, architecture, tiny_model, tmp_path: Path) -> None:
     plan = replace(PLAN, epochs=10)
     history = training.train(tiny_model(architecture), plan, data, data, tmp_path, CPU)
-    assert history.columns == list(training.HISTORY)
+    assert history.columns == list(histories.COLUMNS)
     first = history.filter(split="validation", domain="all")["cross_entropy"][0]
-    last = training.final_losses(history)["all"]
+    last = histories.final_losses(history)["all"]
     assert last < first - 0.3
     assert last < np.log(VOCABULARY) - 1
 

@@ -25,10 +25,10 @@ from transformers import PreTrainedTokenizerFast
 from conftest import PRESETS, SCHEMA
 from families import tiny
 from moediff import artifact, models, tokens
+from moediff.histories import final_losses
 from moediff.shards import TOKENS, Shard
 from moediff.study import open_rows
 from moediff.tales import tales
-from moediff.training import final_losses
 
 ROOT = Path(__file__).parent.parent
 TINY = {

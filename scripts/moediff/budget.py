@@ -13,6 +13,7 @@ import torch
 
 from moediff import config as settings
 from moediff import foreign, models, training
+from moediff.devices import pick_precision
 from moediff.dictionary import Dictionary, Shape
 from moediff.fitter import Fitter
 from moediff.hooks import Capture, Point
@@ -190,7 +191,7 @@ def _measure_model(
     data = MadeTokens(plan.batch, length, vocabulary)
     rows = np.arange(plan.batch)
     optimizer, tap = training.make_optimizer(model, plan), training.RouterTap(model)
-    precision = training.pick_precision(plan.precision, device)
+    precision = pick_precision(plan.precision, device)
 
     def step() -> int:
         training.train_step(model, optimizer, tap, plan, data, rows, 1e-4, device, precision)

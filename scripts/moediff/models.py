@@ -288,15 +288,6 @@ def check_context(model: PreTrainedModel, length: int, name: str) -> None:
         )
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto` is CUDA when there is one; a device that is missing is refused."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is asked for and there is none; set device to auto or cpu")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
-
-
 def model_inputs(
     tokens: np.ndarray, starts: np.ndarray, device: torch.device | str
 ) -> dict[str, Tensor | bool | None]:

@@ -16,21 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from moediff import checkpoint
+from moediff import checkpoint, histories
+from moediff.devices import pick_precision
 from moediff.errors import Diverged, UserError
 from moediff.models import backbone, follow_autocast, model_inputs
 from moediff.progress import Progress, log
 from moediff.tokens import TokenSplit
-
-HISTORY = {
-    "step": pl.Int64,
-    "tokens": pl.Int64,
-    "split": pl.String,
-    "domain": pl.String,
-    "cross_entropy": pl.Float64,
-    "balance_loss": pl.Float64,
-    "learning_rate": pl.Float64,
-}
 
 
 @dataclass(frozen=True)
@@ -205,14 +196,6 @@ def top_k_of(model: PreTrainedModel) -> int:
     return getattr(model.config, "num_experts_per_tok", 1)
 
 
-def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA devices that have it, else float32."""
-    if wanted == "auto":
-        fits = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        wanted = "bfloat16" if fits else "float32"
-    return getattr(torch, wanted)
-
-
 def _autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
     if precision == torch.float32:
         return nullcontext()
@@ -231,7 +214,7 @@ def train(
     device: torch.device,
     name: str = "training",
 ) -> pl.DataFrame:
-    """Train `model` in place and return its history (columns HISTORY).
+    """Train `model` in place and return its history (columns of `histories`).
 
     Checkpoints go to `state`, whole or ignored; the newest is taken up with every tensor restored
     strictly, and the finished model is the one of an uninterrupted run, bit for bit on CPU.
@@ -280,7 +263,7 @@ def train(
         progress.advance(rows.size * data.tokens.shape[1])
     tap.close()
     progress.close()
-    return pl.DataFrame(history, schema=HISTORY)
+    return pl.DataFrame(history, schema=histories.COLUMNS)
 
 
 def _untrained(
@@ -289,13 +272,7 @@ def _untrained(
     """The history of a model that is left as it was initialised: one point, before any step."""
     measured = evaluate(model.to(device), validation, device, torch.float32)
     rows = measured.rows(split="validation", step=0, tokens=0, learning_rate=0.0)
-    return pl.DataFrame(rows, schema=HISTORY)
-
-
-def final_losses(history: pl.DataFrame) -> dict[str, float]:
-    """Validation cross-entropy at the last point of a history: nats a token by domain, and `all`."""
-    last = (pl.col("split") == "validation") & (pl.col("step") == pl.col("step").max())
-    return dict(history.filter(last).select("domain", "cross_entropy").iter_rows())
+    return pl.DataFrame(rows, schema=histories.COLUMNS)
 
 
 def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.AdamW:
