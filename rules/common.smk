@@ -4,16 +4,17 @@ import sys
 from pathlib import Path
 
 import yaml
+from moediff import claims, schema
 from moediff import config as settings
-from moediff import schema
 from moediff.checks import complete
 from moediff.errors import ConfigError
 
-SCHEMA, PRESETS, CLAIMS = (
+SCHEMA, PRESETS = (
     yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))
-    for name in ("schema.yaml", "presets.yaml", "claims.yaml")
+    for name in ("schema.yaml", "presets.yaml")
 )
 try:
+    CLAIMS = claims.read_claims(Path(workflow.basedir) / "config/claims.yaml")
     config.update(complete(config, SCHEMA, PRESETS))
 except ConfigError as error:
     sys.exit(f"config error: {error}")
@@ -53,6 +54,11 @@ def log_of(name):
 
 def benchmark_of(name):
     return result(f"benchmarks/{name}.tsv")
+
+
+def refuse(what, why):
+    """End the command with one line before any job: what was asked for cannot be had from this config."""
+    sys.exit(f"config error: {what}: {why}")
 
 
 def one_of(names):
@@ -265,7 +271,70 @@ def rows_settings():
 
 
 def member_of(wildcards):
-    return MEMBERS[wildcards.comparison, wildcards.member]
+    """The member that the wildcards name; refused where the config has no such dictionary."""
+    asked = f"{wildcards.comparison}/{wildcards.member}"
+    member = MEMBERS.get((wildcards.comparison, wildcards.member))
+    if member is None:
+        known = [name for comparison, name in MEMBERS if comparison == wildcards.comparison]
+        refuse(asked, f"that comparison has {', '.join(known) or 'no dictionaries'}")
+    if "recipe" in wildcards.keys():
+        fit = settings.Fit(member, wildcards.recipe, int(wildcards.seed))
+        if fit not in FITS:
+            known = dict.fromkeys(fit_folder(f) for f in FITS if f.member == member)
+            refuse(fit_folder(fit), f"not fitted by this config, but {', '.join(known)}")
+    return member
+
+
+def asked_for(wildcards):
+    """The folder of the dictionary that the wildcards name, for a message."""
+    return fit_folder(settings.Fit(member_of(wildcards), wildcards.recipe, wildcards.seed))
+
+
+def pair_shards(wildcards):
+    """Validation shards of two sources: only these have classes of features."""
+    member = member_of(wildcards)
+    if len(member.sources) != 2:
+        refuse(f"{asked_for(wildcards)}/deletion.json", "only two sources have classes of features")
+    return shards_of(member, "validation")
+
+
+def panel_shards(wildcards):
+    """Validation shards of a panel."""
+    member = member_of(wildcards)
+    if not settings.is_panel(config, member):
+        names = ", ".join(source.name for source in member.sources)
+        refuse(
+            f"{asked_for(wildcards)}/panel.json",
+            f"a panel has several models of each of two kinds (comparison: all), not {names}",
+        )
+    return shards_of(member, "validation")
+
+
+def anchor_shards(split):
+    """Input function: shards of several sources, which alone can be predicted from each other."""
+
+    def found(wildcards):
+        member = member_of(wildcards)
+        if len(member.sources) < 2:
+            refuse(
+                f"{member.comparison}/{member.name}/anchor.parquet",
+                "an anchor needs several sources",
+            )
+        return shards_of(member, split)
+
+    return found
+
+
+def routed_shards(wildcards):
+    """Validation shards of a member, where the named source can have stored experts."""
+    model = one_source(wildcards).model
+    dense = model in TRAINED and config["models"][model]["train"]["experts"] == 1
+    if dense or config["activations"]["routing"] == "none":
+        refuse(
+            f"{asked_for(wildcards)}/experts/{wildcards.source}",
+            "no experts are stored; take an MoE, and set activations.routing to used",
+        )
+    return shards_of(member_of(wildcards), "validation")
 
 
 def shards_of(member, split):
@@ -363,14 +432,40 @@ def primary_panel_files(name):
     return [result(f"{fit_folder(fit)}/{name}") for fit in found if len(fit.member.sources) == most]
 
 
+def known_panel_files(name):
+    """The same of panels whose answer is known: models that learned all text, and models that did not."""
+    whole = set(whole_learners())
+    return [
+        result(f"{fit_folder(fit)}/{name}")
+        for fit in FITS
+        if settings.is_panel(config, fit.member)
+        and fit.recipe == PRIMARY["recipe"]
+        and (models := {source.model for source in fit.member.sources}) <= set(TRAINED)
+        and len(models & whole) == 1
+    ]
+
+
+def penalties_fault():
+    """Why the two recipes that claims compare do not tell what their ratio of penalties does; empty: they do."""
+    return claims.penalties_fault(
+        *(config["recipes"].get(CLAIMS["penalties"][side]) for side in ("strong", "weak"))
+    )
+
+
 def analysis():
     """What decides how claims were measured, by the keys of the primary analysis."""
     recipe = config["recipes"].get(PRIMARY["recipe"], {})
+
+    def named(kind):
+        """The model that claims call so, unless the config trains one of the other kind under its name."""
+        model = config["models"].get(PRIMARY[kind])
+        several = "train" in (model or {}) and model["train"]["experts"] > 1
+        other = model is None or ("train" in model and several != (kind == "moe"))
+        return None if other else PRIMARY[kind]
+
     return {
-        **{
-            kind: PRIMARY[kind] if PRIMARY[kind] in config["models"] else None
-            for kind in ("moe", "dense")
-        },
+        "moe": named("moe"),
+        "dense": named("dense"),
         "hook": config["activations"]["hook"],
         "layer": config["activations"]["layer"],
         "recipe": PRIMARY["recipe"] if recipe else None,
@@ -405,7 +500,14 @@ def saes_of(member, recipe):
 
 
 def sae_fits(wildcards):
-    return saes_of(member_of(wildcards), wildcards.recipe)
+    found = saes_of(member_of(wildcards), wildcards.recipe)
+    if not found:
+        refuse(
+            f"{asked_for(wildcards)}/recurs.parquet",
+            "no SAE of its models has its recipe; add a comparison {each: [model]} under that "
+            "recipe for each of them",
+        )
+    return found
 
 
 def sae_dictionaries(wildcards):
@@ -472,7 +574,13 @@ def tokens_again(wildcards):
 
 def one_source(wildcards):
     """The source of a member that the wildcards name."""
-    return next(s for s in member_of(wildcards).sources if s.name == wildcards.source)
+    found = {source.name: source for source in member_of(wildcards).sources}
+    if wildcards.source not in found:
+        refuse(
+            f"{asked_for(wildcards)}/experts/{wildcards.source}",
+            f"its sources are {', '.join(found)}",
+        )
+    return found[wildcards.source]
 
 
 def one_manifest(wildcards):

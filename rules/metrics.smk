@@ -74,8 +74,8 @@ rule fve:
 
 rule anchor:
     input:
-        fit=member_shards("fit"),
-        validation=member_shards("validation"),
+        fit=anchor_shards("fit"),
+        validation=anchor_shards("validation"),
     output:
         result("baselines/{comparison}/{member}/anchor.parquet"),
     log:
@@ -100,7 +100,7 @@ rule deletion:
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
         ),
         features=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/features.parquet"),
-        validation=member_shards("validation"),
+        validation=pair_shards,
     output:
         result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/deletion.json"),
     log:
@@ -147,8 +147,9 @@ rule panel:
         dictionary=result(
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
         ),
+        early=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/early.safetensors"),
         features=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/features.parquet"),
-        validation=member_shards("validation"),
+        validation=panel_shards,
     output:
         panel=result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/panel.json"),
         explained=result(
@@ -261,6 +262,9 @@ rule claims:
         deletion=pair_files("deletion.json"),
         panels=primary_panel_files("panel.json"),
         panel_metrics=primary_panel_files("metrics.json"),
+        panel_features=primary_panel_files("features.parquet"),
+        known_panels=known_panel_files("panel.json"),
+        classes=result("classes.json") if has_pairs() else [],
         panel_losses=primary_panel_files("panel_loss.json") if "corpus" in config else [],
         histories=histories(),
         ngrams=ngrams(),
@@ -279,6 +283,8 @@ rule claims:
     params:
         claims=CLAIMS,
         analysis=analysis(),
+        whole=whole_learners(),
+        penalties=penalties_fault(),
         version=VERSIONS["claims"],
     script:
         "../scripts/claims.py"

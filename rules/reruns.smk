@@ -84,7 +84,7 @@ rule affinity:
         dictionary=result(
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
         ),
-        validation=member_shards("validation"),
+        validation=routed_shards,
     output:
         result(
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/experts/{source}/affinity.parquet"
@@ -114,7 +114,7 @@ rule masked:
         dictionary=result(
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
         ),
-        validation=member_shards("validation"),
+        validation=routed_shards,
         affinity=result(
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/experts/{source}/affinity.parquet"
         ),
@@ -154,7 +154,7 @@ rule written:
         dictionary=result(
             "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"
         ),
-        validation=member_shards("validation"),
+        validation=routed_shards,
         model=one_manifest,
         weights=one_weights,
         tokens=one_tokens,

@@ -6,13 +6,10 @@ with job(snakemake, torch_threads=True) as log:
     import polars as pl
 
     from moediff import anchor, artifact
-    from moediff.errors import UserError
     from moediff.store import AlignedRows
 
     params = snakemake.params
     names = list(params.sources)
-    if len(names) < 2:
-        raise UserError(f"{snakemake.output[0]}: an anchor needs several sources, not {names[0]}")
     fit = AlignedRows.of(snakemake.input.fit, params.points, params.views)
     validation = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     parts = [anchor.gram(fit, 4096, half) for half in anchor.halves(fit)]

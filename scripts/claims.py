@@ -5,15 +5,23 @@ from _job import job
 with job(snakemake) as log:
     from statistics import mean
 
+    import polars as pl
+
     from moediff import artifact, claims, findings, histories
     from moediff.evaluation import POOLED, THRESHOLD
 
     found, params = snakemake.input, snakemake.params
-    wanted = claims.checked(params.claims)
+    wanted = params.claims
     primary, penalties = wanted["primary"], wanted["penalties"]
     kinds = {primary["moe"], primary["dense"]}
     columns = ["class", "density", "relative_norm", "decoder_cosine", "top_domain_share"]
     pairs, firings, counts = [], {}, {}
+
+    def median_firings(row, features):
+        """Validation firings of the median live feature: a mean hides the rare ones."""
+        density = features.filter(pl.col("class") != "dead")["density"].median()
+        return 0.0 if density is None else density * row["rows"]
+
     for metrics, features, deletion in zip(
         found.metrics, found.features, found.deletion, strict=True
     ):
@@ -29,30 +37,39 @@ with job(snakemake) as log:
         pairs.append(pair)
         if pair.recipe == primary["recipe"] and kinds.issuperset(pair.kinds):
             name = f"{row['member']}/{row['seed']}"
-            firings[name] = row["firings_per_feature"]
+            firings[name] = median_firings(row, table)
             counts[name] = tuple(
                 {kind: found_then["classes"][kind] for kind in findings.FREE}
                 for found_then in (early, about)
             )
 
-    for path in found.panel_metrics:
-        (row, *_) = artifact.read_json(path)["fve"]
-        firings[f"{row['member']}/{row['seed']}"] = row["firings_per_feature"]
+    panels, losses, others = (
+        [artifact.read_json(path) for path in paths]
+        for paths in (found.panels, found.panel_losses, found.known_panels)
+    )
+    for panel, metrics, features in zip(
+        panels, found.panel_metrics, found.panel_features, strict=True
+    ):
+        (row, *_) = artifact.read_json(metrics)["fve"]
+        name = f"{row['member']}/{row['seed']}"
+        firings[name] = median_firings(row, artifact.read_parquet(features, ["class", "density"]))
+        counts[name] = panel["early"], panel["end"]
 
     def of(recipe):
         """The pairs of a recipe over the two models that the claims are about."""
         return [pair for pair in pairs if pair.recipe == recipe and kinds.issuperset(pair.kinds)]
 
-    panels, losses = (
-        [artifact.read_json(path) for path in paths] for paths in (found.panels, found.panel_losses)
-    )
     named = {source for pair in pairs for source in pair.models}
     named |= {source for one in panels for names in one["kinds"].values() for source in names}
     moes = {source for source in named if findings.model_of(source) == primary["moe"]}
     measured = findings.pair_findings(of(primary["recipe"]), moes)
     measured |= findings.penalty_findings(of(penalties["strong"]), of(penalties["weak"]), moes)
-    measured |= findings.panel_findings(panels, moes, "variance")
-    measured |= findings.panel_findings(losses, moes, "loss")
+    sees = findings.sees_a_difference(others, params.whole, wanted["alpha"])
+    measured |= findings.panel_findings(panels, moes, "variance", sees)
+    measured |= findings.panel_findings(losses, moes, "loss", sees)
+    for name in ("fve_gain_shared_penalty", "tied_cosine_lowest"):
+        if name in measured and params.penalties:
+            measured[name]["withheld"] = [params.penalties]
     ends = {
         "/".join(path.split("/")[-3:-1]): histories.final_losses(artifact.read_parquet(path))["all"]
         for path in found.histories
@@ -65,8 +82,10 @@ with job(snakemake) as log:
         if (row["model"], row["domain"]) == ("trigram", "all")
     ]
     withheld = claims.reasons_to_withhold(
-        wanted["limits"], ends, trigrams[0] if trigrams else None, firings, counts
-    )
+        wanted["limits"], ends, trigrams[0] if trigrams else None, firings, counts,
+        {row["control"]: row["exclusive"] for row in artifact.read_json(found.classes)["error_rates"]
+         if row["recipe"] == primary["recipe"]},
+    )  # fmt: skip
     judged = claims.judge(wanted, measured, params.analysis, withheld)
     judged["sensitivity"] = findings.sensitivity(pairs)
     artifact.write_json(snakemake.output[0], artifact.made_by("claims") | judged)

@@ -5,13 +5,10 @@ from _job import fit_of, job
 with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, deletion, devices, evaluation, features
     from moediff.dictionary import Dictionary
-    from moediff.errors import UserError
     from moediff.store import AlignedRows
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
-    if len(names) != 2:
-        raise UserError(f"{snakemake.output[0]}: only two sources have classes of features")
     rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)

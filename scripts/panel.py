@@ -3,20 +3,15 @@
 from _job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
+    import numpy as np
     import polars as pl
 
     from moediff import artifact, deletion, devices, evaluation, panel
     from moediff.dictionary import Dictionary
-    from moediff.errors import UserError
     from moediff.store import AlignedRows
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
-    if len(params.kinds) != 2 or min(map(len, params.kinds.values())) < 2:
-        raise UserError(
-            f"{snakemake.output.panel}: a panel has several models of each of two kinds, not "
-            f"{', '.join(names)}"
-        )
     rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
@@ -28,6 +23,9 @@ with job(snakemake, torch_threads=True) as log:
     used = panel.users(alone, alive, params.floor)
     first = len(next(iter(params.kinds.values())))
     groups = panel.group(used, first)
+    early, _ = Dictionary.load(snakemake.input.early)
+    then = deletion.deleted_alone(early, rows, batch, device)  # 0 where a feature never fires
+    early_groups = panel.group(panel.users(then, np.ones(len(then), bool), params.floor), first)
     together = deletion.deleted_together(
         dictionary, rows, groups.group_of, len(groups.sets), batch, device
     )
@@ -52,6 +50,8 @@ with job(snakemake, torch_threads=True) as log:
             "kinds": dict(params.kinds),
             "live": int(alive.sum()),
             "features_by_users": panel.by_users(used),
+            "early": panel.counts(early_groups, params.kinds),
+            "end": panel.counts(groups, params.kinds),
             "own_domains": dict(zip(params.kinds, domains, strict=True)),
             "groups": found,
             "judged": judged,

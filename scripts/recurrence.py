@@ -5,16 +5,10 @@ from _job import job
 with job(snakemake, torch_threads=True) as log:
     from moediff import artifact, devices, evaluation, recurrence
     from moediff.dictionary import Dictionary
-    from moediff.errors import UserError
     from moediff.store import AlignedRows
 
     params, files = snakemake.params, snakemake.input
     own, names = list(params.sources), list(params.sae_sources)
-    if not files.saes:
-        raise UserError(
-            f"{files.dictionary}: no SAE of its models has its recipe; add a comparison "
-            "{each: [model]} under that recipe for each of them"
-        )
     points = [*params.points, *params.sae_points]
     rows = AlignedRows.of([*files.validation, *files.sae_validation], points)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from moediff import artifact
-from moediff.claims import METRICS, judge, read_claims, reasons_to_withhold
+from moediff.claims import METRICS, judge, penalties_fault, read_claims, reasons_to_withhold
 from moediff.errors import ConfigError, UserError
 from moediff.statistics import KNOWN, LABELLINGS, PERMUTED, relabelled
 
@@ -26,7 +26,10 @@ CLAIMS = {
         "features": 64, "k": 4, "bounds": [0.3, 0.7], "user_floor": 0.2,
     },
     "penalties": {"strong": "paper", "weak": "paper-weak"},
-    "limits": {"nats_over_trigram": 0.1, "firings_per_feature": 100, "moved": 0.1},
+    "limits": {
+        "nats_over_trigram": 0.1, "firings_per_feature": 100, "moved": 0.1, "rotated": 0.05,
+        "permuted": 0.95,
+    },
     "claims": [
         ROW | {"id": "margin", "metric": "density_order_margin", "reference": 0, "primary": True},
         ROW | {"id": "fewer", "metric": "log2_moe_only_over_dense_only", "direction": "below",
@@ -36,6 +39,8 @@ CLAIMS = {
         ROW | {"id": "level", "metric": "fve_pooled", "null": KNOWN, "direction": "near",
                "reference": 0.87, "minimum_effect": 0.05},
         ROW | {"id": "second", "metric": "panel_either_variance", "null": LABELLINGS},
+        ROW | {"id": "gain", "metric": "fve_gain_shared_penalty", "null": KNOWN, "reference": 0,
+               "minimum_effect": 0.01},
     ],
 }  # fmt: skip
 
@@ -145,6 +150,11 @@ def test_a_column_called_null_needs_no_quotes(tmp_path: Path) -> None:
         ("id", None, "claims: row 1 has no id"),
         ("direction", "near", "claims.margin.null: a claim that is near a value"),
         ("null", KNOWN, "claims.margin.primary: null 'a known value' gives no p"),
+        (
+            "null",
+            LABELLINGS,
+            "claims.margin.null: 'every other labelling of the panel' does not go",
+        ),
     ],
 )
 def test_a_row_that_is_wrong_is_refused_in_one_line(
@@ -166,7 +176,12 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
     unreferenced = copy.deepcopy(CLAIMS)
     del unreferenced["claims"][3]["reference"]
     without = {key: value for key, value in CLAIMS.items() if key != "limits"}
+    falling, alike = copy.deepcopy(CLAIMS), copy.deepcopy(CLAIMS)
+    falling["primary"]["bounds"] = [0.7, 0.3]
+    alike["primary"]["dense"] = "moe"
     for claims, message in (
+        (falling, r"primary\.bounds: \[0\.7, 0\.3\] do not rise"),
+        (alike, r"primary\.dense: the same model as primary\.moe"),
         ("claims: {a: 1}", "must be a list"),
         ("a: [", "cannot be read as YAML"),
         (unreferenced, "claims.level.reference: the key is missing"),
@@ -192,7 +207,7 @@ def test_every_verdict_and_p_after_holm(claims: dict, tmp_path: Path) -> None:
     assert found["level"]["beside"] == {"seeds": {"within": 0.01}}
     assert {name: row["verdict"] for name, row in found.items()} == {
         "margin": "absent", "fewer": "opposite", "panel": "shown", "level": "undecided",
-        "second": "not measured",
+        "second": "not measured", "gain": "not measured",
     }  # fmt: skip
     # Towards the claims: 0.3, 1 and 1/70. Against: 0.71, 1/70 and 1.
     assert found["panel"]["p_holm"] == pytest.approx(3 / 70)
@@ -239,6 +254,38 @@ def test_a_claim_outside_holm_can_be_absent_and_not_shown(claims: dict) -> None:
     assert found["reason"].endswith("not a primary claim, so outside Holm")
     near = panel(0.001) | {"interval": [0.0, 0.002]}
     assert verdicts(claims, {metric: near})["second"]["verdict"] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ([0.01, 0.03], "shown"),
+        ([-0.001, 0.041], "undecided"),  # it reaches beyond the known value
+        ([-0.03, -0.01], "opposite"),
+        ([0.001, 0.009], "absent"),
+        (None, "undecided"),
+    ],
+)
+def test_a_claim_against_a_known_value_is_judged_by_its_interval(
+    claims: dict, interval: list | None, verdict: str
+) -> None:
+    middle = 0.02 if interval is None else sum(interval) / 2
+    finding = {"estimate": middle, "interval": interval}
+    found = verdicts(claims, {"fve_gain_shared_penalty": finding})["gain"]
+    assert found["verdict"] == verdict
+    assert "Holm" not in found["reason"]
+
+
+def test_absence_is_not_told_by_a_panel_that_was_never_seen_to_see(claims: dict) -> None:
+    metric = "panel_either_variance"
+    none = panel(0.001) | {"interval": [0.0, 0.0], "blind": "nothing shows that it would be seen"}
+    found = verdicts(claims, {metric: none})["second"]
+    assert found["verdict"] == "no verdict"
+    assert found["reason"].endswith("but nothing shows that it would be seen")
+    assert "blind" not in found["beside"]
+    own = panel(0.2) | {"blind": "nothing shows that it would be seen"}
+    shown = verdicts(claims, {"panel_moe_only_variance": own})["panel"]
+    assert shown["verdict"] == "shown"  # what is seen needs no proof that it could be
 
 
 @pytest.mark.parametrize("where", ["all", "finding", "analysis", "null"])
@@ -292,6 +339,7 @@ GOOD: dict[str, Any] = {
     "trigram": 4.3,
     "firings": {"panel": 100.0},
     "counts": {"pair": ({"A-only": 450, "common": 10}, {"A-only": 500, "common": 16})},
+    "controls": {"rotated": 0.05, "permuted": 0.95, "other seed": 0.3},
 }
 
 
@@ -320,8 +368,34 @@ GOOD: dict[str, Any] = {
             ["class counts still move in the last quarter of fitting: pair (A-only 5 to 0)"],
         ),
         ({"counts": {}}, ["class counts after 75 % of fitting are not known"]),
+        (
+            {"controls": {"rotated": 0.0, "permuted": 0.75}},
+            ["of the control 'permuted' 75.0 % are exclusive, not at least 95 %"],
+        ),
+        (
+            {"controls": {"rotated": 0.06}},
+            [
+                "of the control 'rotated' 6.0 % are exclusive, not at most 5 %",
+                "the control 'permuted' was not run",
+            ],
+        ),
     ],
 )
 def test_reasons_to_withhold_a_verdict(change: dict, wanted: list) -> None:
     limits = CLAIMS["limits"]
     assert reasons_to_withhold(limits, **GOOD | change) == wanted
+
+
+def test_penalties_are_compared_only_where_nothing_else_differs() -> None:
+    strong = {"preset": "paper", "k": 16, "penalties": {"l1": {"weight": 0.03, "tied": 0.7}}}
+    weak = strong | {"penalties": {"l1": {"weight": 0.03, "tied": 0.15}}}
+    assert penalties_fault(strong, weak) == ""
+    assert penalties_fault(strong, None) == ""
+    faults = [
+        (weak, strong),
+        (strong, weak | {"k": 8}),
+        (strong, strong | {"penalties": {"l1": {"weight": 0.02, "tied": 0.15}}}),
+        (strong, strong | {"penalties": {}}),
+    ]
+    for pair in faults:
+        assert "ratio of penalties alone" in penalties_fault(*pair)

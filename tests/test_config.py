@@ -339,8 +339,6 @@ def test_a_panel_has_several_models_of_two_kinds_as_they_are() -> None:
         training: {seeds: [0, 1]}
         comparisons!:
           panel: {all: [moe, dense]}
-          turned: {all: [moe, dense], control: rotated}
-          wrong: {all: [moe, dense], control: permuted}
           few: {all: [moe, dense], seeds: [0]}
           one: {all: [moe]}
           pairs: {each: [moe, dense]}
@@ -351,9 +349,24 @@ def test_a_panel_has_several_models_of_two_kinds_as_they_are() -> None:
         for name in config["comparisons"]
     }
     assert panels == {
-        "panel": [True], "turned": [False], "wrong": [False], "few": [False], "one": [False],
-        "pairs": [False] * 4,
+        "panel": [True], "few": [False], "one": [False], "pairs": [False] * 4,
     }  # fmt: skip
+
+
+def test_another_point_of_a_model_is_no_other_model_of_a_panel() -> None:
+    points = [
+        f"{model}@resid_post.{layer}" for model in ("moe", "dense") for layer in ("0.25", "0.75")
+    ]
+    config = complete(
+        f"""
+        training: {{seeds: [0]}}
+        activations: {{layer: [0.25, 0.75]}}
+        comparisons!: {{layers: {{all: {json.dumps(points)}}}}}
+        """
+    )
+    (member,) = settings.members(config, "layers")
+    assert len(member.sources) == 4
+    assert not settings.is_panel(config, member)
 
 
 def test_one_rate_or_a_sweep() -> None:
@@ -561,7 +574,11 @@ BAD = {
     ),
     "a control without another source": (
         "comparisons: {moe: {control: permuted}}",
-        ["comparisons.moe.control", "another source"],
+        ["comparisons.moe.control", "one other model's", "moe.0 has 1 sources"],
+    ),
+    "a copy beside two models": (
+        "comparisons: {moe-dense: {control: rotated}}",
+        ["comparisons.moe-dense.control", "its own model's", "3 sources"],
     ),
     "a seed of no model": (
         "comparisons: {moe: {seeds: [3]}}",

@@ -18,6 +18,7 @@ from moediff.findings import (
     pair_values,
     panel_findings,
     penalty_findings,
+    sees_a_difference,
     sensitivity,
     side_modes,
 )
@@ -77,6 +78,14 @@ def test_exchanging_the_sides_exchanges_their_classes() -> None:
     assert again["class"].equals(one.features["class"])
 
 
+def test_densities_that_go_both_ways_have_no_order() -> None:
+    both = table(A=[0.1] * 3, common=[0.01] * 10, B=[0.1] * 7)  # A above common, and B too
+    found = pair_values(Pair(("m0", "d0"), "default", 0.9, 0.88, both, 0.1))
+    assert found["density_moe_only_over_common"] == pytest.approx(1)
+    assert found["density_common_over_dense_only"] == pytest.approx(-1)
+    assert found["density_order_margin"] == 0
+
+
 def test_an_empty_class_has_no_density() -> None:
     found = pair_values(pair("m0", "d0", a=0))
     assert math.isnan(found["density_order_margin"])
@@ -97,6 +106,10 @@ def test_side_modes_are_seen_only_where_norms_are_trimodal() -> None:
     flat = np.linspace(0, 1, 4001)
     assert side_modes(flat) < 0.02
     assert math.isnan(side_modes(np.array([])))
+    two = np.concatenate([np.full(500, 0.01), np.full(500, 0.99)])
+    assert side_modes(two) == 0  # no third mode between them
+    low = np.concatenate([two, np.full(100, 0.5)])
+    assert side_modes(low) == pytest.approx(0.2)  # the lowest of the three, here the middle one
 
 
 MOES, DENSES = [f"moe.{n}" for n in range(4)], [f"dense.{n}" for n in range(4)]
@@ -209,6 +222,33 @@ def test_a_panel_is_judged_by_its_other_labels() -> None:
     assert panel_findings([made_panel(0.2)], set(), "variance") == {}
     assert panel_findings([made_panel(0.2) | {"judged": []}], moes, "loss") == {}
     assert panel_findings([made_panel(0.2)], {"moe.0"}, "variance") == {}
+
+
+def test_panels_agree_on_what_a_labelling_is() -> None:
+    moes, one = {"moe.0", "moe.1"}, made_panel(0.2)
+    groups = [row | {"share": 0.1 * n} for n, row in enumerate(one["groups"])]
+    one |= {"groups": groups, "judged": judge(groups, one["kinds"])}
+    turned = one | {"kinds": dict(reversed(one["kinds"].items()))}
+    alone = panel_findings([one], moes, "variance")["panel_moe_only_variance"]
+    both = panel_findings([one, turned], moes, "variance")["panel_moe_only_variance"]
+    assert both["features"] == [1, 1]
+    for part in ("p", "null"):
+        assert (
+            both[part] == pytest.approx(alone[part]) if part == "p" else both[part] == alone[part]
+        )
+
+
+def test_a_panel_that_sees_no_known_difference_may_be_blind() -> None:
+    moes, panels = {"moe.0", "moe.1"}, [made_panel(0.0)]
+    assert "blind" not in panel_findings(panels, moes, "variance")["panel_moe_only_variance"]
+    found = panel_findings(panels, moes, "variance", sees=False)
+    assert "known difference" in found["panel_moe_only_variance"]["blind"]
+    assert sees_a_difference([made_panel(0.2)], ["moe"], 1 / 6)
+    assert not sees_a_difference([made_panel(0.2)], ["moe"], 0.1)  # too few models for it
+    assert not sees_a_difference(
+        [made_panel(0.2)], ["dense"], 1 / 6
+    )  # the side with nothing to find
+    assert not sees_a_difference([], ["moe"], 0.5)
 
 
 def test_recipes_are_compared_on_the_same_pairs() -> None:

@@ -15,6 +15,7 @@ from moediff.panel import (
     EITHER,
     REST,
     by_users,
+    counts,
     document_intervals,
     group,
     judge,
@@ -57,6 +58,7 @@ def test_groups_are_sets_of_sources() -> None:
     assert named[2, 3] == named[0, 1, 2, 3] == named[(0,)] == 1
     assert (found.group_of == REST).sum() == 2
     assert by_users(used) == [1, 1, 3, 1, 1]
+    assert counts(found, {"a": ["s0", "s1"], "b": ["s2", "s3"]}) == {"all": 1, "a": 2, "b": 1}
 
 
 def test_domains_of_what_is_one_kinds_own() -> None:

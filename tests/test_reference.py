@@ -54,6 +54,7 @@ def test_every_claim_has_the_verdict_that_its_numbers_give(study: Path) -> None:
             again = statistics.verdict(
                 row["estimate"], row["interval"], row["reference"] or 0.0, row["minimum_effect"],
                 row["direction"], row["p_holm"], row["p_against_holm"], [], found["alpha"],
+                row["null"]["kind"] == statistics.KNOWN,
             )  # fmt: skip
             assert again.verdict == row["verdict"]
 

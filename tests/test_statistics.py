@@ -265,6 +265,17 @@ def test_intervals_of_the_excess_cover() -> None:
     assert 0.92 <= covered / runs <= 0.98
 
 
+def test_models_without_a_pair_that_counts_do_not_narrow_an_interval() -> None:
+    random = np.random.default_rng(0)
+    table = random.normal(size=(2, 2))
+    first, second = (part.ravel() for part in np.indices((2, 2)))
+    alone = pair_interval(table.ravel(), first, second + 2, np.arange(4) < 2)
+    # Two more models of each kind, in a pair of one kind only: nothing is known of them across kinds.
+    values = np.append(table.ravel(), [5.0, 6.0])
+    places = np.append(first, [2, 6]), np.append(second + 4, [3, 7])
+    assert pair_interval(values, *places, FOUR) == alone
+
+
 def test_one_model_of_a_kind_has_no_interval() -> None:
     with pytest.raises(UserError, match="two or more of each kind"):
         pair_interval([1.0, 2.0], [0, 0], [1, 2], [True, False, False])
@@ -392,6 +403,28 @@ def test_verdicts_about_a_null_of_1_with_effects_of_2(
     assert verdict(*given).verdict == wanted
     withheld = verdict(*given, withheld=["too few firings", "moving"])
     assert withheld == (NO_VERDICT, "too few firings; moving")
+
+
+@pytest.mark.parametrize(
+    ("estimate", "interval", "direction", "wanted"),
+    [
+        (3.0, [1.1, 5], ABOVE, SHOWN),
+        (3.0, [0.9, 5], ABOVE, UNDECIDED),
+        (2.9, [1.1, 5], ABOVE, UNDECIDED),  # less than the least effect
+        (2.0, [1.1, 2.9], ABOVE, ABSENT),
+        (-1.0, [-3, 0.9], ABOVE, OPPOSITE),
+        (-1.0, [-3, 0.9], BELOW, SHOWN),
+        (3.0, [1.1, 5], BELOW, OPPOSITE),
+        (3.0, None, ABOVE, UNDECIDED),
+    ],
+)
+def test_a_known_null_of_1_takes_the_interval_for_a_test(
+    estimate: float, interval: list | None, direction: str, wanted: str
+) -> None:
+    given = (estimate, interval, 1.0, 2.0, direction, None, None)
+    assert verdict(*given, known=True).verdict == wanted
+    if wanted in (SHOWN, OPPOSITE):
+        assert verdict(*given).verdict == UNDECIDED  # there the labels are the test
 
 
 def test_a_verdict_says_why() -> None:

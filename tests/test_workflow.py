@@ -265,7 +265,7 @@ def test_a_docstring_reruns_nothing(finished: Path, tmp_path: Path) -> None:
     for name in ("scripts", "rules", "config", "profiles"):
         shutil.copytree(ROOT / name, tree / name)
     shutil.copy(ROOT / "Snakefile", tree)
-    for module in (tree / "scripts/moediff").glob("*.py"):
+    for module in (tree / "scripts").rglob("*.py"):
         module.write_text(module.read_text(encoding="utf-8").replace('"""', '"""Edited. ', 1))
     assert planned(finished, tree=tree) == {}
 
@@ -413,7 +413,9 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert any("not the primary analysis" in reason for reason in judged["withheld"])
     pair = "results/dictionaries/moe-dense/moe.0_dense.0/default/seed-0"
     assert "nu_error" in artifact.read_parquet(copied / pair / "features.parquet").columns
-    wrong = snakemake(copied, f"{pair}/panel.json", "--configfile", *files)
+    assert set(panel["early"]) == set(panel["end"]) == {"all", "moe", "dense"}
+    assert panel["end"]["all"] == every["features"]
+    wrong = snakemake(copied, "-n", f"{pair}/panel.json", "--configfile", *files)
     assert wrong.returncode != 0
     assert "a panel has several models of each of two kinds" in wrong.stdout + wrong.stderr
 

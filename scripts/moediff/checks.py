@@ -284,8 +284,13 @@ def _check_comparison(name: str, config: Config) -> None:
     for member in found:
         if len(set(member.sources)) < len(member.sources):
             raise ConfigError(f"{where}: one source stands twice in {member.name}")
-        if comparison["control"] == "permuted" and len(member.sources) < 2:
-            raise ConfigError(f"{where}.control: permuted rows need another source beside them")
+        # Of more sources some would be in step with each other, and no rate of exclusive features known.
+        needed = {"permuted": 2, "rotated": 2}.get(comparison["control"], len(member.sources))
+        if len(member.sources) != needed:
+            raise ConfigError(
+                f"{where}.control: permuted rows go with one other model's, a rotated copy with its own "
+                f"model's; {member.name} has {len(member.sources)} sources"
+            )
     _check_shards(where, found[0], config)
     for recipe in comparison["recipes"]:
         _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)

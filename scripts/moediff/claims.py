@@ -12,8 +12,23 @@ import yaml
 from moediff import statistics
 from moediff.errors import ConfigError, UserError, first_line
 from moediff.schema import fill
-from moediff.statistics import ABOVE, BELOW, DIRECTIONS, KNOWN, NEAR, NOT_MEASURED, NULLS
+from moediff.statistics import (
+    ABOVE,
+    ABSENT,
+    BELOW,
+    DIRECTIONS,
+    KNOWN,
+    LABELLINGS,
+    NEAR,
+    NO_VERDICT,
+    NOT_MEASURED,
+    NULLS,
+)
 
+STRONG_RATIO, WEAK_RATIO = (
+    0.7,
+    0.15,
+)  # of lambda_s to lambda_f: the paper's, and of those that did not work
 FIDELITY = ("faithful", "adapted")
 # What a claim can be about. A is the MoE, B the dense model; pairs are averaged over dictionary seeds.
 METRICS = {
@@ -24,14 +39,15 @@ METRICS = {
     "moe_only_feature_share": "A-only features over A-only, common and B-only ones",
     "dense_only_feature_share": "B-only features over A-only, common and B-only ones",
     "common_feature_share": "common features over A-only, common and B-only ones",
-    "relative_norm_side_modes": "height of the lower outer mode (highest bin of relative norm in [0, 0.1) "
-    "or (0.9, 1]) above the lowest bin between it and 0.5, over the highest bin of all; 20 bins",
+    "relative_norm_side_modes": "height of the lowest of three modes over the highest bin of all; 20 bins: "
+    "two outer ones (highest bin of relative norm in [0, 0.1) and (0.9, 1]) above the lowest bin between "
+    "it and 0.5, and the highest bin between these lowest ones above the higher of them",
     "common_cosine_median": "median decoder cosine of common features",
     "common_cosine_negative_share": "share of common features whose decoder cosine is below -0.9",
     "tied_cosine_lowest": "lowest decoder cosine of a dictionary's features tied by direction",
     # contrasts of kinds, of every ordered pair of models
     "log2_moe_only_over_dense_only": "log2 of A-only over B-only features, each count plus one half",
-    "density_order_margin": "the smaller of the two steps below",
+    "density_order_margin": "the smaller of the two steps below where both go one way, else 0",
     "density_moe_only_over_common": "log10 median density of A-only features less that of common ones",
     "density_common_over_dense_only": "log10 median density of common features less that of B-only ones",
     "domain_share_moe_only_less_dense_only": "mean top-domain share of A-only less B-only features",
@@ -48,7 +64,8 @@ METRICS = {
     "MoE and no dense model",
 }  # fmt: skip
 
-_FINDING = ("estimate", "interval", "p", "null", "withheld")  # keys of a finding that are judged
+# Keys of a finding that are judged.
+_FINDING = ("estimate", "interval", "p", "null", "withheld", "blind")
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 1}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
@@ -82,7 +99,14 @@ _ANALYSIS = {
     "bounds": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
     "user_floor": _POSITIVE,
 }
-_LIMITS = {"nats_over_trigram": _POSITIVE, "firings_per_feature": _POSITIVE, "moved": _POSITIVE}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_LIMITS = {
+    "nats_over_trigram": _POSITIVE,
+    "firings_per_feature": _POSITIVE,
+    "moved": _POSITIVE,
+    "rotated": _SHARE,
+    "permuted": _SHARE,
+}
 _PENALTIES = {"strong": _TEXT, "weak": _TEXT}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -149,6 +173,16 @@ def checked(found: Any) -> dict[str, Any]:
             raise ConfigError(f"{where}.reference: the key is missing; null '{KNOWN}' needs it")
         if row["null"] == KNOWN and row["primary"]:
             raise ConfigError(f"{where}.primary: null '{KNOWN}' gives no p for Holm")
+        of_panel = row["metric"].startswith("panel_")
+        if row["null"] != KNOWN and (row["null"] == LABELLINGS) != of_panel:
+            raise ConfigError(
+                f"{where}.null: '{row['null']}' does not go with {row['metric']}; labellings are of panels"
+            )
+    low, high = claims["primary"]["bounds"]
+    if not low <= high:
+        raise ConfigError(f"primary.bounds: [{low:g}, {high:g}] do not rise")
+    if claims["primary"]["moe"] == claims["primary"]["dense"]:
+        raise ConfigError("primary.dense: the same model as primary.moe")
     return claims
 
 
@@ -161,14 +195,17 @@ def reasons_to_withhold(
     trigram: float | None,
     firings: Mapping[str, float],
     counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]],
+    controls: Mapping[str, float],
 ) -> list[str]:
     """Why no verdict may be given, one sentence each (our definition).
 
     `losses` is each model's validation cross-entropy and `trigram` that of the n-gram, in nats a
-    token; `firings` the mean validation firings a feature of each dictionary; `counts` its features of the
-    classes that claims count, after 75 % of fitting and at the end. A class still moves when it changed by
-    more than `moved` of its size and by more than twice the root of it, which small classes do by
-    chance. What is not known does not count as passed.
+    token; `firings` the median validation firings of each dictionary's live features; `counts` its features
+    of the classes that claims count, after 75 % of fitting and at the end. A class still moves when it
+    changed by more than `moved` of its size and by more than twice the root of it, which small classes
+    do by chance. `controls` is the share of live free features that a control of known answer calls
+    exclusive: of a rotated copy `rotated` at most, of permuted rows `permuted` at least. What is not
+    known does not count as passed.
     """
     reasons = []
     if not losses or trigram is None:
@@ -201,7 +238,38 @@ def reasons_to_withhold(
             if moving
             else "class counts after 75 % of fitting are not known"
         )
+    for control, sign, least in (("rotated", 1, "at most"), ("permuted", -1, "at least")):
+        limit, share = limits[control], controls.get(control)
+        if share is None:
+            reasons.append(f"the control '{control}' was not run")
+        elif sign * share > sign * limit:
+            reasons.append(
+                f"of the control '{control}' {100 * share:.1f} % are exclusive, not {least} {100 * limit:g} %"
+            )
     return reasons
+
+
+def penalties_fault(strong: Mapping[str, Any] | None, weak: Mapping[str, Any] | None) -> str:
+    """Why two recipes do not tell what the ratio of penalties does, as one sentence; empty where they do.
+
+    They must differ in that ratio alone, 0.7 and 0.15 of the L1 penalty on features that are not tied.
+    A recipe that is missing has no fault: nothing is then measured of it.
+    """
+    if strong is None or weak is None:
+        return ""
+    ratios = [recipe["penalties"].get("l1", {}).get("tied") for recipe in (strong, weak)]
+    same = [
+        {key: value for key, value in recipe.items() if key != "preset"}
+        | {
+            "penalties": recipe["penalties"]
+            | {"l1": {**recipe["penalties"].get("l1", {}), "tied": 0}}
+        }
+        for recipe in (strong, weak)
+    ]
+    if ratios == [STRONG_RATIO, WEAK_RATIO] and same[0] == same[1]:
+        return ""
+    ratios = f"{STRONG_RATIO:g} and {WEAK_RATIO:g}"
+    return f"its two recipes do not differ in the ratio of penalties alone, {ratios}"
 
 
 def _moved(before: int, after: int, share: float) -> bool:
@@ -219,13 +287,14 @@ def judge(
 
     `claims` as `read_claims` gives them. `findings` maps a metric to `estimate` and, where there are
     such, `interval` [low, high], `p` and `null` (as `statistics.relabelled` gives them), `withheld`
-    (sentences), and whatever else is to stand `beside` them. `analysis` says how they were measured, by
-    the keys of the primary analysis: any other analysis is a row of the sensitivity table, without
-    verdicts. `withheld` are sentences that hold for all (`reasons_to_withhold`).
+    (sentences), `blind` (why absence cannot be told), and whatever else is to stand `beside` them.
+    `analysis` says how they were measured, by the keys of the primary analysis: any other analysis is
+    a row of the sensitivity table, without verdicts. `withheld` are sentences that hold for all
+    (`reasons_to_withhold`).
 
     Holm counts every primary claim, measured or not, so that none is made easier by leaving another
-    out; p of the two tails are two families, each at alpha. Claims that are near a value, or that are
-    not primary, have no p after Holm: the latter can be absent, by their interval, and never shown.
+    out; p of the two tails are two families, each at alpha. Claims against a known value are judged by
+    their interval. Others that are not primary have no p after Holm: absent by their interval, or undecided.
     Raises UserError for a finding that is none.
     """
     for metric, finding in findings.items():
@@ -300,17 +369,19 @@ def _decide(
         row["verdict"], row["reason"] = NOT_MEASURED, f"nothing measured {row['metric']}"
         return
     reasons = [*withheld, *finding.get("withheld", ())]
-    directed = row["direction"] != NEAR
-    if row["null"]["kind"] != KNOWN and "labellings" not in row["null"]:
+    directed, known = row["direction"] != NEAR, row["null"]["kind"] == KNOWN
+    if not known and "labellings" not in row["null"]:
         reasons.append(f"it was not measured against {row['null']['kind']}")
     found = statistics.verdict(
         row["estimate"], row["interval"], row["reference"] or 0.0, row["minimum_effect"],
-        row["direction"], row["p_holm"], row["p_against_holm"], reasons, alpha,
+        row["direction"], row["p_holm"], row["p_against_holm"], reasons, alpha, known,
     )  # fmt: skip
     row["verdict"], row["reason"] = found
-    if found.verdict == statistics.UNDECIDED and directed and not row["primary"]:
+    if found.verdict == ABSENT and finding.get("blind"):
+        row["verdict"], row["reason"] = NO_VERDICT, f"{found.reason}, but {finding['blind']}"
+    if found.verdict == statistics.UNDECIDED and directed and not (row["primary"] or known):
         row["reason"] += "; not a primary claim, so outside Holm"
-    elif found.verdict == statistics.UNDECIDED and directed:
+    elif found.verdict == statistics.UNDECIDED and row["primary"]:
         for tail in ("p", "p_against"):
             if row[tail] == row["p_smallest"] and row[f"{tail}_holm"] > alpha:
                 row["reason"] += "; p is the smallest that so few models allow"

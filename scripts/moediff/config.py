@@ -34,9 +34,9 @@ STAGE_VERSIONS = {
     "anchor": 1,
     "deletion": 1,
     "recurrence": 1,
-    "panel": 2,
+    "panel": 3,
     "panel_loss": 3,
-    "claims": 2,
+    "claims": 3,
     "splicing": 2,
     "experts": 1,
     "examples": 1,
@@ -244,12 +244,13 @@ def kinds(member: Member) -> dict[str, list[str]]:
 def is_panel(config: Config, member: Member) -> bool:
     """Whether a member holds several models of each of two kinds, whose labels can be exchanged.
 
-    A control is none: its views are not models of their own.
+    Each model stands once: a control's view of it, or another of its hook points, is no other model.
     """
     sizes = [len(names) for names in kinds(member).values()]
     together = "all" in config["comparisons"][member.comparison]
-    views = any(source.view for source in member.sources)
-    return together and not views and len(sizes) == 2 and min(sizes) > 1
+    models = {(source.model, source.seed) for source in member.sources if not source.view}
+    once = len(models) == len(member.sources)
+    return together and once and len(sizes) == 2 and min(sizes) > 1
 
 
 def shared_fits(config: Config) -> list[list[Fit]]:

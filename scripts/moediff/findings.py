@@ -94,12 +94,19 @@ def pair_values(pair: Pair) -> dict[str, float]:
         "common_cosine_median": math.nan if cosine.is_empty() else float(cosine.median()),
         "common_cosine_negative_share": _mean((cosine < OPPOSED).cast(pl.Float64)),
         "log2_moe_only_over_dense_only": math.log2((counts[A] + 0.5) / (counts[B] + 0.5)),
-        "density_order_margin": float(np.minimum(first, second)),
+        "density_order_margin": _margin(first, second),
         "density_moe_only_over_common": first,
         "density_common_over_dense_only": second,
         "domain_share_moe_only_less_dense_only": share[A] - share[B],
         "exclusive_variance_excess": pair.exclusive,
     }
+
+
+def _margin(first: float, second: float) -> float:
+    """The smaller of two steps that go one way, 0 where they do not: then there is no order at all."""
+    if first * second <= 0:
+        return 0.0
+    return float(np.copysign(np.minimum(abs(first), abs(second)), first))  # NaN stays NaN
 
 
 def _mean(values: pl.Series) -> float:
@@ -112,19 +119,23 @@ def _log_median(values: pl.Series) -> float:
 
 
 def side_modes(relative: np.ndarray) -> float:
-    """Height of the lower of two outer modes of relative norms [feature], over that of the highest bin.
+    """Height of the lowest of three modes of relative norms [feature], over that of the highest bin.
 
     An outer mode is the highest of the two outermost of BINS bins; its height is counted from the
-    lowest bin between it and the middle. 0: at most two modes. NaN without features.
+    lowest bin between it and the middle. The third is the highest bin between these two lowest ones,
+    counted from the higher of them. 0: at most two modes. NaN without features.
     """
     bins, _ = np.histogram(relative, BINS, (0, 1))
     if not bins.any():
         return math.nan
-    heights = []
+    heights, valleys = [], []
     for side in (bins[: BINS // 2], bins[::-1][: BINS // 2]):
         mode = int(side[:2].argmax())
-        heights.append(side[mode] - side[mode:].min())
-    return float(min(heights) / bins.max())
+        valleys.append(mode + int(side[mode:].argmin()))
+        heights.append(side[mode] - side[valleys[-1]])
+    left, right = valleys[0], BINS - 1 - valleys[1]
+    middle = bins[left : right + 1].max() - max(bins[left], bins[right])
+    return float(min(*heights, middle) / bins.max())
 
 
 def pair_findings(pairs: Sequence[Pair], moes: set[str]) -> dict[str, dict[str, Any]]:
@@ -259,14 +270,15 @@ def sensitivity(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
 
 def panel_findings(
-    panels: Sequence[Mapping[str, Any]], moes: set[str], statistic: str
+    panels: Sequence[Mapping[str, Any]], moes: set[str], statistic: str, sees: bool = True
 ) -> dict[str, dict[str, Any]]:
     """What a panel of MoEs and dense models says against all other labellings.
 
     `panels` as panel.json holds them, or panel_loss.json; `statistic` says which: variance or loss. Those
     of one kind alone say nothing. Of several dictionaries over the same models, labelling by
     labelling, the mean; of their intervals too, which resample the same documents and so say nothing of
-    what differs between dictionaries. `features` are those that are the side's own.
+    what differs between dictionaries. `features` are those that are the side's own. Unless such a panel
+    `sees` a known difference (`sees_a_difference`), absence cannot be told from blindness.
     """
     named = [(_kinds(found["kinds"], moes), found) for found in panels]
     # Where a reconstruction recovers nothing of a loss, no share of it is known.
@@ -282,7 +294,8 @@ def panel_findings(
         if metric not in METRICS:
             continue
         rows = [
-            [row for row in null_rows(panel["groups"], panel["kinds"]) if row["side"] == side]
+            # By the first's order of kinds and names, or labellings would not be the same ones.
+            [row for row in null_rows(panel["groups"], first["kinds"]) if row["side"] == side]
             for panel in same
         ]
         shares = [[row["share"] for row in part] for part in rows]
@@ -293,7 +306,25 @@ def panel_findings(
         found[metric]["features"] = [
             part[0]["features"] for part in rows
         ]  # the true labels are first
+        if not sees:
+            found[metric]["blind"] = "no panel of a known difference shows that one would be seen"
     return found
+
+
+def sees_a_difference(
+    panels: Sequence[Mapping[str, Any]], whole: Sequence[str], alpha: float
+) -> bool:
+    """Whether panels of models that learned all text against models that did not find what is there.
+
+    `whole` are the models that learned all. Of one such panel at least, the share of variance of features
+    that all of these use and none of the others must stand out of every other labelling (p <= `alpha`).
+    """
+    return any(
+        row["p"] <= alpha
+        for found in panels
+        for row in found["judged"]
+        if row["statistic"] == "share" and row["kind"] in whole
+    )
 
 
 def _interval_of(panel: Mapping[str, Any], side: str) -> list[float] | None:

@@ -56,7 +56,7 @@ def group(used: np.ndarray, first: int) -> Groups:
     )
     number = {side: n for n, side in enumerate(sets)}
     found = [number.get(tuple(np.flatnonzero(row)), REST) for row in used]
-    return Groups(list(sets), np.array(found))
+    return Groups(list(sets), np.array(found))  # all sources are group 0
 
 
 def _sides(first: Sequence[int], count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -159,6 +159,15 @@ def judge(
         for kind in (*kinds, EITHER)
         for statistic in ("share", "features")
     ]
+
+
+def counts(groups: Groups, kinds: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Features that all sources use, and that each kind alone does: what is asked whether it still moves."""
+    sizes = [len(names) for names in kinds.values()]
+    own = own_groups(groups, sizes[0], sum(sizes))
+    return {"all": groups.count(0)} | {
+        kind: groups.count(number) for kind, number in zip(kinds, own, strict=True)
+    }
 
 
 def own_groups(groups: Groups, first: int, count: int) -> list[int]:

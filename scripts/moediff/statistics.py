@@ -191,12 +191,17 @@ def pair_interval(
     with 4 + 4 models its variance is three quarters of the true one. Simulated coverage of 0.95 with
     4 + 4 models: 0.95 to 0.96 where models differ, 0.99 where only the pairs' own noise does. For the
     excess 0.94 to 0.99, but 0.87 where models differ in one number alone and pairs by its square.
+    Models without a pair that counts are none of the n and m.
     """
     values, first, second, labels = _pairs(values, first, second, labels, statistic)
+    if statistic == ACROSS:
+        counts = labels[first] & ~labels[second]
+        values, first, second = values[counts], first[counts], second[counts]
+    present = np.isin(np.arange(len(labels)), [first, second])
     estimate = float(_over_pairs(values, first, second, labels[None], statistic)[0])
     variances, freedoms = [], []
     for kind in (labels, ~labels):
-        members = np.flatnonzero(kind)
+        members = np.flatnonzero(kind & present)
         if len(members) < 2:
             raise UserError("an interval over models needs two or more of each kind")
         left = []
@@ -344,12 +349,14 @@ def verdict(
     p_against: float | None,
     withheld: Sequence[str] = (),
     alpha: float = ALPHA,
+    known: bool = False,
 ) -> Verdict:
     """What may be said of a claim that the estimate is above, below or near `null`.
 
     Above or below: *shown* where p after Holm in that direction is at most alpha and the effect, the
     estimate less `null`, at least `minimum_effect`; *opposite* where the same holds in the other
-    direction (`p_against`); *absent* where the interval lies within `minimum_effect` of null.
+    direction (`p_against`); *absent* where the interval lies within `minimum_effect` of null. A `known`
+    null is a number and no labelling, so there is no p: the whole interval must lie beyond it instead.
     Near: *shown* where the interval lies within, *opposite* where all of it lies outside (a test of
     equivalence; it takes no p). All else is *undecided*. Anything in `withheld` leaves no verdict.
     """
@@ -370,11 +377,22 @@ def verdict(
         )
     effect = estimate - null if direction == ABOVE else null - estimate
     said = f"effect {effect:.4g} against at least {minimum_effect:g}"
-    for name, p, size in ((SHOWN, p_holm, effect), (OPPOSITE, p_against, -effect)):
-        if p is not None and p <= alpha and size >= minimum_effect:
+    ahead, behind = (low, -high) if direction == ABOVE else (-high, low)  # of null, when above 0
+    for name, p, size, beyond in (
+        (SHOWN, p_holm, effect, ahead), (OPPOSITE, p_against, -effect, behind),
+    ):  # fmt: skip
+        if size < minimum_effect:
+            continue
+        if p is not None and p <= alpha:
             return Verdict(name, f"{said}, p {p:.4g} after Holm")
+        if known and beyond > 0:
+            return Verdict(name, f"{said}, the interval lies beyond {null:.4g}")
     if inside:
         return Verdict(ABSENT, f"the interval lies within {band}")
+    if known:
+        return Verdict(
+            UNDECIDED, said + (", the interval reaches further" if interval else ", no interval")
+        )
     p = p_holm if effect >= 0 else p_against
     return Verdict(UNDECIDED, said + (", no p" if p is None else f", p {p:.4g} after Holm"))
 
