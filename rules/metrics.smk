@@ -262,7 +262,6 @@ rule claims:
         deletion=pair_files("deletion.json"),
         panels=primary_panel_files("panel.json"),
         panel_metrics=primary_panel_files("metrics.json"),
-        panel_features=primary_panel_files("features.parquet"),
         known_panels=known_panel_files("panel.json"),
         classes=result("classes.json") if has_pairs() else [],
         panel_losses=primary_panel_files("panel_loss.json") if "corpus" in config else [],

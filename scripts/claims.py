@@ -5,8 +5,6 @@ from _job import job
 with job(snakemake) as log:
     from statistics import mean
 
-    import polars as pl
-
     from moediff import artifact, claims, findings, histories
     from moediff.evaluation import POOLED, THRESHOLD
 
@@ -16,11 +14,6 @@ with job(snakemake) as log:
     kinds = {primary["moe"], primary["dense"]}
     columns = ["class", "density", "relative_norm", "decoder_cosine", "top_domain_share"]
     pairs, firings, counts = [], {}, {}
-
-    def median_firings(row, features):
-        """Validation firings of the median live feature: a mean hides the rare ones."""
-        density = features.filter(pl.col("class") != "dead")["density"].median()
-        return 0.0 if density is None else density * row["rows"]
 
     for metrics, features, deletion in zip(
         found.metrics, found.features, found.deletion, strict=True
@@ -33,11 +26,13 @@ with job(snakemake) as log:
         exclusive = mean(shares[name][source] for name, source in own)
         table = artifact.read_parquet(features, columns)
         early = about["early"]
-        pair = findings.Pair(sources, row["recipe"], row["fve"], early["fve"], table, exclusive)
+        pair = findings.Pair(
+            sources, row["recipe"], row["fve"], early["fve"], table, exclusive, row["rows"]
+        )
         pairs.append(pair)
         if pair.recipe == primary["recipe"] and kinds.issuperset(pair.kinds):
             name = f"{row['member']}/{row['seed']}"
-            firings[name] = median_firings(row, table)
+            firings[name] = row["firings_per_feature"]
             counts[name] = tuple(
                 {kind: found_then["classes"][kind] for kind in findings.FREE}
                 for found_then in (early, about)
@@ -47,12 +42,10 @@ with job(snakemake) as log:
         [artifact.read_json(path) for path in paths]
         for paths in (found.panels, found.panel_losses, found.known_panels)
     )
-    for panel, metrics, features in zip(
-        panels, found.panel_metrics, found.panel_features, strict=True
-    ):
+    for panel, metrics in zip(panels, found.panel_metrics, strict=True):
         (row, *_) = artifact.read_json(metrics)["fve"]
         name = f"{row['member']}/{row['seed']}"
-        firings[name] = median_firings(row, artifact.read_parquet(features, ["class", "density"]))
+        firings[name] = row["firings_per_feature"]
         counts[name] = panel["early"], panel["end"]
 
     def of(recipe):
@@ -87,7 +80,7 @@ with job(snakemake) as log:
          if row["recipe"] == primary["recipe"]},
     )  # fmt: skip
     judged = claims.judge(wanted, measured, params.analysis, withheld)
-    judged["sensitivity"] = findings.sensitivity(pairs)
+    judged["sensitivity"] = findings.sensitivity(pairs, wanted["limits"]["firings_per_feature"])
     artifact.write_json(snakemake.output[0], artifact.made_by("claims") | judged)
     for row in judged["claims"]:
         log.info("%s: %s (%s)", row["id"], row["verdict"], row["reason"])

@@ -104,7 +104,7 @@ with job(snakemake):
     ]  # fmt: skip
     sensitivity = [
         {key: row[key] for key in (
-            "recipe", "A", "B", "pairs", "fve_pooled", "moe_only_feature_share",
+            "recipe", "A", "B", "pairs", "firings", "fve_pooled", "moe_only_feature_share",
             "dense_only_feature_share", "log2_moe_only_over_dense_only", "density_moe_only_over_common",
             "density_common_over_dense_only", "exclusive_variance_excess")}
         for row in study["sensitivity"]

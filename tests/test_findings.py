@@ -44,7 +44,7 @@ def table(**classes: list[float]) -> pl.DataFrame:
 
 def pair(first: str, second: str, a: int = 3, b: int = 7, exclusive: float = 0.1) -> Pair:
     features = table(A=[0.1] * a, common=[0.01] * 10, B=[0.001] * b, tied=[0.5] * 5)
-    return Pair((first, second), "default", 0.9, 0.88, features, exclusive)
+    return Pair((first, second), "default", 0.9, 0.88, features, exclusive, 1000)
 
 
 def test_metrics_of_a_pair_by_hand() -> None:
@@ -80,7 +80,7 @@ def test_exchanging_the_sides_exchanges_their_classes() -> None:
 
 def test_densities_that_go_both_ways_have_no_order() -> None:
     both = table(A=[0.1] * 3, common=[0.01] * 10, B=[0.1] * 7)  # A above common, and B too
-    found = pair_values(Pair(("m0", "d0"), "default", 0.9, 0.88, both, 0.1))
+    found = pair_values(Pair(("m0", "d0"), "default", 0.9, 0.88, both, 0.1, 1000))
     assert found["density_moe_only_over_common"] == pytest.approx(1)
     assert found["density_common_over_dense_only"] == pytest.approx(-1)
     assert found["density_order_margin"] == 0
@@ -277,7 +277,15 @@ def test_recipes_are_compared_on_the_same_pairs() -> None:
 def test_sensitivity_has_a_row_for_every_recipe_and_two_models() -> None:
     pairs = [pair("moe.0", "dense.0", a=2), pair("moe.1", "dense.0", a=4), pair("dense.0", "dense.1"),
              replace(pair("moe.0", "dense.0", a=0), recipe="wide")]  # fmt: skip
-    rows = {(row["recipe"], row["A"], row["B"]): row for row in sensitivity(pairs)}
+    table = sensitivity(pairs, 5)
+    rows = {(row["recipe"], row["A"], row["B"]): row for row in table if row["firings"] == 0}
+    often = [row for row in table if row["firings"] == 5]
+    assert len(often) == len(rows) == 3
+    assert all(
+        row["dense_only_feature_share"] == 0 for row in often
+    )  # they fire on one row of 1,000
+    assert often[0]["common_feature_share"] == pytest.approx((10 / 12 + 10 / 14) / 2)
+    assert often[0]["fve_pooled"] == rows["default", "moe", "dense"]["fve_pooled"]
     assert set(rows) == {
         ("default", "moe", "dense"), ("default", "dense", "dense"), ("wide", "moe", "dense")
     }  # fmt: skip

@@ -343,7 +343,7 @@ def test_several_points_are_read_in_one_pass_and_layers_share_a_crosscoder(copie
 @pytest.mark.slow
 def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     change = {
-        "training": {"seeds": [0, 1], "peak_lr": 3.0e-3},
+        "training": {"seeds": [0, 1]},
         "models": {
             "narrow": {"like": "dense", "sees": {"domains": ["made"]}},
             "untrained": {"like": "dense", "sees": {"share": 0}, "seeds": [0]},

@@ -200,8 +200,8 @@ def reasons_to_withhold(
     """Why no verdict may be given, one sentence each (our definition).
 
     `losses` is each model's validation cross-entropy and `trigram` that of the n-gram, in nats a
-    token; `firings` the median validation firings of each dictionary's live features; `counts` its features
-    of the classes that claims count, after 75 % of fitting and at the end. A class still moves when it
+    token; `firings` the mean validation firings a feature of each dictionary; `counts` its features of the
+    classes that claims count, after 75 % of fitting and at the end. A class still moves when it
     changed by more than `moved` of its size and by more than twice the root of it, which small classes
     do by chance. `controls` is the share of live free features that a control of known answer calls
     exclusive: of a rotated copy `rotated` at most, of permuted rows `permuted` at least. What is not

@@ -53,6 +53,7 @@ class Pair:
     fve_early: float  # the same after three quarters of fitting
     features: pl.DataFrame  # class, density, relative_norm, decoder_cosine, top_domain_share
     exclusive: float  # mean over the two of the share of variance that goes with its own features
+    rows: int  # validation rows that features were measured on
 
     def swapped(self) -> Pair:
         """The same with A and B exchanged."""
@@ -61,6 +62,11 @@ class Pair:
             pl.col("class").replace(names), 1 - pl.col("relative_norm")
         )
         return replace(self, models=self.models[::-1], features=table)
+
+    def firing(self, least: float) -> Pair:
+        """The same with features alone that fire on `least` rows or more; what it explains stays."""
+        often = pl.col("density") * self.rows >= least
+        return replace(self, features=self.features.filter(often))
 
     @property
     def kinds(self) -> tuple[str, str]:
@@ -249,23 +255,25 @@ def _mean_fve(pairs: Sequence[Pair]) -> float:
     return float(np.mean([pair.fve for pair in pairs]))
 
 
-def sensitivity(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def sensitivity(pairs: Sequence[Pair], firings: float) -> list[dict[str, Any]]:
     """Every metric of pairs for each recipe and two models, a mean over seeds, without verdicts.
 
-    Two seeds of one model are rows too: what a rule finds where there is nothing to find. A metric that
-    some pair has no value of is None.
+    Two seeds of one model are rows too: what a rule finds where there is nothing to find. Each row stands
+    twice, over all features and over those that fire on `firings` validation rows or more, whose density
+    and class are better known. A metric that some pair has no value of is None.
     """
     found: dict[tuple[str, ...], list[Pair]] = {}
     for pair in pairs:
         found.setdefault((pair.recipe, *pair.kinds), []).append(pair)
     rows = []
     for (recipe, first, second), same in found.items():
-        values = [pair_values(pair) for pair in same]
-        means = {name: float(np.mean([each[name] for each in values])) for name in values[0]}
-        rows.append(
-            {"recipe": recipe, "A": first, "B": second, "pairs": len(same)}
-            | {name: value if math.isfinite(value) else None for name, value in means.items()}
-        )
+        for least in (0, firings):
+            values = [pair_values(pair.firing(least)) for pair in same]
+            means = {name: float(np.mean([each[name] for each in values])) for name in values[0]}
+            rows.append(
+                {"recipe": recipe, "A": first, "B": second, "pairs": len(same), "firings": least}
+                | {name: value if math.isfinite(value) else None for name, value in means.items()}
+            )
     return rows
 
 
