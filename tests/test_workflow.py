@@ -444,7 +444,7 @@ def test_models_are_run_again_with_parts_replaced_or_masked(copied: Path) -> Non
     )
     np.testing.assert_allclose(seen.sum_horizontal(), 1, atol=1e-6)
     wrong = f"{folder}/experts/dense.0/affinity.parquet"
-    assert "no routing is stored" in changed(copied, change, wrong).stderr
+    assert "no experts are stored" in changed(copied, change, wrong).stderr
 
 
 @pytest.mark.slow
