@@ -1,0 +1,85 @@
+# Which shards of activations there are, and what they are read from.
+
+
+def reading_settings(wildcards):
+    """What decides which activations a row is; layers as the config gives them."""
+    kept = {key: config["activations"][key] for key in ("drop", "dtype", "routing")}
+    return kept | {"points": settings.points(config)}
+
+
+def token_files(model, split, shard):
+    """A token shard as a model reads it, and the same text by every other tokenizer."""
+    own = settings.own_tokenizers(config)
+    found = {None: token_shard(split, shard)}
+    found |= {name: result(f"retokenised/{name}/{split}/{int(shard):05d}.h5") for name in own}
+    mine = found.pop(model if model in own else None)
+    return [mine, *found.values()]
+
+
+def tokens_of(wildcards):
+    """The token files of a job; of the first fit shard where it has none."""
+    split, shard = wildcards.get("split", "fit"), wildcards.get("shard", 0)
+    return token_files(wildcards.model, split, shard)
+
+
+def activation_shards(source, split):
+    return [
+        result(f"activations/{source.model}/seed-{source.seed}/{split}/{shard:05d}.zarr.zip")
+        for shard in range(settings.model_shards(config, source.model, split))
+    ]
+
+
+def split_shards(wildcards):
+    """The activation shards of one model and split."""
+    return activation_shards(settings.Source(wildcards.model, wildcards.seed), wildcards.split)
+
+
+def shard_file():
+    """An activation shard; a temporary one where the disk is too small to keep all."""
+    path = result("activations/{model}/seed-{seed}/{split}/{shard}.zarr.zip")
+    return path if config["activations"]["keep"] else temp(path)
+
+
+def row_manifests(wildcards):
+    """What was kept of every source of a member, split by split."""
+    sources = dict.fromkeys((s.model, s.seed) for s in member_of(wildcards).sources)
+    return [
+        result(f"activations/{model}/seed-{seed}/{split}.json")
+        for model, seed in sources
+        for split in settings.ROW_SPLITS
+    ]
+
+
+def rows_path(wildcards):
+    """The file or folder of other code that a shard is made of; of the first fit shard without one."""
+    split, shard = wildcards.get("split", "fit"), int(wildcards.get("shard", 0))
+    return settings.row_paths(config, wildcards.model, split)[shard]
+
+
+def rows_files(wildcards):
+    """The same, file by file: an edited one is read again."""
+    return settings.row_files(rows_path(wildcards))
+
+
+def all_rows_files():
+    """Every file of other code."""
+    return [
+        file
+        for name in FOREIGN
+        for split in settings.ROW_SPLITS
+        for path in settings.row_paths(config, name, split)
+        for file in settings.row_files(path)
+    ]
+
+
+def rows_array(wildcards):
+    return config["models"][wildcards.model]["rows"]["array"]
+
+
+def rows_domains(wildcards):
+    return settings.row_domains(config, wildcards.model)
+
+
+def rows_settings():
+    """Where the rows of other code are read from, for the report."""
+    return {name: config["models"][name]["rows"] for name in FOREIGN}

@@ -1,0 +1,34 @@
+# What documents, tokenizer and token shards are made of.
+
+
+def domain_settings(wildcards):
+    """What a domain's documents are; how many are read is `domain_bytes`."""
+    settings_of = config["corpus"]["domains"][wildcards.domain]
+    return {k: v for k, v in settings_of.items() if k not in ("weight", "megabytes")}
+
+
+def domain_files(wildcards):
+    """The user's own text files: an edited or a new one reads the domain again."""
+    return settings.text_files(config, wildcards.domain)
+
+
+def domain_bytes(wildcards):
+    return settings.text_bytes(config, wildcards.domain)
+
+
+def corpus_files():
+    return [result(f"corpus/{domain}.parquet") for domain in DOMAINS]
+
+
+def tokenizer_sources(wildcards):
+    """A trained tokenizer reads the corpus, a pretrained one its folder when it is local."""
+    tokenizer = config["corpus"]["tokenizer"]
+    return corpus_files() if "train" in tokenizer else settings.tokenizer_files(tokenizer["load"])
+
+
+def token_shard(split, shard):
+    return result(f"corpus/{split}/{int(shard):05d}.h5")
+
+
+def token_shards(split):
+    return [token_shard(split, shard) for shard in range(settings.shard_count(config, split))]
