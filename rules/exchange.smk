@@ -13,7 +13,7 @@ for layout, names in EXPORTS.items():
         name:
             f"export_{layout}"
         input:
-            dictionary=result(f"dictionaries/{FIT_FOLDER}/dictionary.safetensors"),
+            dictionary=exported(layout),
             # For the numbers in the model card.
             metrics=result(f"dictionaries/{FIT_FOLDER}/metrics.json") if layout == "hub" else [],
         output:

@@ -129,7 +129,7 @@ rule plot_affinity:
 
 rule plot_panel:
     input:
-        result("panel.json"),
+        panel_json,
     output:
         report(plot_files("panel"), category="Plots", labels={"plot": "panel"}),
     log:

@@ -106,7 +106,7 @@ with job(snakemake):
         {key: row[key] for key in (
             "recipe", "A", "B", "pairs", "firings", "fve_pooled", "moe_only_feature_share",
             "dense_only_feature_share", "log2_moe_only_over_dense_only", "density_moe_only_over_common",
-            "density_common_over_dense_only", "exclusive_variance_excess")}
+            "density_common_over_dense_only", "exclusive_variance")}
         for row in study["sensitivity"]
     ]  # fmt: skip
     drawn = {
@@ -150,8 +150,11 @@ with job(snakemake):
         if features == snakemake.input.features[0]:
             for path in snakemake.input.recurs:
                 recurs = artifact.read_parquet(path)
-                shown = pl.selectors.starts_with("recurs_") - pl.selectors.starts_with("recurs_of_")
-                table = table.join(recurs.select("feature", shown), on="feature")
+                others = pl.selectors.starts_with("recurs_of_")
+                # Without another seed there is nothing to recur in, which is no 0.
+                compared = [name for name in recurs.select(others).columns if recurs[name].max()]
+                shown = [name.replace("recurs_of_", "recurs_") for name in compared]
+                table = table.join(recurs.select("feature", *shown), on="feature")
             for path in snakemake.input.experts:
                 experts = artifact.read_parquet(path).select(
                     "feature", pl.lit(Path(path).parts[-2]).alias("source"), "layer", "expert",

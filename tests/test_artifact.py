@@ -51,6 +51,8 @@ def test_no_flipped_byte_of_a_table_is_read_as_content(tmp_path: Path, capfd) ->
 def test_no_flipped_byte_of_tensors_is_read_as_content(tmp_path: Path) -> None:
     path = tmp_path / "tensors.safetensors"
     artifact.write_tensors(path, TENSORS, {"step": 3})
+    (path.parent / "plain").touch()
+    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode  # colleagues can read it
 
     def same(found: tuple[dict, dict]) -> bool:
         return found[0].keys() == TENSORS.keys() and all(

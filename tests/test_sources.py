@@ -168,6 +168,15 @@ def test_reading_stops_after_most_bytes(monkeypatch: pytest.MonkeyPatch) -> None
         assert (len(frame), len(given)) == (count, count)
 
 
+def test_long_documents_are_cut_off_and_short_ones_are_not(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "abcdéf"}, {"text": "abcdéfgh"}, {"text": "xy"}])
+    assert read(path)["text"].to_list() == ["abcdéf", "abcdéfgh", "xy"]
+    cut = read(path, longest=5)
+    assert cut["text"].to_list() == ["abcdé", "xy"]  # two that begin alike are one
+    assert cut["document"].to_list() == [sources.document_id(text) for text in ("abcdé", "xy")]
+    assert "longest" not in settings(path)
+
+
 def test_bytes_of_duplicates_do_not_count(tmp_path: Path) -> None:
     rows = [{"text": "same"}] * 50 + [{"text": "next"}, {"text": "last"}]
     frame = read(jsonl(tmp_path / "a.jsonl", rows), most_bytes=8)

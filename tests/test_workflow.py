@@ -409,7 +409,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     analyses = {(row["A"], row["B"]): row["pairs"] for row in judged["sensitivity"]}
     assert analyses == {("moe", "dense"): 1, ("dense", "narrow"): 1}
     assert {row["verdict"] for row in claims.values()} == {"no verdict", "not measured"}
-    assert any("barely beat n-grams" in reason for reason in judged["withheld"])
+    assert any("do not beat the trigram" in reason for reason in judged["withheld"])
     assert any("not the primary analysis" in reason for reason in judged["withheld"])
     pair = "results/dictionaries/moe-dense/moe.0_dense.0/default/seed-0"
     assert "nu_error" in artifact.read_parquet(copied / pair / "features.parquet").columns
@@ -418,6 +418,38 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     wrong = snakemake(copied, "-n", f"{pair}/panel.json", "--configfile", *files)
     assert wrong.returncode != 0
     assert "a panel has several models of each of two kinds" in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("results/plots/panel.svg", "no comparison is a panel"),
+        (f"results/{DICTIONARY}/panel.json", "a panel has several models"),
+        (f"results/{DICTIONARY}/experts/dense.0/affinity.parquet", "take an MoE"),
+        (f"results/{DICTIONARY}/experts/moe.1/masked.parquet", "its sources are moe.0, dense.0"),
+        (f"results/{DICTIONARY}/metrics.json".replace("moe.0_", "moe.9_"), "has moe.0_dense.0"),
+        (
+            f"results/{DICTIONARY}/metrics.json".replace("seed-0", "seed-5"),
+            "not fitted by this config",
+        ),
+        (
+            f"results/exports/saelens/{DICTIONARY}/cfg.json".replace("dictionaries/", ""),
+            "one source",
+        ),
+        ("results/baselines/moe/moe.0/anchor.parquet", "several sources"),
+        ("results/dictionaries/moe/moe.0/default/seed-0/deletion.json", "only two sources"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_any_job(
+    tmp_path: Path, target: str, said: str
+) -> None:
+    found = snakemake(
+        prepare(tmp_path), "-n", target, "--configfile", str(tmp_path / "config.yaml")
+    )
+    assert found.returncode != 0
+    lines = [line for line in found.stderr.splitlines() if line.startswith("config error: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def pair_shards(wildcards):
     """Validation shards of two sources: only these have classes of features."""
     member = member_of(wildcards)
     if len(member.sources) != 2:
-        refuse(f"{asked_for(wildcards)}/deletion.json", "only two sources have classes of features")
+        refuse(asked_for(wildcards), "only two sources have classes of features")
     return shards_of(member, "validation")
 
 
@@ -35,7 +35,7 @@ def panel_shards(wildcards):
     if not settings.is_panel(config, member):
         names = ", ".join(source.name for source in member.sources)
         refuse(
-            f"{asked_for(wildcards)}/panel.json",
+            asked_for(wildcards),
             f"a panel has several models of each of two kinds (comparison: all), not {names}",
         )
     return shards_of(member, "validation")

@@ -90,6 +90,16 @@ def null_features():
     return [result(f"{fit_folder(fit)}/features.parquet") for fit in found.values()]
 
 
+def panel_json(wildcards):
+    """What every panel found; refused where there is none to draw."""
+    if not panel_files("panel.json"):
+        refuse(
+            result("plots/panel.svg"),
+            "no comparison is a panel; write all: [A, B], with two seeds of each or more",
+        )
+    return result("panel.json")
+
+
 def plot_files(name):
     return [result(f"plots/{name}.{kind}") for kind in FORMATS]
 

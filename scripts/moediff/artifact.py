@@ -49,6 +49,13 @@ def whole(path: Path | str) -> Iterator[Path]:
             partial.unlink()
 
 
+def _umask() -> int:
+    """The process's mask of file modes, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -175,6 +182,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mappin
     facts = {**metadata, _CONTENT: _tensor_digest(plain)}
     with whole(path) as partial:
         save_file(plain, partial, metadata={_METADATA_KEY: canonical(facts)})
+        partial.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read it
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -216,8 +216,8 @@ def reasons_to_withhold(
         ]
         if weak:
             reasons.append(
-                f"the models barely beat n-grams (by {limits['nats_over_trigram']:g} nats a token or "
-                f"less: {', '.join(weak)})"
+                f"models do not beat the trigram by more than {limits['nats_over_trigram']:g} nats a token "
+                f"({', '.join(weak)})"
             )
     few = [name for name, mean in firings.items() if mean < limits["firings_per_feature"]]
     if few or not firings:
@@ -380,7 +380,10 @@ def _decide(
     if found.verdict == ABSENT and finding.get("blind"):
         row["verdict"], row["reason"] = NO_VERDICT, f"{found.reason}, but {finding['blind']}"
     if found.verdict == statistics.UNDECIDED and directed and not (row["primary"] or known):
-        row["reason"] += "; not a primary claim, so outside Holm"
+        own = "" if row["p"] is None else f" {row['p']:.4g}"
+        row["reason"] = row["reason"].replace(
+            ", no p", f", p{own} outside Holm: not a primary claim"
+        )
     elif found.verdict == statistics.UNDECIDED and row["primary"]:
         for tail in ("p", "p_against"):
             if row[tail] == row["p_smallest"] and row[f"{tail}_holm"] > alpha:

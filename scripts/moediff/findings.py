@@ -270,6 +270,8 @@ def sensitivity(pairs: Sequence[Pair], firings: float) -> list[dict[str, Any]]:
         for least in (0, firings):
             values = [pair_values(pair.firing(least)) for pair in same]
             means = {name: float(np.mean([each[name] for each in values])) for name in values[0]}
+            # Only against pairs of one kind is it an excess.
+            means["exclusive_variance"] = means.pop("exclusive_variance_excess")
             rows.append(
                 {"recipe": recipe, "A": first, "B": second, "pairs": len(same), "firings": least}
                 | {name: value if math.isfinite(value) else None for name, value in means.items()}

@@ -16,7 +16,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 .plain { border-left: 4px solid #0072B2; padding: .2rem .8rem; background: #eef5fb }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child, td.text { text-align: left }
+th:first-child, td:first-child, .text { text-align: left }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
 nav ul { columns: 2; padding-left: 1.2rem; font-size: .9rem } section > div.wide { overflow-x: auto }
 td.text { max-width: 28rem; min-width: 6rem } td.text:first-child { min-width: 15rem }
@@ -98,7 +98,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "<p>none</p>"
     names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in names)
+    head = "".join(_heading(name, [row.get(name) for row in rows]) for name in names)
     body = "".join(
         "<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows
     )
@@ -128,6 +128,12 @@ def row_table(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _heading(name: str, values: Sequence[Any]) -> str:
+    """The head of a column, above words to the left as they stand, above numbers to the right."""
+    kind = ' class="text"' if any(isinstance(value, str) for value in values) else ""
+    return f"<th{kind}>{escape(str(name).replace('_', ' '))}</th>"
+
+
 def _cell(value: Any) -> str:
     kind = ' class="text"' if isinstance(value, str) else ""
     return f"<td{kind}>{escape(_shown(value))}</td>"
@@ -139,7 +145,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):  # an interval
         return " to ".join(map(_shown, value))
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if value == 0 or abs(value) >= 1e-4 else f"{value:.1e}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -256,12 +256,15 @@ def documents(
 ) -> pl.DataFrame:
     """The documents of one domain: text, source, document (stable id), group, split.
 
-    Exact duplicates are dropped, the first kept. Reading stops after `most_bytes` of text.
+    A document is cut off after `longest` characters, where the settings have it. Exact duplicates are
+    dropped, the first kept. Reading stops after `most_bytes` of text.
     """
-    keys = {key: value for key, value in settings.items() if key != "source"}
+    keys = {key: value for key, value in settings.items() if key not in ("source", "longest")}
+    longest = settings.get("longest")
     seen: dict[str, tuple[str, str, str, str, str]] = {}
     size = 0
     for text, source, group in SOURCES[settings["source"]](**keys):
+        text = text[:longest]
         if not text.strip():
             continue
         identity = document_id(text)
