@@ -168,6 +168,18 @@ def test_reading_stops_after_most_bytes(monkeypatch: pytest.MonkeyPatch) -> None
         assert (len(frame), len(given)) == (count, count)
 
 
+def test_modules_can_be_left_out_of_the_standard_library() -> None:
+    def names(**keys: Any) -> set[str]:
+        frame = sources.documents("code", {"source": "stdlib"} | keys, SPLITS, None)
+        return set(frame["source"])
+
+    every, some = names(longest=200), names(longest=200, skip=["encodings/*", "stringprep.py"])
+    left = {name for name in every if name.startswith("encodings/") or name == "stringprep.py"}
+    assert len(left) > 50
+    assert some.isdisjoint(left)
+    assert "argparse.py" in some
+
+
 def test_long_documents_are_cut_off_and_short_ones_are_not(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"text": "abcdéf"}, {"text": "abcdéfgh"}, {"text": "xy"}])
     assert read(path)["text"].to_list() == ["abcdéf", "abcdéfgh", "xy"]

@@ -11,6 +11,7 @@ import re
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -256,16 +257,18 @@ def documents(
 ) -> pl.DataFrame:
     """The documents of one domain: text, source, document (stable id), group, split.
 
-    A document is cut off after `longest` characters, where the settings have it. Exact duplicates are
-    dropped, the first kept. Reading stops after `most_bytes` of text.
+    Where the settings have them, documents whose source one of the globs `skip` matches are left out, and
+    others cut off after `longest` characters. Exact duplicates are dropped, the first kept. Reading stops
+    after `most_bytes` of text.
     """
-    keys = {key: value for key, value in settings.items() if key not in ("source", "longest")}
-    longest = settings.get("longest")
+    common = ("source", "skip", "longest")
+    keys = {key: value for key, value in settings.items() if key not in common}
+    skip, longest = settings.get("skip", ()), settings.get("longest")
     seen: dict[str, tuple[str, str, str, str, str]] = {}
     size = 0
     for text, source, group in SOURCES[settings["source"]](**keys):
         text = text[:longest]
-        if not text.strip():
+        if not text.strip() or any(fnmatchcase(source, pattern) for pattern in skip):
             continue
         identity = document_id(text)
         if identity not in seen:
