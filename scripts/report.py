@@ -139,7 +139,10 @@ with job(snakemake):
         snakemake.params.barely,
         list(snakemake.params.rows),
     )
-    sentences += [("warning", f"No claim has a verdict here: {why}.") for why in study["withheld"]]
+    if study["withheld"]:
+        sentences.append(
+            ("warning", f"No claim has a verdict here: {'; '.join(study['withheld'])}.")
+        )
     versions = artifact.made_by("plots")["versions"]
 
     def looked_at(features, texts):
