@@ -263,7 +263,7 @@ rule claims:
         panels=primary_panel_files("panel.json"),
         panel_metrics=primary_panel_files("metrics.json"),
         known_panels=known_panel_files("panel.json"),
-        classes=result("classes.json") if has_pairs() else [],
+        classes=result("classes.json"),
         panel_losses=primary_panel_files("panel_loss.json") if "corpus" in config else [],
         histories=histories(),
         ngrams=ngrams(),
