@@ -66,6 +66,19 @@ def one_of(names):
     return "|".join(names) or "(?!)"
 
 
+wildcard_constraints:
+    domain=one_of(DOMAINS),
+    model=one_of(config["models"]),
+    recipe=one_of(config["recipes"]),
+    comparison=one_of(config["comparisons"]),
+    member=r"[A-Za-z0-9._@-]+",
+    source=r"[A-Za-z0-9.@_-]+",
+    split=one_of(settings.SPLITS),
+    seed=r"\d+",
+    shard=r"\d{5}",
+    rate=r"[0-9.e+-]+",
+
+
 include: "inputs/corpus.smk"
 include: "inputs/models.smk"
 include: "inputs/activations.smk"

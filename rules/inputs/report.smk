@@ -102,16 +102,3 @@ def panel_json(wildcards):
 
 def plot_files(name):
     return [result(f"plots/{name}.{kind}") for kind in FORMATS]
-
-
-wildcard_constraints:
-    domain=one_of(DOMAINS),
-    model=one_of(config["models"]),
-    recipe=one_of(config["recipes"]),
-    comparison=one_of(config["comparisons"]),
-    member=r"[A-Za-z0-9._@-]+",
-    source=r"[A-Za-z0-9.@_-]+",
-    split=one_of(settings.SPLITS),
-    seed=r"\d+",
-    shard=r"\d{5}",
-    rate=r"[0-9.e+-]+",

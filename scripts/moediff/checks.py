@@ -285,8 +285,7 @@ def _check_comparison(name: str, config: Config) -> None:
         if len(set(member.sources)) < len(member.sources):
             raise ConfigError(f"{where}: one source stands twice in {member.name}")
         # Of more sources some would be in step with each other, and no rate of exclusive features known.
-        needed = {"permuted": 2, "rotated": 2}.get(comparison["control"], len(member.sources))
-        if len(member.sources) != needed:
+        if comparison["control"] and len(member.sources) != 2:
             raise ConfigError(
                 f"{where}.control: permuted rows go with one other model's, a rotated copy with its own "
                 f"model's; {member.name} has {len(member.sources)} sources"

@@ -25,10 +25,8 @@ from moediff.statistics import (
     NULLS,
 )
 
-STRONG_RATIO, WEAK_RATIO = (
-    0.7,
-    0.15,
-)  # of lambda_s to lambda_f: the paper's, and of those that did not work
+# Of lambda_s to lambda_f: the paper's, and one of those that did not work.
+STRONG_RATIO, WEAK_RATIO = 0.7, 0.15
 FIDELITY = ("faithful", "adapted")
 # What a claim can be about. A is the MoE, B the dense model; pairs are averaged over dictionary seeds.
 METRICS = {
@@ -268,8 +266,8 @@ def penalties_fault(strong: Mapping[str, Any] | None, weak: Mapping[str, Any] | 
     ]
     if ratios == [STRONG_RATIO, WEAK_RATIO] and same[0] == same[1]:
         return ""
-    ratios = f"{STRONG_RATIO:g} and {WEAK_RATIO:g}"
-    return f"its two recipes do not differ in the ratio of penalties alone, {ratios}"
+    wanted = f"{STRONG_RATIO:g} and {WEAK_RATIO:g}"
+    return f"its two recipes do not differ in the ratio of penalties alone, {wanted}"
 
 
 def _moved(before: int, after: int, share: float) -> bool:
