@@ -1,4 +1,4 @@
-"""Small worlds that the tests share: synthetic rows in shards, tiny models, packed tokens."""
+"""Small worlds that the tests share: rows in shards, tiny models, packed tokens, a finished study."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from moediff.dictionary import Dictionary
 from moediff.hooks import Point
 from moediff.shards import COLUMNS, Shard, ShardWriter, Stored
 from moediff.store import AlignedRows
+from workflow import ROOT, prepare, run
 
-ROOT = Path(__file__).parent.parent
 VOCABULARY = 64
 DENSE = {
     "d_model": 32, "layers": 2, "heads": 2, "ffn": 64, "experts": 1, "top_k": 1,
@@ -171,6 +171,21 @@ def dense_tables(dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor, to
         found[2].append(block.encoder_bias)
     decoder, encoder, bias = (torch.cat(parts) for parts in found)
     return decoder, encoder, bias
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny study was run to the end."""
+    folder = prepare(tmp_path_factory.mktemp("study"))
+    found = run(folder, "all")
+    assert found.returncode == 0, found.stdout + found.stderr
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The finished study, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "study", symlinks=True))
 
 
 SCHEMA = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))

@@ -17,13 +17,14 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from conftest import DENSE, ROOT
+from conftest import DENSE
 from moediff import artifact, tokens
 from moediff.alignment import PADDING, aligned, alignment_report, boundaries, retokenise
 from moediff.errors import UserError
 from moediff.models import backbone, model_inputs
 from moediff.sources import document_id
 from moediff.tokens import TokenShard, read_token_shard, segment_positions, segment_starts
+from workflow import ROOT
 
 WORDS = ["the", "fox", "saw", "quiet", "hills", "over_there", "naïve", "狐は走った", "🦊👩\u200d👧",
          "e\u0301te\u0301", "ﬁne", "x1", "(so)", "\n\n", " ", "İ"]  # fmt: skip

@@ -15,13 +15,14 @@ import safetensors.torch
 import torch
 import yaml
 
-from conftest import PRESETS, ROOT, SCHEMA, cached, write_tokens
+from conftest import PRESETS, SCHEMA, cached, write_tokens
 from moediff import artifact, budget, checks, foreign
 from moediff import config as settings
 from moediff.errors import ConfigError, UserError
 from moediff.shards import TOKENS, Shard
 from moediff.store import AlignedRows
 from moediff.tokens import read_token_shard
+from workflow import ROOT
 
 COUNT, WIDTH = 300, 6
 

@@ -12,7 +12,7 @@ import yaml
 from exchanged import FACTS, PAIR, activations, assert_same_dictionary, code, made
 from moediff import artifact, crosscoders, hub, saelens
 from moediff.errors import UserError
-from test_workflow import TINY, snakemake
+from workflow import TINY, snakemake
 
 
 @pytest.fixture

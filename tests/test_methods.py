@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from conftest import PRESETS, RECIPE, ROOT, SCHEMA
+from conftest import PRESETS, RECIPE, SCHEMA
 from moediff import artifact, methods, schema
 from moediff.dictionary import Dictionary, Shape
 from moediff.errors import UserError
@@ -37,6 +37,7 @@ from moediff.methods import (
 )
 from moediff.planted import Planted, owned, planted, stored
 from moediff.store import AlignedRows
+from workflow import ROOT
 
 OURS = schema.defaults(SCHEMA, "recipe")
 MODELS = {"models": {"m": {"rows": {"fit": "a", "validation": "b"}}}}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conftest import DENSE, DROP, MOE, ROOT, VOCABULARY, write_tokens
+from conftest import DENSE, DROP, MOE, VOCABULARY, write_tokens
 from moediff import artifact, models
 from moediff.dictionary import Dictionary
 from moediff.hooks import Capture, Point, blocks
@@ -29,6 +29,7 @@ from moediff.panel_loss import (
 from moediff.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, Side, splice, without
 from moediff.tokens import TokenShard, read_token_shard, segment_starts
 from test_splicing import identity, made, of, plain_reconstruction, text
+from workflow import ROOT
 
 NAMES = ["m0", "m1", "d0", "d1"]
 KINDS = {"moe": NAMES[:2], "dense": NAMES[2:]}

@@ -4,11 +4,11 @@ import ast
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from workflow import ROOT
+
 # Floors: a module imports only from modules before it.
 FLOORS = [
     "errors", "statistics", "artifact", "checkpoint", "progress", "ahead", "config", "schema", "claims",

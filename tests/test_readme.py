@@ -1,9 +1,8 @@
 """What the README says can be run."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from workflow import ROOT
 
 
 def test_ci_runs_the_readme_s_own_test_command() -> None:
@@ -13,7 +12,6 @@ def test_ci_runs_the_readme_s_own_test_command() -> None:
 
 
 def test_links_of_the_readme_exist() -> None:
-
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", readme):
         assert (ROOT / target).exists(), target

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import RECIPE, ROOT
+from conftest import RECIPE
 from moediff import artifact
 from moediff import recurrence as module
 from moediff.dictionary import Dictionary, Shape
@@ -19,6 +19,7 @@ from moediff.fitting import fit
 from moediff.planted import owned, planted
 from moediff.recurrence import MATCH, NONE, Matches, best_matches, recurrence
 from moediff.store import AlignedRows
+from workflow import ROOT
 
 CPU = torch.device("cpu")
 COUNT = 3000

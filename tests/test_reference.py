@@ -10,8 +10,8 @@ import pytest
 
 from moediff import artifact, controls, methods, panel, plots, statistics
 from moediff.claims import METRICS, read_claims
+from workflow import ROOT
 
-ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.parent for path in (ROOT / "docs/reference").glob("*/claims.json"))
 SIZE = {"width": 300, "height": 200}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conftest import DENSE, DROP, MOE, RECIPE, ROOT, dense_tables
+from conftest import DENSE, DROP, MOE, RECIPE, dense_tables
 from families import FAMILIES, MOE_FAMILIES, tiny
 from moediff import artifact, models, training
 from moediff.alignment import PADDING
@@ -51,6 +51,7 @@ from moediff.tokens import (
     segment_starts,
     write_token_shard,
 )
+from workflow import ROOT
 
 RANDOM = np.random.default_rng(0)
 TOKENS = RANDOM.integers(1, 60, (2, 12))

@@ -1,19 +1,14 @@
-"""The workflow as its users run it: a tiny study end to end, reruns, damage, bad input, dry-runs."""
+"""The workflow as its users run it: what a tiny study leaves, its rows, its panel, every config."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-import h5py
 import numpy as np
 import polars as pl
 import pytest
@@ -29,85 +24,17 @@ from moediff.histories import final_losses
 from moediff.shards import TOKENS, Shard
 from moediff.study import open_rows
 from moediff.tales import tales
-
-ROOT = Path(__file__).parent.parent
-TINY = {
-    "corpus": {
-        "domains": {"made": {"source": "tales"}, "own": {"source": "files", "paths": ["own/*.txt"]}},
-        "tokens": {"train": 16_000, "fit": 12_000, "validation": 4_000},
-        "splits": {"fit": 0.35, "validation": 0.2},
-        "tokenizer": {"train": 400},
-        "sequence": {"length": 64},
-        "shard_tokens": 8_000,
-    },
-    "models": {
-        "dense": {"train": {"d_model": 32, "layers": 2, "heads": 2, "ffn": 64}},
-        "moe": {"like": "dense", "train": {"ffn": 32, "experts": 4, "top_k": 2}},
-    },
-    "training": {"peak_lr": [3.0e-3, 6.0e-3], "sweep_tokens": 4_000, "evaluations": 2},
-    "recipes": {
-        "default": {
-            "k": 6, "features": 96, "exclusive": 4, "rows": 30_000, "batch": 256,
-            "threshold_rows": 2_000,
-        }
-    },
-    "comparisons": {"moe-dense": {"each": ["moe", "dense"]}, "moe": {"each": ["moe"]}},
-}  # fmt: skip
-DICTIONARY = "dictionaries/moe-dense/moe.0_dense.0/default/seed-0"
-
-
-def snakemake(folder: Path, *arguments: str, tree: Path = ROOT) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(tree / "scripts"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments, "-s", str(tree / "Snakefile"), "-d",
-         str(folder), "--workflow-profile", str(tree / "profiles/default"), "--cores", "2"],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-
-
-def run(folder: Path, *targets: str) -> subprocess.CompletedProcess:
-    return snakemake(folder, *targets, "--configfile", str(folder / "config.yaml"))
-
-
-def planned(folder: Path, *changes: dict, tree: Path = ROOT) -> dict[str, int]:
-    """Jobs that a dry-run of `all` would run, by rule, with changes merged into the config."""
-    files = [str(folder / "config.yaml")]
-    for number, change in enumerate(changes):
-        path = folder / f"change-{number}.yaml"
-        path.write_text(yaml.safe_dump(change))
-        files.append(str(path))
-    found = snakemake(folder, "-n", "--configfile", *files, tree=tree)
-    assert found.returncode == 0, found.stderr
-    if "Nothing to be done" in found.stdout + found.stderr:
-        return {}
-    stats = (found.stdout + found.stderr).rsplit("Job stats:", 1)[1]
-    return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", stats, re.M)}
-
-
-def prepare(folder: Path) -> Path:
-    (folder / "own").mkdir(parents=True)
-    for number, text in enumerate(itertools.islice(tales(7), 150)):
-        (folder / "own" / f"{number:03d}.txt").write_text(text, encoding="utf-8")
-    (folder / "config.yaml").write_text(yaml.safe_dump(TINY))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the tiny study was run to the end."""
-    folder = prepare(tmp_path_factory.mktemp("study"))
-    found = run(folder, "all")
-    assert found.returncode == 0, found.stdout + found.stderr
-    return folder
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    """The finished study, to be changed."""
-    return Path(shutil.copytree(finished, tmp_path / "study", symlinks=True))
-
-
-# --- what a run leaves ---
+from workflow import (
+    DICTIONARY,
+    ROOT,
+    TINY,
+    changed,
+    planned,
+    prepare,
+    run,
+    shard_files,
+    snakemake,
+)
 
 
 @pytest.mark.slow
@@ -157,142 +84,6 @@ def test_no_machine_path_stands_in_a_result(finished: Path) -> None:
         assert str(finished) not in path.read_text(), path
 
 
-# --- reruns ---
-
-
-@pytest.mark.slow
-def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) -> None:
-    assert planned(finished) == {}
-    after_fit = {
-        "dictionary", "metrics", "deletion", "classes", "claims", "fve", "recurrence", "examples",
-        "splice", "affinity", "plot_fve", "plot_features", "plot_classes", "plot_domains",
-        "plot_affinity", "report", "all",
-    }  # fmt: skip
-    found = planned(finished, {"recipes": {"default": {"k": 7}}})
-    assert set(found) - {"total"} == after_fit
-    assert found["dictionary"] == 2
-    found = planned(finished, {"plots": {"width": 500}})
-    drawn = {
-        f"plot_{name}" for name in ("training", "fve", "features", "classes", "domains", "affinity")
-    }
-    assert set(found) - {"total"} <= {*drawn, "report", "all"}
-    found = planned(finished, {"corpus": {"domains": {"made": {"seed": 5}}}})
-    assert found["documents"] == 1
-    assert found["train"] == 2
-    found = planned(finished, {"corpus": {"tokens": {"fit": 14_000}}})
-    assert "train" not in found
-    assert found["token_shards_fit"] == 1
-    found = planned(finished, {"comparisons": {"dense": {"each": ["dense"]}}})
-    assert found["dictionary"] == 1
-    assert found["metrics"] == 1
-    assert "activations" not in found
-
-
-@pytest.mark.slow
-def test_an_edited_or_a_new_text_file_is_read_again(copied: Path) -> None:
-    file = copied / "own/003.txt"
-    file.write_text(file.read_text(encoding="utf-8") + " One more line.", encoding="utf-8")
-    assert planned(copied)["documents"] == 1
-    file.touch()
-    (copied / "own/new.txt").write_text("A new tale, told once. " * 30, encoding="utf-8")
-    found = planned(copied)
-    assert found["documents"] == 1
-    assert found["report"] == 1
-
-
-@pytest.mark.slow
-def test_a_weight_reads_no_text_again_and_a_rate_more_is_one_trial_a_model(finished: Path) -> None:
-    heavier = {"corpus": {"domains": {"made": {"weight": 1.05}}}}
-    found = planned(finished, heavier)
-    assert "documents" not in found
-    assert found["token_shards_train"] == 1
-    found = planned(finished, {"training": {"peak_lr": [3.0e-3, 6.0e-3, 1.0e-2]}})
-    assert found["trial"] == 2
-
-
-@pytest.mark.slow
-def test_a_rate_that_diverges_loses_its_sweep_and_does_not_end_it(copied: Path) -> None:
-    change = copied / "change.yaml"
-    change.write_text(yaml.safe_dump({"training": {"peak_lr": [3.0e-3, 1.0e30]}}))
-    files = [str(copied / "config.yaml"), str(change)]
-    best = "results/models/moe/sweep/best.json"
-    found = snakemake(copied, best, "--configfile", *files)
-    assert found.returncode == 0, found.stderr
-    assert json.loads((copied / best).read_text())["peak_lr"] == 3.0e-3
-    trial = json.loads((copied / "results/models/moe/sweep/lr-1e+30.json").read_text())
-    assert trial["cross_entropy"] is None
-    change.write_text(yaml.safe_dump({"training": {"peak_lr": [1.0e30, 2.0e30]}}))
-    found = snakemake(copied, best, "--configfile", *files)
-    assert found.returncode != 0
-    assert "add lower ones" in found.stderr
-
-
-@pytest.mark.slow
-def test_dictionaries_that_share_a_job_are_those_fitted_alone(copied: Path) -> None:
-    more = {"recipes": {"wide": TINY["recipes"]["default"] | {"features": 128, "seeds": [0, 1]}},
-            "comparisons": {"moe-dense": {"recipes": ["default", "wide"]}}}  # fmt: skip
-    folder = copied / "results" / "dictionaries" / "moe-dense" / "moe.0_dense.0"
-
-    def made(change: dict) -> tuple[dict[str, bytes], str]:
-        (copied / "change.yaml").write_text(yaml.safe_dump(change))
-        files = [str(copied / "config.yaml"), str(copied / "change.yaml")]
-        found = snakemake(copied, "results/fve.json", "--configfile", *files)
-        assert found.returncode == 0, found.stdout + found.stderr
-        paths = sorted(folder.rglob("*.safetensors"))
-        return {str(p.relative_to(folder)): p.read_bytes() for p in paths}, found.stderr
-
-    alone, _ = made(more)
-    assert len(alone) == 2 * 3  # at the end, and after three quarters
-    shutil.rmtree(copied / "results" / "state")
-    shutil.rmtree(folder)
-    shared, said = made(more | {"dictionaries_per_job": 3})
-    assert shared == alone
-    assert "dictionaries_0" in said
-    # One changed: its job runs again, the others in it are taken as they were.
-    more["recipes"]["wide"]["seeds"] = [0]
-    wide = TINY["recipes"]["default"] | {"features": 128, "k": 7, "seeds": [1]}
-    more["recipes"]["wider"] = wide
-    more["comparisons"]["moe-dense"]["recipes"].append("wider")
-    changed, _ = made(more | {"dictionaries_per_job": 3})
-    assert {name: changed[name] for name in alone if name in changed} == alone
-    log = (copied / "results/logs/dictionary/0-of-1-shared.log").read_text()
-    assert log.count("resumed after step") == 2
-
-
-@pytest.mark.slow
-def test_a_docstring_reruns_nothing(finished: Path, tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    for name in ("scripts", "rules", "config", "profiles"):
-        shutil.copytree(ROOT / name, tree / name)
-    shutil.copy(ROOT / "Snakefile", tree)
-    for module in (tree / "scripts").rglob("*.py"):
-        module.write_text(module.read_text(encoding="utf-8").replace('"""', '"""Edited. ', 1))
-    assert planned(finished, tree=tree) == {}
-
-
-@pytest.mark.slow
-def test_the_same_config_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    again = prepare(tmp_path / "again")
-    assert run(again, "results/fve.json").returncode == 0
-    for name in ("fve.json", f"{DICTIONARY}/dictionary.safetensors"):
-        first, second = (folder / "results" / name for folder in (finished, again))
-        assert first.read_bytes() == second.read_bytes(), name
-
-
-# --- activations ---
-
-
-def changed(folder: Path, change: dict, *targets: str) -> subprocess.CompletedProcess:
-    """Run the study with a change merged into its config."""
-    (folder / "change.yaml").write_text(yaml.safe_dump(change))
-    files = [str(folder / "config.yaml"), str(folder / "change.yaml")]
-    return snakemake(folder, *targets, "--configfile", *files)
-
-
-def shard_files(folder: Path) -> list[Path]:
-    return sorted((folder / "results/activations").rglob("*.zarr.zip"))
-
-
 @pytest.mark.slow
 def test_rows_left_out_are_told_by_reason(finished: Path) -> None:
     about = json.loads((finished / "results/activations/moe/seed-0/fit.json").read_text())["about"]
@@ -305,16 +96,19 @@ def test_rows_left_out_are_told_by_reason(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_shards_that_are_not_kept_go_when_all_is_made(finished: Path, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "study")
-    shutil.copytree(finished / "results/models", folder / "results/models")
-    found = changed(folder, {"activations": {"keep": False}}, "all")
-    assert found.returncode == 0, found.stderr
-    assert shard_files(folder) == []
-    one, two = (place / "results/fve.json" for place in (finished, folder))
-    assert one.read_bytes() == two.read_bytes()
-    again = changed(folder, {"activations": {"keep": False}}, "all")
-    assert "Nothing to be done" in again.stdout + again.stderr
+def test_a_row_is_found_in_its_text(finished: Path) -> None:
+    rows = open_rows(finished / "results", "moe", split="fit")
+    table = {
+        name: dict(pl.read_parquet(path).select("document", "text").iter_rows())
+        for name, path in ((n, finished / f"results/corpus/{n}.parquet") for n in ("made", "own"))
+    }
+    tokenizer = Tokenizer.from_file(str(finished / "results/corpus/tokenizer.json"))
+    tokens = rows.column("token")
+    for row in range(0, rows.count, rows.count // 50):
+        passage = rows.text(row, around=20)
+        text = table[passage.domain][passage.document]
+        assert passage.before + passage.token + passage.after in text
+        assert passage.token == tokenizer.decode([int(tokens[row])])
 
 
 @pytest.mark.slow
@@ -357,12 +151,10 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
             "permuted": {"each": ["moe", "dense"], "seeds": [0], "control": "permuted"},
         },
     }
-    (copied / "panel.yaml").write_text(yaml.safe_dump(change))
     member = "panel/moe.0_moe.1_dense.0_dense.1"
     anchor = f"results/baselines/{member}/anchor.parquet"
-    files = [str(copied / name) for name in ("config.yaml", "panel.yaml")]
     targets = ["results/panel.json", "results/classes.json", "results/report.html", anchor]
-    found = snakemake(copied, *targets, "--configfile", *files)
+    found = changed(copied, change, *targets)
     assert found.returncode == 0, found.stdout + found.stderr
     (panel,) = json.loads((copied / "results/panel.json").read_text())["panels"]
     assert panel["kinds"] == {"moe": ["moe.0", "moe.1"], "dense": ["dense.0", "dense.1"]}
@@ -415,41 +207,9 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert "nu_error" in artifact.read_parquet(copied / pair / "features.parquet").columns
     assert set(panel["early"]) == set(panel["end"]) == {"all", "moe", "dense"}
     assert panel["end"]["all"] == every["features"]
-    wrong = snakemake(copied, "-n", f"{pair}/panel.json", "--configfile", *files)
+    wrong = changed(copied, change, "-n", f"{pair}/panel.json")
     assert wrong.returncode != 0
     assert "a panel has several models of each of two kinds" in wrong.stdout + wrong.stderr
-
-
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        ("results/plots/panel.svg", "no comparison is a panel"),
-        (f"results/{DICTIONARY}/panel.json", "a panel has several models"),
-        (f"results/{DICTIONARY}/experts/dense.0/affinity.parquet", "take an MoE"),
-        (f"results/{DICTIONARY}/experts/moe.1/masked.parquet", "its sources are moe.0, dense.0"),
-        (f"results/{DICTIONARY}/metrics.json".replace("moe.0_", "moe.9_"), "has moe.0_dense.0"),
-        (
-            f"results/{DICTIONARY}/metrics.json".replace("seed-0", "seed-5"),
-            "not fitted by this config",
-        ),
-        (
-            f"results/exports/saelens/{DICTIONARY}/cfg.json".replace("dictionaries/", ""),
-            "one source",
-        ),
-        ("results/baselines/moe/moe.0/anchor.parquet", "several sources"),
-        ("results/dictionaries/moe/moe.0/default/seed-0/deletion.json", "only two sources"),
-    ],
-)
-def test_what_cannot_be_had_is_refused_before_any_job(
-    tmp_path: Path, target: str, said: str
-) -> None:
-    found = snakemake(
-        prepare(tmp_path), "-n", target, "--configfile", str(tmp_path / "config.yaml")
-    )
-    assert found.returncode != 0
-    lines = [line for line in found.stderr.splitlines() if line.startswith("config error: ")]
-    assert len(lines) == 1
-    assert said in lines[0]
 
 
 @pytest.mark.slow
@@ -477,22 +237,6 @@ def test_models_are_run_again_with_parts_replaced_or_masked(copied: Path) -> Non
     np.testing.assert_allclose(seen.sum_horizontal(), 1, atol=1e-6)
     wrong = f"{folder}/experts/dense.0/affinity.parquet"
     assert "no experts are stored" in changed(copied, change, wrong).stderr
-
-
-@pytest.mark.slow
-def test_a_row_is_found_in_its_text(finished: Path) -> None:
-    rows = open_rows(finished / "results", "moe", split="fit")
-    table = {
-        name: dict(pl.read_parquet(path).select("document", "text").iter_rows())
-        for name, path in ((n, finished / f"results/corpus/{n}.parquet") for n in ("made", "own"))
-    }
-    tokenizer = Tokenizer.from_file(str(finished / "results/corpus/tokenizer.json"))
-    tokens = rows.column("token")
-    for row in range(0, rows.count, rows.count // 50):
-        passage = rows.text(row, around=20)
-        text = table[passage.domain][passage.document]
-        assert passage.before + passage.token + passage.after in text
-        assert passage.token == tokenizer.decode([int(tokens[row])])
 
 
 def write_checkpoint(folder: Path, family: str, entries: int, texts: list[str]) -> str:
@@ -549,48 +293,6 @@ def test_models_of_two_tokenizers_meet_where_their_tokens_end(tmp_path: Path) ->
     assert alignment["word_ends_kept"] > alignment["word_ends"]
     assert about["left_out"]["unaligned"] > 0
     assert "word ends kept" in (folder / "results/report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_a_killed_run_of_caching_goes_on_where_it_was(copied: Path) -> None:
-    """SIGKILL to all of a run, three times: whole shards stay as they are, contents end the same."""
-
-    def contents() -> dict[str, str]:
-        found = {}
-        for path in (copied / "results/activations/moe/seed-0/fit").glob("*.zarr.zip"):
-            shard = Shard(path)
-            arrays = (shard.read(name) for name in shard.facts["arrays"])
-            found[path.name] = artifact.digest(*arrays)
-        return found
-
-    shutil.rmtree(copied / "results/activations/dense")
-    (copied / "change.yaml").write_text(yaml.safe_dump({"corpus": {"shard_tokens": 2_000}}))
-    target = "results/activations/moe/seed-0/fit.json"
-    files = [str(copied / "config.yaml"), str(copied / "change.yaml")]
-    assert snakemake(copied, target, "--configfile", *files).returncode == 0
-    wanted = contents()
-    assert len(wanted) > 5
-    shutil.rmtree(copied / "results/activations/moe")
-    for seconds in (7, 9, 11):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", target, "-s", str(ROOT / "Snakefile"), "-d", str(copied),
-             "--workflow-profile", str(ROOT / "profiles/default"), "--cores", "2", "--nolock",
-             "--configfile", *files],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        whole = {path: path.stat().st_mtime_ns for path in shard_files(copied)}
-    found = snakemake(copied, target, "--nolock", "--configfile", *files)
-    assert found.returncode == 0, found.stderr
-    assert contents() == wanted
-    # At most the jobs that Snakemake had not yet noted as done were done again.
-    assert sum(path.stat().st_mtime_ns != time for path, time in whole.items()) <= 2
-    assert not list((copied / "results/activations").rglob("*.partial"))
 
 
 # --- rows that other code wrote ---
@@ -653,9 +355,7 @@ def test_rows_of_other_code_join_a_model_of_ours_only_in_its_order(copied: Path)
         "models": {"theirs": {"rows": write_rows(copied, copied / "acts", "dense")}},
         "comparisons": {"mixed": {"each": ["moe", "theirs"]}},
     }
-    (copied / "change.yaml").write_text(yaml.safe_dump(change))
-    files = [str(copied / "config.yaml"), str(copied / "change.yaml")]
-    found = snakemake(copied, "results/fve.json", "--configfile", *files)
+    found = changed(copied, change, "results/fve.json")
     assert found.returncode == 0, found.stderr
     rows = pl.DataFrame(json.loads((copied / "results/fve.json").read_text())["rows"])
     numbers = {
@@ -666,103 +366,11 @@ def test_rows_of_other_code_join_a_model_of_ours_only_in_its_order(copied: Path)
     path = copied / "acts/dense-validation-00000.safetensors"
     backwards = {name: array[::-1].copy() for name, array in load_file(path).items()}
     save_file(backwards, path)
-    found = snakemake(copied, "results/fve.json", "--configfile", *files)
+    found = changed(copied, change, "results/fve.json")
     assert found.returncode != 0
     (line,) = (line for line in found.stderr.splitlines() if "error in" in line)
     assert "hold different tokens (token of row 0: " in line
     assert "write both from the same rows in the same order" in line
-
-
-# --- damage ---
-
-
-def place_of_data(path: Path) -> int:
-    """Offset of a byte that holds content (a file of HDF5 has empty stretches)."""
-    if path.suffix == ".h5":
-        with h5py.File(path, "r") as file:
-            return file["tokens"].id.get_chunk_info(0).byte_offset + 50
-    return path.stat().st_size // 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "corpus/validation/00000.h5", "activations/moe/seed-0/validation/00000.zarr.zip",
-        "corpus/own.parquet", f"{DICTIONARY}/dictionary.safetensors",
-    ],
-)  # fmt: skip
-def test_a_damaged_shard_is_named_and_its_command_rebuilds_it(copied: Path, name: str) -> None:
-    path = copied / "results" / name
-    data = bytearray(path.read_bytes())
-    data[place_of_data(path)] ^= 0xFF
-    path.write_bytes(data)
-    found = run(copied, "results/fve.json", *(["-R", "token_shards_fit"] if "own" in name else []))
-    assert found.returncode != 0
-    line = next(line for line in found.stderr.splitlines() if "error in" in line)
-    assert name in line
-    command = re.search(r"run: (rm '[^']+')", line).group(1)
-    subprocess.run(command, shell=True, cwd=copied, check=True)
-    found = run(copied, "results/fve.json")
-    assert found.returncode == 0, found.stderr
-
-
-# --- bad input ---
-
-BAD_CONFIGS = {
-    "unknown key": ({"corpus": {"sequence": {"lenght": 3}}}, "lenght"),
-    "misspelt source": ({"corpus": {"domains": {"made": {"source": "tails"}}}}, "tails"),
-    "text for a number": ({"training": {"peak_lr": "5e-4"}}, "5.0e-4"),
-    "missing file": ({"corpus": {"domains": {"own": {"paths": ["no/*.txt"]}}}}, "no/*.txt"),
-    "k over features": ({"recipes": {"default": {"k": 97}}}, "97"),
-    "layer": ({"activations": {"layer": 2}}, "layer"),
-    "hook": ({"activations": {"hook": "resid_pro"}}, "resid_pro"),
-    "one of several layers": ({"activations": {"layer": [0, 2]}}, "layer"),
-    "point": ({"comparisons": {"x": {"each": ["moe@resid_post.1"]}}}, "resid_post.0.5"),
-    "twice": ({"comparisons": {"x": {"all": ["moe", "moe"]}}}, "twice"),
-    "rows": ({"models": {"x": {"rows": {"fit": "no/*", "validation": "no/*"}}}}, "no/*"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_CONFIGS)
-def test_a_bad_config_ends_in_one_line_before_any_job(tmp_path: Path, name: str) -> None:
-    folder = prepare(tmp_path / "study")
-    change, said = BAD_CONFIGS[name]
-    (folder / "change.yaml").write_text(yaml.safe_dump(change))
-    files = [str(folder / "config.yaml"), str(folder / "change.yaml")]
-    found = snakemake(folder, "results/fve.json", "--configfile", *files)
-    assert found.returncode != 0
-    lines = [line for line in found.stderr.splitlines() if line.startswith("config error:")]
-    assert len(lines) == 1
-    assert said in lines[0]
-    assert "Traceback" not in found.stderr
-    assert not (folder / "results").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "target", "said"),
-    [
-        ({"corpus": {"tokens": {"fit": 900_000}}}, "corpus/fit/00000.h5", "add text"),
-        ({"corpus": {"domains": {"own": {"paths": ["bad.txt"]}}}}, "corpus/own.parquet", "UTF-8"),
-        (
-            {"corpus": {"domains": {"own": {"paths": ["empty.txt"]}}}},
-            "corpus/own.parquet",
-            "no text",
-        ),
-    ],
-)
-def test_bad_text_ends_in_one_line(tmp_path: Path, change: dict, target: str, said: str) -> None:
-    folder = prepare(tmp_path / "study")
-    (folder / "bad.txt").write_bytes(b"caf\xe9 au lait")
-    (folder / "empty.txt").write_text("  \n")
-    (folder / "change.yaml").write_text(yaml.safe_dump(change))
-    files = [str(folder / "config.yaml"), str(folder / "change.yaml")]
-    found = snakemake(folder, f"results/{target}", "--configfile", *files)
-    assert found.returncode != 0
-    lines = [line for line in found.stderr.splitlines() if "error in" in line]
-    assert len(lines) == 1
-    assert said in lines[0]
 
 
 # --- every config, the format ---
