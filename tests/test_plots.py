@@ -296,12 +296,14 @@ def test_more_features_than_a_chart_has_by_default_are_drawn() -> None:
 # --- panels -------------------------------------------------------------------------------------
 
 
-def panel_rows(dictionary: str, true: float, interval: list[float] | None) -> pl.DataFrame:
-    """Three labellings of each side: the true one has the share `true`, the others 0.1 and 0.2."""
+def panel_rows(
+    dictionary: str, true: float, interval: list[float] | None = None, others: int = 20
+) -> pl.DataFrame:
+    """Labellings of each side: the true one has the share `true`, the others 0.2 or less."""
     rows = [
         {"side": side, "share": share, "features": 1, "true": share == true}
         for side in ("moe", "dense", panel.EITHER)
-        for share in (true, 0.1, 0.2)
+        for share in (true, *(0.2 / (1 + other) for other in range(others)))
     ]
     judged = [{"kind": "moe", "statistic": "share", "interval": interval},
               {"kind": "moe", "statistic": "features"}]  # fmt: skip
@@ -309,14 +311,18 @@ def panel_rows(dictionary: str, true: float, interval: list[float] | None) -> pl
 
 
 def test_a_panel_stands_beside_its_other_labels_and_its_interval() -> None:
-    high, low = panel_rows("p", 0.3, [0.25, 0.35]), panel_rows("q", 0.15, None)
+    high, low = panel_rows("p", 0.3, [0.25, 0.35]), panel_rows("q", 0.15)
     known = high.filter(pl.col("low").is_not_null())
     assert known.select("side", "true", "low", "high").rows() == [("moe", True, 0.25, 0.35)]
     assert title_of(drawn(plots.panel_chart(high, SIZE))) == (
-        "Features of one kind alone carry 30.00 % of its variance, more than under any other labels"
+        "Features of one kind alone carry 30.00 % of its variance, "
+        "more than under any of 20 other labels"
     )
     assert "not more than" in title_of(drawn(plots.panel_chart(low, SIZE)))
     both = drawn(plots.panel_chart(pl.concat([low, high]), SIZE))
     assert title_of(both).endswith("in 1 of 2 panels")
     assert both["facet"]["row"]["sort"] == ["q", "p"]  # as they were given
     assert both["resolve"] == {"scale": {"y": "independent"}}
+    small = panel_rows("r", 0.3, others=2)  # p of 1/3 at best
+    every = title_of(drawn(plots.panel_chart(pl.concat([low, high, small]), SIZE)))
+    assert every.endswith("in 1 of 2 panels; too few models to tell in 1 more")

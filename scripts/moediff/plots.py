@@ -13,6 +13,7 @@ import polars as pl
 
 from moediff.drawing import COLOURS, Size, labelled
 from moediff.panel import EITHER
+from moediff.statistics import ALPHA
 
 # Of variance left unexplained: the least that is drawn, and the ticks.
 LEFT_LEAST = 1e-3
@@ -180,23 +181,7 @@ def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:
     splits: dictionary, side, share, features, true (one row a labelling and side), and low and high,
     the interval of a share under the true labels, or null.
     """
-    own = splits.filter(pl.col("true"))
-    others = splits.filter(~pl.col("true"))
-    best = others.group_by("dictionary", "side").agg(pl.col("share").max().alias("most"))
-    either = own.join(best, on=["dictionary", "side"]).filter(pl.col("side") == EITHER)
     names = splits["dictionary"].unique(maintain_order=True).to_list()
-    above = int((either["share"] > either["most"]).sum())
-    if len(either) == 1:
-        told = "more than" if above else "not more than"
-        title = (
-            f"Features of one kind alone carry {100 * either['share'][0]:.2f} % of its variance, "
-            f"{told} under any other labels"
-        )
-    else:
-        title = (
-            "Features of one kind alone carry more than under any other labels in "
-            f"{above} of {len(either)} panels"
-        )
     said = "share of the models' variance that goes with the features"
     base = alt.Chart(splits).encode(
         alt.X("share:Q", title=said).axis(format=".1~%", tickCount=6),
@@ -217,11 +202,35 @@ def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:
                 labelAngle=0, labelAnchor="start", labelOrient="top", labelPadding=2
             ),
             title=alt.TitleParams(
-                title,
+                _panel_title(splits),
                 subtitle="diamond: the true labels, line: interval over documents, ticks: other labels",
             ),
         )
         .resolve_scale(y="independent")
+    )
+
+
+def _panel_title(splits: pl.DataFrame) -> str:
+    """What the panels say of either kind; of several, only those with labels enough for p of ALPHA count."""
+    either = splits.filter(pl.col("side") == EITHER)
+    others = either.filter(~pl.col("true")).group_by("dictionary").agg(
+        pl.col("share").max().alias("most"), pl.len().alias("others")
+    )  # fmt: skip
+    found = either.filter(pl.col("true")).join(others, on="dictionary")
+    found = found.with_columns(above=pl.col("share") > pl.col("most"))
+    if len(found) == 1:
+        share, many, above = found.select("share", "others", "above").row(0)
+        told = "more than" if above else "not more than"
+        return (
+            f"Features of one kind alone carry {100 * share:.2f} % of its variance, "
+            f"{told} under any of {many} other labels"
+        )
+    telling = found.filter(1 / (pl.col("others") + 1) <= ALPHA)
+    few = len(found) - len(telling)
+    return (
+        "Features of one kind alone carry more than under any other labels in "
+        f"{telling['above'].sum()} of {len(telling)} panels"
+        + (f"; too few models to tell in {few} more" if few else "")
     )
 
 
