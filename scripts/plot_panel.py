@@ -10,7 +10,7 @@ with job(snakemake):
     tables = []
     for found in artifact.read_json(snakemake.input[0])["panels"]:
         name = drawing.dictionary_label(
-            found["comparison"], " + ".join(found["kinds"]), found["recipe"], found["seed"]
+            *(found[key] for key in ("comparison", "member", "recipe", "seed"))
         )
         rows = panel.null_rows(found["groups"], found["kinds"])
         tables.append(panel.drawn_rows(name, rows, found["judged"]))

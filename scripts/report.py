@@ -76,11 +76,13 @@ with job(snakemake):
          **{f"of {control}": rates.get((found["recipe"], control)) for control in controls.CONTROLS}}
         for found, name in names if len(found["sources"]) == 2
     ]  # fmt: skip
-    shares = [
-        {"dictionary": dictionary_of(row), "class": row["class"], "features": row["count"],
-         **{side: row["shares"][name] for side, name in zip("AB", row["sources"], strict=True)}}
-        for row in counted["rows"] if row["count"]
-    ]  # fmt: skip
+    shares: dict[tuple[str, str], dict[str, float]] = {}
+    for row in counted["rows"]:
+        if row["class"] == "dead":
+            continue
+        for source in row["sources"]:
+            share = row["shares"][source]
+            shares.setdefault((dictionary_of(row), source), {})[row["class"]] = share
     panels = artifact.read_json(snakemake.input.panels)["panels"]
     judged = [
         {"dictionary": dictionary_of(found), **{key: row.get(key) for key in (
@@ -102,13 +104,18 @@ with job(snakemake):
              part for part in row["reason"].split("; ") if part not in study["withheld"])}
         for row in study["claims"]
     ]  # fmt: skip
+    columns = {  # A need not be an MoE here
+        "recipe": "recipe", "A": "A", "B": "B", "pairs": "pairs", "least firings": "firings",
+        "fve": "fve_pooled", "A-only share": "moe_only_feature_share",
+        "B-only share": "dense_only_feature_share",
+        "log2 A-only / B-only": "log2_moe_only_over_dense_only",
+        "log10 density A-only / common": "density_moe_only_over_common",
+        "log10 density common / B-only": "density_common_over_dense_only",
+        "exclusive variance": "exclusive_variance",
+    }  # fmt: skip
     sensitivity = [
-        {key: row[key] for key in (
-            "recipe", "A", "B", "pairs", "firings", "fve_pooled", "moe_only_feature_share",
-            "dense_only_feature_share", "log2_moe_only_over_dense_only", "density_moe_only_over_common",
-            "density_common_over_dense_only", "exclusive_variance")}
-        for row in study["sensitivity"]
-    ]  # fmt: skip
+        {name: row[key] for name, key in columns.items()} for row in study["sensitivity"]
+    ]
     drawn = {
         titles[Path(path).stem]: page.figure(Path(path).read_text(encoding="utf-8"))
         for path in snakemake.input.plots
@@ -119,7 +126,10 @@ with job(snakemake):
         "Domains of the features of one kind alone": domains,
         "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity,
         "Features by class, beside what controls of known answer show": classes,
-        "Share of each source's variance that goes with a class": shares,
+        "Share of each source's variance that goes with a class": [
+            {"dictionary": name, "source": source, **found}
+            for (name, source), found in shares.items()
+        ],
         "Fraction of validation variance explained": [
             {"dictionary": name, **{key: row[key] for key in (
                 "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",

@@ -108,6 +108,29 @@ def test_a_table_keeps_its_columns_where_a_row_lacks_one() -> None:
     ]
 
 
+def test_a_long_table_scrolls_by_itself() -> None:
+    assert '"wide long"' in page.table([{"a": 1}] * (page.LONG + 1))
+    assert '"wide long"' not in page.table([{"a": 1}] * page.LONG)
+
+
+@pytest.mark.parametrize(
+    ("member", "called"),
+    [
+        ("moe.0", "moe.0"),
+        ("moe.0_moe.1", "moe.0 + moe.1"),
+        ("moe.0_moe.1_dense.0_dense.1_dense.2", "moe.0-1 + dense.0-2"),
+        ("moe.0_moe.2_dense.10_dense.11_moe.3", "moe.0 + moe.2 + dense.10-11 + moe.3"),
+        (
+            "my_moe.0@resid_post.1_b.0.rotated@mlp_out.2",
+            "my_moe.0@resid_post.1 + b.0.rotated@mlp_out.2",
+        ),
+        ("a_b.0@mlp_out.1_a_b.1@mlp_out.1_a_b.2", "a_b.0-1@mlp_out.1 + a_b.2"),
+    ],
+)
+def test_a_panel_is_called_by_ranges_of_seeds(member: str, called: str) -> None:
+    assert drawing.member_label(member) == called
+
+
 def test_the_page_escapes_text_and_fetches_nothing() -> None:
     shown = {"T & U": page.table([{"x": "<script>", "y": 0.12345}])}
     text = page.page([("plain", "a < b")], shown, {"a": "1"})

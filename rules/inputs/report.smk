@@ -40,13 +40,13 @@ def routed_source(pair):
 PAIR = drawn_pair()
 RERUN = PAIR and all(source.model in LANGUAGE_MODELS for source in PAIR.member.sources)
 ROUTED = routed_source(PAIR)
-PLOTS = ["training"] if TRAINED else []
+PLOTS = ["panel"] if panel_files("panel.json") else []
+PLOTS += ["training"] if TRAINED else []
 PLOTS += ["fve", "frontier"]
 PLOTS += ["classes"] if has_pairs() else []
 PLOTS += ["relative-norm", "density", "scaling"] if PAIR else []
 PLOTS += ["domains"] if RERUN else []
 PLOTS += ["affinity"] if ROUTED else []
-PLOTS += ["panel"] if panel_files("panel.json") else []
 FORMATS = ("html", "svg", "png")
 
 

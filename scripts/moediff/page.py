@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+LONG = 30  # rows: a longer table scrolls by itself
+PHRASE = 20  # characters: longer text is not squeezed into a narrow column
 WORSE = 0.02  # nats: an MoE this much worse than its dense twin is said in the first lines
 
 _STYLE = """
@@ -18,8 +20,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child, .text { text-align: left }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
-nav ul { columns: 2; padding-left: 1.2rem; font-size: .9rem } section > div.wide { overflow-x: auto }
-td.text { max-width: 28rem; min-width: 6rem } td.text:first-child { min-width: 15rem }
+nav ul { columns: 2; padding-left: 1.2rem; font-size: .9rem } section > .wide { overflow-x: auto }
+td.text { max-width: 28rem; white-space: nowrap } td.phrase { min-width: 13rem; white-space: normal }
+@media screen { .long { max-height: 44rem; overflow-y: auto }
+  .long th { position: sticky; top: 0; background: white } }
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -102,7 +106,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     body = "".join(
         "<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = "wide long" if len(rows) > LONG else "wide"
+    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def row_table(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,7 +140,9 @@ def _heading(name: str, values: Sequence[Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    kind = ' class="text"' if isinstance(value, str) else ""
+    kind = ""
+    if isinstance(value, str):
+        kind = ' class="text phrase"' if len(value) > PHRASE else ' class="text"'
     return f"<td{kind}>{escape(_shown(value))}</td>"
 
 

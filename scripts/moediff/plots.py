@@ -75,29 +75,26 @@ def fve_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
         list(kinds), index=["dictionary", "k"], variable_name="kind", value_name="value"
     ).with_columns(pl.col("kind").replace(kinds))
     worst = rows.with_columns((pl.col("fve") - pl.col("baseline_pca")).alias("gain"))["gain"].min()
-    bars = (
-        alt.Chart(tidy)
-        .mark_bar()
-        .encode(
-            alt.Y("kind:N", title=None, sort=list(kinds.values())).axis(labels=False, ticks=False),
-            alt.X("value:Q", title="fraction of validation variance explained").scale(zero=True),
-            alt.Color("kind:N", title=None, sort=list(kinds.values())).legend(orient="top"),
-            tooltip=["dictionary", "k", "kind", alt.Tooltip("value", format=".4f")],
-        )
+    shown = alt.Chart(tidy).encode(
+        alt.Y("dictionary:N", title=None, sort=named["dictionary"].to_list()).axis(
+            labelLimit=400, grid=True
+        ),
+        alt.X("value:Q", title="fraction of validation variance explained").scale(zero=True),
+        tooltip=["dictionary", "k", "kind", alt.Tooltip("value", format=".4f")],
     )
-    text = bars.mark_text(align="left", dx=3).encode(
-        text=alt.Text("value:Q", format=".3f"), color=alt.value("#222")
+    points = shown.mark_point(size=60, filled=True, opacity=1).encode(
+        alt.Color("kind:N", title=None).scale(domain=list(kinds.values())).legend(orient="top"),
+        alt.Shape("kind:N", title=None).scale(domain=list(kinds.values())),
+    )
+    text = (
+        shown.transform_filter(alt.datum.kind != kinds["baseline_mean"])
+        .mark_text(align="left", dx=7, color="#222")
+        .encode(text=alt.Text("value:Q", format=".3f"))
     )
     title = f"Every dictionary explains at least {worst:+.3f} beyond principal components"
     if worst < 0:
         title = f"A dictionary falls {-worst:.3f} short of principal components"
-    return (
-        (bars + text)
-        .properties(width=size["width"], height=66)
-        .facet(row=alt.Row("dictionary:N", title=None).header(labelAngle=0, labelAlign="left"))
-        .properties(title=title)
-        .resolve_scale(y="independent")
-    )
+    return (points + text).properties(title=title, width=size["width"], height={"step": 18})
 
 
 def frontier_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
