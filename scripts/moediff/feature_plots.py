@@ -310,8 +310,10 @@ def affinity_chart(affinity: pl.DataFrame, size: Size) -> alt.Chart:
     return (zero + spread + middle).properties(
         title=alt.TitleParams(
             title,
-            subtitle="within token id; a point: the median feature, a bar: quartiles; dense-only: the "
-            "control",
+            subtitle=[
+                "the one that a feature knows best, within token id; more for features that fire more often",
+                "a point: the median feature, a bar: quartiles; dense-only: the control",
+            ],
         ),
         **size,
     )
