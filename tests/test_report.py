@@ -13,6 +13,7 @@ import torch
 from conftest import PRESETS, SCHEMA
 from moediff import budget, drawing, feature_plots, page, plots
 from moediff.checks import complete
+from moediff.config import Member, Source
 
 
 def config() -> dict:
@@ -129,6 +130,16 @@ def test_a_long_table_scrolls_by_itself() -> None:
 )
 def test_a_panel_is_called_by_ranges_of_seeds(member: str, called: str) -> None:
     assert drawing.member_label(member) == called
+
+
+def test_names_that_members_have_are_taken_apart_whole() -> None:
+    sources = (
+        Source("a_b", 0, point="resid_post.1"),
+        Source("c-d", 12, view="permuted"),
+        Source("e", 3, point="mlp_out.2", view="rotated"),
+    )
+    called = drawing.member_label(Member("x", sources).name)
+    assert called == " + ".join(source.name for source in sources)
 
 
 def test_the_page_escapes_text_and_fetches_nothing() -> None:
