@@ -12,21 +12,22 @@ if not workflow.config_settings.configfiles:
 include: "rules/common.smk"
 
 
-# Rows that other code wrote need no text and no model.
+# External activations need no text and no model.
 if "corpus" in config:
 
     include: "rules/corpus.smk"
     include: "rules/models.smk"
-    include: "rules/activations.smk"
-    include: "rules/reruns.smk"
+    include: "rules/training.smk"
+    include: "rules/experts.smk"
 
 
-include: "rules/rows.smk"
+include: "rules/activations.smk"
 include: "rules/dictionaries.smk"
-include: "rules/metrics.smk"
 include: "rules/exchange.smk"
+include: "rules/analysis.smk"
+include: "rules/claims.smk"
+include: "rules/synthetic.smk"
 include: "rules/report.smk"
-include: "rules/planted.smk"
 
 
 rule all:

@@ -22,8 +22,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from moediff import artifact, capture, models, tokens
-from moediff.hooks import Point
+from moediff.activations import kept_rows
+from moediff.activations.caching import Reading, cache, calibrate, stored_points
+from moediff.core import artifact
+from moediff.corpus import packing, token_shards
+from moediff.hooks.points import Point
+from moediff.models import build, families, inputs
 
 DENSE = {
     "d_model": 128, "layers": 5, "heads": 4, "ffn": 512, "experts": 1, "top_k": 1,
@@ -50,21 +54,21 @@ def write_tokens(path: Path, count: int) -> None:
     }
     shaped = {name: array.reshape(-1, LENGTH) for name, array in arrays.items()}
     made_by = artifact.made_by("token_shards")
-    tokens.write_token_shard(path, shaped, ["made"], "made", 0, made_by, (0,))
+    token_shards.write_token_shard(path, shaped, ["made"], "made", 0, made_by, (0,))
 
 
-def bare(model: PreTrainedModel, shard: tokens.TokenShard, last: int) -> Callable[[], None]:
+def bare(model: PreTrainedModel, shard: token_shards.TokenShard, last: int) -> Callable[[], None]:
     """A forward pass over a shard through the first `last` + 1 blocks and nothing after."""
-    stump = copy.deepcopy(models.backbone(model))
+    stump = copy.deepcopy(families.backbone(model))
     stump.layers = stump.layers[: last + 1]
     stump.norm = torch.nn.Identity()
-    starts = tokens.segment_starts(shard.document)
+    starts = packing.segment_starts(shard.document)
 
     @torch.no_grad()
     def run() -> None:
         for first in range(0, len(shard.tokens), BATCH):
             part = slice(first, first + BATCH)
-            stump(**models.model_inputs(shard.tokens[part], starts[part], "cpu"))
+            stump(**inputs.model_inputs(shard.tokens[part], starts[part], "cpu"))
 
     return run
 
@@ -73,17 +77,17 @@ def caching(
     model: PreTrainedModel, path: Path, points: dict[str, Point], folder: Path
 ) -> Callable[[], None]:
     """The whole body of a caching job, the loading of the model apart."""
-    reading = capture.Reading(points, "used")
-    first = tokens.read_token_shard(path)
-    kept = capture.kept_rows(first, DROP, False)
-    measured = capture.calibrate(model, reading, first, kept, False, "float16")
-    stored = capture.stored_points(measured, None)
+    reading = Reading(points, "used")
+    first = token_shards.read_token_shard(path)
+    kept = kept_rows.kept_rows(first, DROP, False)
+    measured = calibrate(model, reading, first, kept, False, "float16")
+    stored = stored_points(measured, None)
     made_by = artifact.made_by("activations", model="made")
 
     def run() -> None:
-        shard = tokens.read_token_shard(path)
-        rows = capture.kept_rows(shard, DROP, False)
-        capture.cache(model, reading, stored, shard, rows, False, "float16", BATCH, CHUNK_ROWS,
+        shard = token_shards.read_token_shard(path)
+        rows = kept_rows.kept_rows(shard, DROP, False)
+        cache(model, reading, stored, shard, rows, False, "float16", BATCH, CHUNK_ROWS,
                       folder / "a.zarr.zip", made_by)  # fmt: skip
 
     return run
@@ -110,8 +114,8 @@ def main() -> None:
         path = Path(folder) / "tokens.h5"
         write_tokens(path, arguments.tokens // LENGTH * LENGTH)
         for name, shape in SHAPES.items():
-            model = models.build(shape, VOCABULARY, LENGTH, 0, 0).eval().requires_grad_(False)
-            plain = bare(model, tokens.read_token_shard(path), last)
+            model = build.build(shape, VOCABULARY, LENGTH, 0, 0).eval().requires_grad_(False)
+            plain = bare(model, token_shards.read_token_shard(path), last)
             full = caching(model, path, points, Path(folder))
             plain(), full()  # to warm up
             ratios, speeds = [], []

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from moediff import checkpoint
-from moediff.fitting import Job, fit_all
-from moediff.schema import defaults
-from moediff.store import AlignedRows
+from moediff.activations.rows import AlignedRows
+from moediff.config.schema import defaults
+from moediff.core import checkpoint
+from moediff.dictionaries.fitting import Job, fit_all
 
 CPU = torch.device("cpu")
 SWEEP = (

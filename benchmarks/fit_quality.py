@@ -19,12 +19,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from moediff.dictionary import Dictionary, Shape
-from moediff.evaluation import VarianceExplained
-from moediff.fitter import SILENCE, Fitter, default_rate
-from moediff.schema import defaults
-from moediff.sparse import Entries
-from moediff.store import AlignedRows
+from moediff.activations.rows import AlignedRows
+from moediff.analysis.evaluation import VarianceExplained
+from moediff.config.schema import defaults
+from moediff.dictionaries.blocks import Shape
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.entries import Entries
+from moediff.dictionaries.trainer import SILENCE, Fitter, default_rate
 
 Update = Callable[[Tensor], object]
 Reconstruct = Callable[

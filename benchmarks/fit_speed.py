@@ -27,9 +27,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from moediff.dictionary import Dictionary, Shape
-from moediff.fitter import Fitter
-from moediff.schema import defaults
+from moediff.config.schema import defaults
+from moediff.dictionaries.blocks import Shape
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.trainer import Fitter
 
 SCHEMA = Path(__file__).parent.parent / "config" / "schema.yaml"
 RECIPE = defaults(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")), "recipe")

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from moediff.fitting import fit
-from moediff.schema import defaults
-from moediff.store import AlignedRows
+from moediff.activations.rows import AlignedRows
+from moediff.config.schema import defaults
+from moediff.dictionaries.fitting import fit
 
 BATCHES = {1: 2_000, 64: 100_000, 8192: 10**9}  # rows of a batch -> rows counted at most
 

@@ -20,10 +20,11 @@ import yaml
 import zarr
 from zarr.storage import ZipStore
 
-from moediff import artifact
-from moediff.schema import defaults
-from moediff.shards import TYPES, ShardWriter, Stored
-from moediff.store import AlignedRows
+from moediff.activations.rows import AlignedRows
+from moediff.activations.shard_writer import ShardWriter
+from moediff.activations.shards import TYPES, Stored
+from moediff.config.schema import defaults
+from moediff.core import artifact
 
 SCHEMA = Path(__file__).parent.parent / "config" / "schema.yaml"
 CHUNK_ROWS = 1024  # activations.chunk_rows

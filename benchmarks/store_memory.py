@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from read_speed import write_store
 
-from moediff.store import AlignedRows
+from moediff.activations.rows import AlignedRows
 
 
 def peak() -> float:

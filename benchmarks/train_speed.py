@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from moediff import models, training
-from moediff.budget import MadeTokens
+from moediff.models import build
+from moediff.models.inputs import model_inputs
+from moediff.report.budget import MadeTokens
+from moediff.training import loop, objectives, router_losses
+from moediff.training.plan import Plan
 
 DENSE = {
     "d_model": 128, "layers": 5, "heads": 4, "ffn": 512, "experts": 1, "top_k": 1,
@@ -29,7 +32,7 @@ SHAPES = {"dense": DENSE, "moe": DENSE | {"ffn": 256, "experts": 8, "top_k": 2}}
 
 def bare(model, optimizer, data, rows) -> None:
     """The least that training can be: no balance loss, no clipping, no schedule, no sums."""
-    inputs = models.model_inputs(data.tokens[rows], data.starts[rows], model.device)
+    inputs = model_inputs(data.tokens[rows], data.starts[rows], model.device)
     logits = model(**inputs).logits[:, :-1]
     target = inputs["input_ids"][:, 1:]
     F.cross_entropy(logits.flatten(0, 1).float(), target.flatten()).backward()
@@ -54,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     found = {}
-    plan = training.Plan(
+    plan = Plan(
         peak_lr=1e-3, batch=options.batch, epochs=1, warmup=0.05, final_lr=0.1, betas=(0.9, 0.99),
         weight_decay=0.01, clip=1.0, balance=0.01, precision="float32", evaluations=1, data_seed=0,
     )  # fmt: skip
@@ -63,13 +66,13 @@ def main() -> None:
     for name, shape in SHAPES.items():
         pair = []
         for _ in range(2):
-            model = models.build(shape, 4096, 256, 0, 0)
-            pair.append((model, training.make_optimizer(model, plan)))
-        tap = training.RouterTap(pair[0][0])
-        sums = training.LossSums(data.domains)
+            model = build.build(shape, 4096, 256, 0, 0)
+            pair.append((model, loop.make_optimizer(model, plan)))
+        tap = router_losses.RouterTap(pair[0][0])
+        sums = objectives.LossSums(data.domains)
 
         def ours(model=pair[0][0], optimizer=pair[0][1], tap=tap, sums=sums) -> None:
-            loss, balance = training.train_step(
+            loss, balance = loop.train_step(
                 model, optimizer, tap, plan, data, rows, 1e-3, model.device, torch.float32
             )
             sums.add(loss, data, rows, balance)

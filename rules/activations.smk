@@ -1,74 +1,120 @@
-# Model x token shard -> activation shard.
+# Model x token shard -> activation shard; or external activations -> activation shard.
 
 
-# The text of a token shard by the tokenizer of a checkpoint that has its own.
-rule retokenise:
+# Rows that other code wrote need no text and no model.
+if "corpus" in config:
+
+    rule calibrate:
+        input:
+            model=model_files,
+            tokens=tokens_of,
+        output:
+            result("activations/{model}/seed-{seed}/points.json"),
+        log:
+            log_of("calibrate/{model}-{seed}"),
+        benchmark:
+            benchmark_of("calibrate/{model}-{seed}")
+        wildcard_constraints:
+            model=one_of(LANGUAGE_MODELS),
+        conda:
+            "../envs/moediff.yaml"
+        resources:
+            gpu=GPU,
+        params:
+            reading=reading_settings,
+            across=config["corpus"]["sequence"]["attend_across_documents"],
+            version=VERSIONS["activations"],
+        script:
+            "../scripts/activations/calibrate.py"
+
+    rule cache:
+        input:
+            model=model_files,
+            tokens=tokens_of,
+            points=result("activations/{model}/seed-{seed}/points.json"),
+        output:
+            shard_file(),
+        log:
+            log_of("cache/{model}-{seed}/{split}-{shard}"),
+        benchmark:
+            benchmark_of("cache/{model}-{seed}/{split}-{shard}")
+        wildcard_constraints:
+            model=one_of(LANGUAGE_MODELS),
+        conda:
+            "../envs/moediff.yaml"
+        resources:
+            gpu=GPU,
+        params:
+            reading=reading_settings,
+            batch=config["activations"]["batch"],
+            chunk_rows=config["activations"]["chunk_rows"],
+            across=config["corpus"]["sequence"]["attend_across_documents"],
+            version=VERSIONS["activations"],
+        script:
+            "../scripts/activations/cache.py"
+
+
+rule external_measure:
     input:
-        tokens=result("corpus/{split}/{shard}.h5"),
-        corpus=corpus_files(),
-        model=result("models/{model}/seed-0/model.json"),
-    output:
-        result("retokenised/{model}/{split}/{shard}.h5"),
-    log:
-        log_of("retokenise/{model}-{split}-{shard}"),
-    benchmark:
-        benchmark_of("retokenise/{model}-{split}-{shard}")
-    wildcard_constraints:
-        model=one_of(settings.own_tokenizers(config)),
-    conda:
-        "../envs/moediff.yaml"
-    params:
-        version=VERSIONS["token_shards"],
-    script:
-        "../scripts/retokenise.py"
-
-
-rule calibrate:
-    input:
-        model=model_files,
-        tokens=tokens_of,
+        rows_files,
     output:
         result("activations/{model}/seed-{seed}/points.json"),
     log:
-        log_of("calibrate/{model}-{seed}"),
+        log_of("external_measure/{model}-{seed}"),
     benchmark:
-        benchmark_of("calibrate/{model}-{seed}")
+        benchmark_of("external_measure/{model}-{seed}")
     wildcard_constraints:
-        model=one_of(LANGUAGE_MODELS),
+        model=one_of(FOREIGN),
     conda:
         "../envs/moediff.yaml"
-    resources:
-        gpu=GPU,
     params:
-        reading=reading_settings,
-        across=config["corpus"]["sequence"]["attend_across_documents"],
+        path=rows_path,
+        array=rows_array,
+        dtype=config["activations"]["dtype"],
         version=VERSIONS["activations"],
     script:
-        "../scripts/calibrate.py"
+        "../scripts/activations/external_measure.py"
 
 
-rule activations:
+rule external_store:
     input:
-        model=model_files,
-        tokens=tokens_of,
-        points=result("activations/{model}/seed-{seed}/points.json"),
+        rows=rows_files,
+        measured=result("activations/{model}/seed-{seed}/points.json"),
     output:
         shard_file(),
     log:
-        log_of("activations/{model}-{seed}/{split}-{shard}"),
+        log_of("external_store/{model}-{seed}/{split}-{shard}"),
     benchmark:
-        benchmark_of("activations/{model}-{seed}/{split}-{shard}")
+        benchmark_of("external_store/{model}-{seed}/{split}-{shard}")
     wildcard_constraints:
-        model=one_of(LANGUAGE_MODELS),
+        model=one_of(FOREIGN),
     conda:
         "../envs/moediff.yaml"
-    resources:
-        gpu=GPU,
     params:
-        reading=reading_settings,
-        batch=config["activations"]["batch"],
+        path=rows_path,
+        array=rows_array,
+        domains=rows_domains,
+        dtype=config["activations"]["dtype"],
         chunk_rows=config["activations"]["chunk_rows"],
-        across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["activations"],
     script:
-        "../scripts/activations.py"
+        "../scripts/activations/external_store.py"
+
+
+rule manifest:
+    input:
+        split_shards,
+    output:
+        result("activations/{model}/seed-{seed}/{split}.json"),
+    log:
+        log_of("manifest/{model}-{seed}-{split}"),
+    benchmark:
+        benchmark_of("manifest/{model}-{seed}-{split}")
+    wildcard_constraints:
+        split="fit|validation",
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["activations"],
+    script:
+        "../scripts/activations/manifest.py"

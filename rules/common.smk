@@ -4,17 +4,18 @@ import sys
 from pathlib import Path
 
 import yaml
-from moediff import claims, schema
 from moediff import config as settings
-from moediff.checks import complete
-from moediff.errors import ConfigError
+from moediff.claims import reading
+from moediff.config import schema
+from moediff.config.complete import complete
+from moediff.core.errors import ConfigError
 
 SCHEMA, PRESETS = (
     yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))
     for name in ("schema.yaml", "presets.yaml")
 )
 try:
-    CLAIMS = claims.read_claims(Path(workflow.basedir) / "config/claims.yaml")
+    CLAIMS = reading.read_claims(Path(workflow.basedir) / "config/claims.yaml")
     config.update(complete(config, SCHEMA, PRESETS))
 except ConfigError as error:
     sys.exit(f"config error: {error}")
@@ -46,6 +47,15 @@ PRIMARY = CLAIMS["primary"]  # the analysis that claims are judged by
 def result(path):
     """A path under the results folder: the one place where that folder is named."""
     return f"{config['results']}/{path}"
+
+
+# A dictionary's folder among those of one kind.
+FIT = "{comparison}/{member}/{recipe}/seed-{seed}"
+
+
+def of_fit(name):
+    """A file of the dictionary that the wildcards name."""
+    return result(f"dictionaries/{FIT}/{name}")
 
 
 def log_of(name):
@@ -81,9 +91,11 @@ wildcard_constraints:
 
 include: "inputs/corpus.smk"
 include: "inputs/models.smk"
+include: "inputs/training.smk"
 include: "inputs/activations.smk"
-include: "inputs/members.smk"
 include: "inputs/dictionaries.smk"
-include: "inputs/recurrence.smk"
-include: "inputs/reruns.smk"
+include: "inputs/exchange.smk"
+include: "inputs/analysis.smk"
+include: "inputs/experts.smk"
+include: "inputs/claims.smk"
 include: "inputs/report.smk"

@@ -1,4 +1,4 @@
-# Text -> documents -> tokenizer -> token shards.
+# Text -> documents -> tokenizer -> token shards, also by the tokenizers of checkpoints; and the n-grams that models must beat.
 
 
 rule documents:
@@ -18,7 +18,7 @@ rule documents:
         most_bytes=domain_bytes,
         version=VERSIONS["documents"],
     script:
-        "../scripts/documents.py"
+        "../scripts/corpus/documents.py"
 
 
 rule tokenizer:
@@ -38,7 +38,7 @@ rule tokenizer:
         settings=config["corpus"]["tokenizer"],
         version=VERSIONS["tokenizer"],
     script:
-        "../scripts/tokenizer.py"
+        "../scripts/corpus/tokenizer.py"
 
 
 # One rule a split: more text to fit dictionaries on must not retrain a language model.
@@ -70,4 +70,46 @@ for split in settings.SPLITS:
             seed=config["corpus"]["seed"],
             version=VERSIONS["token_shards"],
         script:
-            "../scripts/token_shards.py"
+            "../scripts/corpus/token_shards.py"
+
+
+# The text of a token shard by the tokenizer of a checkpoint that has its own.
+rule retokenise:
+    input:
+        tokens=result("corpus/{split}/{shard}.h5"),
+        corpus=corpus_files(),
+        model=result("models/{model}/seed-0/model.json"),
+    output:
+        result("retokenised/{model}/{split}/{shard}.h5"),
+    log:
+        log_of("retokenise/{model}-{split}-{shard}"),
+    benchmark:
+        benchmark_of("retokenise/{model}-{split}-{shard}")
+    wildcard_constraints:
+        model=one_of(settings.own_tokenizers(config)),
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["token_shards"],
+    script:
+        "../scripts/corpus/retokenise.py"
+
+
+rule ngrams:
+    input:
+        train=token_shards("train"),
+        validation=token_shards("validation"),
+        vocabulary=result("corpus/vocabulary.json"),
+    output:
+        result("models/ngrams.json"),
+    log:
+        log_of("ngrams"),
+    benchmark:
+        benchmark_of("ngrams")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        across=config["corpus"]["sequence"]["attend_across_documents"],
+        version=VERSIONS["ngrams"],
+    script:
+        "../scripts/corpus/ngrams.py"

@@ -1,15 +1,15 @@
 # Activation shards -> SAE or crosscoder, and the principal components it must beat.
 
 
-rule components:
+rule principal_components:
     input:
         member_shards("fit"),
     output:
         result("baselines/{comparison}/{member}/components.safetensors"),
     log:
-        log_of("components/{comparison}-{member}"),
+        log_of("principal_components/{comparison}-{member}"),
     benchmark:
-        benchmark_of("components/{comparison}-{member}")
+        benchmark_of("principal_components/{comparison}-{member}")
     conda:
         "../envs/moediff.yaml"
     params:
@@ -18,20 +18,20 @@ rule components:
         views=source_views,
         version=VERSIONS["baselines"],
     script:
-        "../scripts/components.py"
+        "../scripts/dictionaries/principal_components.py"
 
 
-rule dictionary:
+rule fit:
     input:
         member_shards("fit"),
     output:
-        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/dictionary.safetensors"),
-        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/early.safetensors"),
-        result("dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/history.parquet"),
+        of_fit("dictionary.safetensors"),
+        of_fit("early.safetensors"),
+        of_fit("history.parquet"),
     log:
-        log_of("dictionary/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("fit/{comparison}-{member}-{recipe}-{seed}"),
     benchmark:
-        benchmark_of("dictionary/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("fit/{comparison}-{member}-{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -44,7 +44,7 @@ rule dictionary:
         fits=fit_settings,
         version=VERSIONS["dictionaries"],
     script:
-        "../scripts/dictionary.py"
+        "../scripts/dictionaries/fit.py"
 
 
 # The same job for several dictionaries over the same rows (`dictionaries_per_job`).
@@ -58,9 +58,9 @@ for number, together in enumerate(SHARED):
         output:
             [path for fit in together for path in dictionary_files(fit)],
         log:
-            log_of(f"dictionary/{number}-of-{len(SHARED)}-shared"),
+            log_of(f"fit/{number}-of-{len(SHARED)}-shared"),
         benchmark:
-            benchmark_of(f"dictionary/{number}-of-{len(SHARED)}-shared")
+            benchmark_of(f"fit/{number}-of-{len(SHARED)}-shared")
         conda:
             "../envs/moediff.yaml"
         threads: THREADS
@@ -73,7 +73,7 @@ for number, together in enumerate(SHARED):
             fits=[settings_of(fit) for fit in together],
             version=VERSIONS["dictionaries"],
         script:
-            "../scripts/dictionary.py"
+            "../scripts/dictionaries/fit.py"
 
     workflow.ruleorder(f"dictionaries_{number}", "dictionary")
 

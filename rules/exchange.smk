@@ -5,8 +5,6 @@ EXPORTS = {
     "crosscoder": ("model.safetensors", "config.json"),
     "hub": ("dictionary.safetensors", "config.json", "README.md"),
 }
-FIT_FOLDER = "{comparison}/{member}/{recipe}/seed-{seed}"
-
 for layout, names in EXPORTS.items():
 
     rule:
@@ -15,9 +13,9 @@ for layout, names in EXPORTS.items():
         input:
             dictionary=exported(layout),
             # For the numbers in the model card.
-            metrics=result(f"dictionaries/{FIT_FOLDER}/metrics.json") if layout == "hub" else [],
+            metrics=of_fit("metrics.json") if layout == "hub" else [],
         output:
-            [result(f"exports/{layout}/{FIT_FOLDER}/{name}") for name in names],
+            [result(f"exports/{layout}/{FIT}/{name}") for name in names],
         log:
             log_of(f"export/{layout}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}"),
         benchmark:
@@ -28,4 +26,4 @@ for layout, names in EXPORTS.items():
             layout=layout,
             version=VERSIONS["exports"],
         script:
-            "../scripts/export.py"
+            "../scripts/exchange/export.py"

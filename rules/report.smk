@@ -17,7 +17,7 @@ rule plot_training:
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/plot_training.py"
+        "../scripts/report/plot_training.py"
 
 
 rule plot_fve:
@@ -41,7 +41,7 @@ rule plot_fve:
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/plot_fve.py"
+        "../scripts/report/plot_fve.py"
 
 
 rule plot_features:
@@ -68,7 +68,7 @@ rule plot_features:
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/plot_features.py"
+        "../scripts/report/plot_features.py"
 
 
 rule plot_classes:
@@ -87,7 +87,7 @@ rule plot_classes:
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/plot_classes.py"
+        "../scripts/report/plot_classes.py"
 
 
 rule plot_domains:
@@ -105,7 +105,7 @@ rule plot_domains:
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/plot_domains.py"
+        "../scripts/report/plot_domains.py"
 
 
 rule plot_affinity:
@@ -124,7 +124,7 @@ rule plot_affinity:
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/plot_affinity.py"
+        "../scripts/report/plot_affinity.py"
 
 
 rule plot_panel:
@@ -142,7 +142,25 @@ rule plot_panel:
         plots=config["plots"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/plot_panel.py"
+        "../scripts/report/plot_panel.py"
+
+
+rule plot_planted:
+    input:
+        result("planted.parquet"),
+    output:
+        report(plot_files("planted"), category="Plots", labels={"plot": "planted truth"}),
+    log:
+        log_of("plot_planted"),
+    benchmark:
+        benchmark_of("plot_planted")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        plots=config["plots"],
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/report/plot_planted.py"
 
 
 rule report:
@@ -174,7 +192,7 @@ rule report:
         barely=CLAIMS["limits"]["nats_over_trigram"],
         version=VERSIONS["plots"],
     script:
-        "../scripts/report.py"
+        "../scripts/report/report.py"
 
 
 rule budget:
@@ -195,4 +213,4 @@ rule budget:
         config={key: config[key] for key in config if key not in ("results", "plots", "device")},
         version=VERSIONS["budget"],
     script:
-        "../scripts/budget.py"
+        "../scripts/report/budget.py"

@@ -16,11 +16,17 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
-from moediff import artifact, capture, models, schema, tokens
-from moediff.dictionary import Dictionary
-from moediff.hooks import Point
-from moediff.shards import COLUMNS, Shard, ShardWriter, Stored
-from moediff.store import AlignedRows
+from moediff.activations import caching, kept_rows
+from moediff.activations.rows import AlignedRows
+from moediff.activations.shard_writer import ShardWriter
+from moediff.activations.shards import COLUMNS, Shard, Stored
+from moediff.config import schema
+from moediff.core import artifact
+from moediff.corpus import token_shards
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.hooks.points import Point
+from moediff.models import build
+from moediff.training.plan import Plan
 from workflow import ROOT, prepare, run
 
 VOCABULARY = 64
@@ -45,7 +51,7 @@ def architecture(request: pytest.FixtureRequest) -> dict:
 @pytest.fixture
 def tiny_model() -> Callable:
     """Builds a tiny model from an architecture and a seed."""
-    return lambda settings, seed=0: models.build(settings, VOCABULARY, 64, 0, seed)
+    return lambda settings, seed=0: build.build(settings, VOCABULARY, 64, 0, seed)
 
 
 def write_tokens(path: Path, sequences: int, length: int, seed: int = 0) -> Path:
@@ -72,7 +78,7 @@ def write_tokens(path: Path, sequences: int, length: int, seed: int = 0) -> Path
         "word_end": (start % 2 == 0).reshape(sequences, length),
     }
     provenance = artifact.made_by("token_shards")
-    tokens.write_token_shard(path, arrays, ["odd", "even"], "tokenizer", 0, provenance, [0])
+    token_shards.write_token_shard(path, arrays, ["odd", "even"], "tokenizer", 0, provenance, [0])
     return path
 
 
@@ -89,25 +95,25 @@ DROP = {"sequence_start": True, "special_tokens": True, "massive_norm": None}
 
 def cached(
     model: PreTrainedModel,
-    shard: tokens.TokenShard,
+    shard: token_shards.TokenShard,
     path: Path,
     points: Sequence[tuple[str, int]] = (("resid_post", 1),),
     dtype: str = "float16",
     drop: Mapping = DROP,
     routing: str = "used",
-    others: Sequence[tokens.TokenShard] = (),
+    others: Sequence[token_shards.TokenShard] = (),
     across: bool = False,
     batch: int = 8,
     chunk_rows: int = 100,
 ) -> Shard:
     """The activation shard of a model on a token shard, calibrated on the same one."""
     named = {f"{hook}.{layer}": Point(hook, layer) for hook, layer in points}
-    reading = capture.Reading(named, routing)
-    kept = capture.kept_rows(shard, drop, across, others)
-    measured = capture.calibrate(model, reading, shard, kept, across, dtype)
-    stored = capture.stored_points(measured, drop["massive_norm"])
+    reading = caching.Reading(named, routing)
+    kept = kept_rows.kept_rows(shard, drop, across, others)
+    measured = caching.calibrate(model, reading, shard, kept, across, dtype)
+    stored = caching.stored_points(measured, drop["massive_norm"])
     made_by = artifact.made_by("activations", model="m")
-    capture.cache(
+    caching.cache(
         model, reading, stored, shard, kept, across, dtype, batch, chunk_rows, path, made_by
     )
     return Shard(path)
@@ -194,3 +200,7 @@ RECIPE = schema.defaults(SCHEMA, "recipe") | {
     "k": 8, "features": 256, "tied": 0.0, "rows": 400_000, "batch": 512, "lr": 3e-3,
     "threshold_rows": 2000, "pool_chunks": 8, "screen": False,
 }  # fmt: skip
+PLAN = Plan(
+    peak_lr=1e-2, batch=4, epochs=2, warmup=0.1, final_lr=0.1, betas=(0.9, 0.99),
+    weight_decay=0.01, clip=1.0, balance=0.01, precision="float32", evaluations=4, data_seed=0,
+)  # fmt: skip

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import RECIPE
-from moediff import artifact, crosscoders, saelens
-from moediff.dictionary import Dictionary, Shape
+from moediff.core import artifact
+from moediff.dictionaries.blocks import Shape
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.exchange import crosscoders, saelens
 
 ROWS = 400
 FACTS = artifact.made_by(

@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 
 from conftest import RECIPE, cached, dense_tables
 from families import tiny
-from moediff.dictionary import Dictionary, Shape
-from moediff.store import AlignedRows
-from moediff.tokens import TokenShard, read_token_shard
+from moediff.activations.rows import AlignedRows
+from moediff.corpus.token_shards import TokenShard, read_token_shard
+from moediff.dictionaries.blocks import Shape
+from moediff.dictionaries.dictionary import Dictionary
 
 FIRST = 100  # number of the first sequence of the tokens here: another shard's end before it
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from moediff.tales import tales
+from moediff.corpus.tales import tales
 
 ROOT = Path(__file__).parent.parent
 TINY = {

@@ -1,4 +1,4 @@
-# What decides a dictionary, and which files of which dictionaries there are.
+# What decides a dictionary, the member of a comparison that wildcards name, its sources and their shards.
 
 
 def settings_of(fit):
@@ -26,112 +26,45 @@ def dictionary_files(fit):
     return [result(f"{fit_folder(fit)}/{name}") for name in names]
 
 
-def fit_files(name, sources=None):
-    """A file of every dictionary, or of those with `sources` sources."""
-    return [
-        result(f"{fit_folder(fit)}/{name}")
-        for fit in FITS
-        if sources in (None, len(fit.member.sources))
-    ]
+def member_of(wildcards):
+    """The member that the wildcards name; refused where the config has no such dictionary."""
+    asked = f"{wildcards.comparison}/{wildcards.member}"
+    member = MEMBERS.get((wildcards.comparison, wildcards.member))
+    if member is None:
+        known = [name for comparison, name in MEMBERS if comparison == wildcards.comparison]
+        refuse(asked, f"that comparison has {', '.join(known) or 'no dictionaries'}")
+    if "recipe" in wildcards.keys():
+        fit = settings.Fit(member, wildcards.recipe, int(wildcards.seed))
+        if fit not in FITS:
+            known = dict.fromkeys(fit_folder(f) for f in FITS if f.member == member)
+            refuse(fit_folder(fit), f"not fitted by this config, but {', '.join(known)}")
+    return member
 
 
-def pair_files(name):
-    """A file of every dictionary over two models as they are."""
-    return [
-        result(f"{fit_folder(fit)}/{name}")
-        for fit in FITS
-        if len(fit.member.sources) == 2 and not any(source.view for source in fit.member.sources)
-    ]
+def asked_for(wildcards):
+    """The folder of the dictionary that the wildcards name, for a message."""
+    return fit_folder(settings.Fit(member_of(wildcards), wildcards.recipe, wildcards.seed))
 
 
-def has_pairs():
-    return any(len(fit.member.sources) == 2 for fit in FITS)
+def shards_of(member, split):
+    """The shards of every source of a member, source by source."""
+    return [path for source in member.sources for path in activation_shards(source, split)]
 
 
-def panel_files(name):
-    """A file of every dictionary that is a panel."""
-    return [
-        result(f"{fit_folder(fit)}/{name}") for fit in FITS if settings.is_panel(config, fit.member)
-    ]
+def member_shards(split):
+    """Input function: the shards of the member that the wildcards name."""
+    return lambda wildcards: shards_of(member_of(wildcards), split)
 
 
-def primary_panel_files(name):
-    """The same of those that claims are about: of the primary recipe and models, with most seeds."""
-    models = {PRIMARY["moe"], PRIMARY["dense"]}
-    found = [
-        fit
-        for fit in FITS
-        if settings.is_panel(config, fit.member)
-        and fit.recipe == PRIMARY["recipe"]
-        and models == {source.model for source in fit.member.sources}
-    ]
-    most = max((len(fit.member.sources) for fit in found), default=0)
-    return [result(f"{fit_folder(fit)}/{name}") for fit in found if len(fit.member.sources) == most]
+def source_names(wildcards):
+    return [source.name for source in member_of(wildcards).sources]
 
 
-def known_panel_files(name):
-    """The same of panels whose answer is known: models that learned all text, and models that did not."""
-    whole = set(whole_learners())
-    return [
-        result(f"{fit_folder(fit)}/{name}")
-        for fit in FITS
-        if settings.is_panel(config, fit.member)
-        and fit.recipe == PRIMARY["recipe"]
-        and (models := {source.model for source in fit.member.sources}) <= set(TRAINED)
-        and len(models & whole) == 1
-    ]
+def source_points(wildcards):
+    """The hook point of every source; None: the only one that its shards have."""
+    return [source.point for source in member_of(wildcards).sources]
 
 
-def penalties_fault():
-    """Why the two recipes that claims compare do not tell what their ratio of penalties does; empty: they do."""
-    return claims.penalties_fault(
-        *(config["recipes"].get(CLAIMS["penalties"][side]) for side in ("strong", "weak"))
-    )
-
-
-def analysis():
-    """What decides how claims were measured, by the keys of the primary analysis."""
-    recipe = config["recipes"].get(PRIMARY["recipe"], {})
-
-    def named(kind):
-        """The model that claims call so, unless the config trains one of the other kind under its name."""
-        model = config["models"].get(PRIMARY[kind])
-        several = "train" in (model or {}) and model["train"]["experts"] > 1
-        other = model is None or ("train" in model and several != (kind == "moe"))
-        return None if other else PRIMARY[kind]
-
-    return {
-        "moe": named("moe"),
-        "dense": named("dense"),
-        "hook": config["activations"]["hook"],
-        "layer": config["activations"]["layer"],
-        "recipe": PRIMARY["recipe"] if recipe else None,
-        "features": recipe.get("features"),
-        "k": recipe.get("k"),
-        "bounds": config["features"]["bounds"],
-        "user_floor": config["features"]["user_floor"],
-    }
-
-
-def member_kinds(wildcards):
-    return settings.kinds(member_of(wildcards))
-
-
-def exported(layout):
-    """Input function: the dictionary that a layout is to hold, refused where it cannot."""
-
-    def found(wildcards):
-        sources = len(member_of(wildcards).sources)
-        if layout == "saelens" and sources > 1:
-            refuse(
-                asked_for(wildcards),
-                "SAELens holds one source; export it as a crosscoder or for the Hub",
-            )
-        if layout == "crosscoder" and sources == 1:
-            refuse(
-                asked_for(wildcards),
-                "a crosscoder has several sources; export it for SAELens or the Hub",
-            )
-        return result(f"{asked_for(wildcards)}/dictionary.safetensors")
-
-    return found
+def source_views(wildcards):
+    """How a control shows the rows of every source; None: as they are."""
+    return [source.view for source in member_of(wildcards).sources]

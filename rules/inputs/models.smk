@@ -1,47 +1,10 @@
-# What decides a model, and the files it leaves.
-
-
-def trial_files(wildcards):
-    """The trials of a sweep over peak learning rates; none when one rate is given."""
-    rates = settings.peak_rates(config, wildcards.model)
-    if len(rates) == 1:
-        return []
-    return [result(f"models/{wildcards.model}/sweep/lr-{rate}.json") for rate in rates]
-
-
-def best_rate_file(wildcards):
-    several = len(settings.peak_rates(config, wildcards.model)) > 1
-    return [result(f"models/{wildcards.model}/sweep/best.json")] if several else []
+# What decides a loaded model, and what a later stage needs of any model.
 
 
 def model_settings(wildcards):
     """What decides what a checkpoint is; where it is placed changes no result."""
     settings_of = config["models"][wildcards.model]
     return {key: value for key, value in settings_of.items() if key != "device_map"}
-
-
-def architecture(wildcards):
-    return config["models"][wildcards.model]["train"]
-
-
-def trial_settings(wildcards):
-    """What decides a trial; its rate and its seed are chosen elsewhere."""
-    left_out = ("seeds", "sweep_tokens", "peak_lr")
-    kept = {key: value for key, value in config["training"].items() if key not in left_out}
-    return kept | {"domains": config["models"][wildcards.model]["sees"]["domains"]}
-
-
-def training_settings(wildcards):
-    """What decides a training run: the rate itself unless a sweep chooses it."""
-    rates = settings.peak_rates(config, wildcards.model)
-    kept = trial_settings(wildcards) | {"share": config["models"][wildcards.model]["sees"]["share"]}
-    return kept | ({"peak_lr": rates[0]} if len(rates) == 1 else {})
-
-
-def whole_learners():
-    """Models that learned from the whole train split: those whose loss is held against n-grams."""
-    whole = {"domains": None, "share": 1}
-    return [name for name in TRAINED if config["models"][name]["sees"] == whole]
 
 
 def checkpoint_files(wildcards):
@@ -64,14 +27,6 @@ def model_files(wildcards):
 
 def manifests():
     return [manifest(m, seed) for m in LANGUAGE_MODELS for seed in settings.seeds(config, m)]
-
-
-def histories():
-    return [
-        result(f"models/{m}/seed-{seed}/history.parquet")
-        for m in TRAINED
-        for seed in settings.seeds(config, m)
-    ]
 
 
 def ngrams():

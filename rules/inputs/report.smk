@@ -50,14 +50,6 @@ PLOTS += ["affinity"] if ROUTED else []
 FORMATS = ("html", "svg", "png")
 
 
-def first_tokenizer(wildcards):
-    """The tokenizer of a member's first source: the corpus's, or its checkpoint's own."""
-    source = member_of(wildcards).sources[0]
-    if source.model in settings.own_tokenizers(config):
-        return manifest(source.model, source.seed)
-    return result("corpus/tokenizer.json")
-
-
 def browsed():
     """The dictionaries to look through on the page, whose text is known: the pair that is drawn, and the first SAE
     of each of its models; the first of all where there is no pair."""

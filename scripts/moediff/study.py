@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.config import AT, ROW_SPLITS
-from moediff.errors import UserError
-from moediff.sources import find_texts
-from moediff.store import AlignedRows
+from moediff.activations.rows import AlignedRows
+from moediff.config.base import ROW_SPLITS
+from moediff.config.layout import AT
+from moediff.core.errors import UserError
+from moediff.corpus.sources import find_texts
 
 _NAME = re.compile(rf"(?P<model>[^.{AT}]+)(\.(?P<seed>\d+))?({AT}(?P<point>.+))?")
 

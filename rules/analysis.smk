@@ -1,0 +1,297 @@
+# Dictionary x validation activations -> numbers, one row a feature, what goes with each class, panels; models run again.
+
+
+rule metrics:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        early=of_fit("early.safetensors"),
+        components=result("baselines/{comparison}/{member}/components.safetensors"),
+        validation=member_shards("validation"),
+        rows=row_manifests,
+    output:
+        metrics=of_fit("metrics.json"),
+        features=of_fit("features.parquet"),
+    log:
+        log_of("metrics/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("metrics/{comparison}-{member}-{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        features=config["features"],
+        version=VERSIONS["metrics"],
+    script:
+        "../scripts/analysis/metrics.py"
+
+
+rule gather_fve:
+    input:
+        fit_files("metrics.json"),
+    output:
+        report(
+            result("fve.json"),
+            category="Numbers",
+            labels={"file": "fraction of variance explained"},
+        ),
+    log:
+        log_of("gather_fve"),
+    benchmark:
+        benchmark_of("gather_fve")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["metrics"],
+    script:
+        "../scripts/analysis/gather_fve.py"
+
+
+rule linear_map:
+    input:
+        fit=anchor_shards("fit"),
+        validation=anchor_shards("validation"),
+    output:
+        result("baselines/{comparison}/{member}/anchor.parquet"),
+    log:
+        log_of("linear_map/{comparison}-{member}"),
+    benchmark:
+        benchmark_of("linear_map/{comparison}-{member}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        version=VERSIONS["anchor"],
+    script:
+        "../scripts/analysis/linear_map.py"
+
+
+rule deletion:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        features=of_fit("features.parquet"),
+        validation=pair_shards,
+    output:
+        of_fit("deletion.json"),
+    log:
+        log_of("deletion/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("deletion/{comparison}-{member}-{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        version=VERSIONS["deletion"],
+    script:
+        "../scripts/analysis/deletion.py"
+
+
+rule gather_classes:
+    input:
+        fit_files("deletion.json", sources=2),
+    output:
+        report(
+            result("classes.json"),
+            category="Numbers",
+            labels={"file": "features by class, and the variance that goes with them"},
+        ),
+    log:
+        log_of("gather_classes"),
+    benchmark:
+        benchmark_of("gather_classes")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["deletion"],
+    script:
+        "../scripts/analysis/gather_classes.py"
+
+
+rule panel:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        early=of_fit("early.safetensors"),
+        features=of_fit("features.parquet"),
+        validation=panel_shards,
+    output:
+        panel=of_fit("panel.json"),
+        explained=of_fit("explained.parquet"),
+    log:
+        log_of("panel/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("panel/{comparison}-{member}-{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        kinds=member_kinds,
+        floor=config["features"]["user_floor"],
+        version=VERSIONS["panel"],
+    script:
+        "../scripts/analysis/panel.py"
+
+
+rule matching:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        saes=sae_dictionaries,
+        validation=member_shards("validation"),
+        sae_validation=sae_shards,
+    output:
+        of_fit("recurs.parquet"),
+    log:
+        log_of("matching/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("matching/{comparison}-{member}-{recipe}-{seed}")
+    wildcard_constraints:
+        member=AS_IT_IS,
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        sources=source_names,
+        points=source_points,
+        sae_sources=sae_sources,
+        sae_points=sae_points,
+        sae_models=sae_models,
+        version=VERSIONS["recurrence"],
+    script:
+        "../scripts/analysis/matching.py"
+
+
+rule examples:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        validation=member_shards("validation"),
+        tokenizer=first_tokenizer,
+    output:
+        of_fit("examples.parquet"),
+    log:
+        log_of("examples/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("examples/{comparison}-{member}-{recipe}-{seed}")
+    wildcard_constraints:
+        member=AS_IT_IS,
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+    params:
+        points=source_points,
+        version=VERSIONS["examples"],
+    script:
+        "../scripts/analysis/examples.py"
+
+
+rule gather_panels:
+    input:
+        panel_files("panel.json"),
+    output:
+        report(
+            result("panel.json"),
+            category="Numbers",
+            labels={"file": "what every model of one kind uses and none of the other"},
+        ),
+    log:
+        log_of("gather_panels"),
+    benchmark:
+        benchmark_of("gather_panels")
+    conda:
+        "../envs/moediff.yaml"
+    params:
+        version=VERSIONS["panel"],
+    script:
+        "../scripts/analysis/gather_panels.py"
+
+
+if "corpus" in config:
+
+    rule splice:
+        input:
+            dictionary=of_fit("dictionary.safetensors"),
+            features=of_fit("features.parquet"),
+            models=source_manifests,
+            weights=source_weights,
+            points=source_measured,
+            tokens=tokens_again,
+        output:
+            of_fit("splicing.parquet"),
+        log:
+            log_of("splice/{comparison}-{member}-{recipe}-{seed}"),
+        benchmark:
+            benchmark_of("splice/{comparison}-{member}-{recipe}-{seed}")
+        wildcard_constraints:
+            member=AS_IT_IS,
+        conda:
+            "../envs/moediff.yaml"
+        threads: THREADS
+        resources:
+            gpu=GPU,
+        params:
+            sources=source_names,
+            models=source_models,
+            reads=source_tokenizers,
+            tokenizers=1 + len(settings.own_tokenizers(config)),
+            drop=config["activations"]["drop"],
+            across=config["corpus"]["sequence"]["attend_across_documents"],
+            sequences=config["reruns"]["sequences"],
+            batch=config["activations"]["batch"],
+            frozen=config["activations"]["routing"] != "none",
+            version=VERSIONS["splicing"],
+        script:
+            "../scripts/analysis/splice.py"
+
+    rule panel_loss:
+        input:
+            dictionary=of_fit("dictionary.safetensors"),
+            explained=of_fit("explained.parquet"),
+            models=source_manifests,
+            weights=source_weights,
+            points=source_measured,
+            tokens=tokens_again,
+        output:
+            of_fit("panel_loss.json"),
+        log:
+            log_of("panel_loss/{comparison}-{member}-{recipe}-{seed}"),
+        benchmark:
+            benchmark_of("panel_loss/{comparison}-{member}-{recipe}-{seed}")
+        wildcard_constraints:
+            member=AS_IT_IS,
+        conda:
+            "../envs/moediff.yaml"
+        threads: THREADS
+        resources:
+            gpu=GPU,
+        params:
+            sources=source_names,
+            models=source_models,
+            kinds=member_kinds,
+            reads=source_tokenizers,
+            tokenizers=1 + len(settings.own_tokenizers(config)),
+            drop=config["activations"]["drop"],
+            across=config["corpus"]["sequence"]["attend_across_documents"],
+            sequences=config["reruns"]["sequences"],
+            batch=config["activations"]["batch"],
+            version=VERSIONS["panel_loss"],
+        script:
+            "../scripts/analysis/panel_loss.py"

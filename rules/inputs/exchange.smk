@@ -1,0 +1,21 @@
+# Which dictionary a layout is made of.
+
+
+def exported(layout):
+    """Input function: the dictionary that a layout is to hold, refused where it cannot."""
+
+    def found(wildcards):
+        sources = len(member_of(wildcards).sources)
+        if layout == "saelens" and sources > 1:
+            refuse(
+                asked_for(wildcards),
+                "SAELens holds one source; export it as a crosscoder or for the Hub",
+            )
+        if layout == "crosscoder" and sources == 1:
+            refuse(
+                asked_for(wildcards),
+                "a crosscoder has several sources; export it for SAELens or the Hub",
+            )
+        return result(f"{asked_for(wildcards)}/dictionary.safetensors")
+
+    return found

@@ -1,0 +1,41 @@
+# The source whose experts are asked for, and what its model needs to be run again.
+
+
+def one_source(wildcards):
+    """The source of a member that the wildcards name."""
+    found = {source.name: source for source in member_of(wildcards).sources}
+    if wildcards.source not in found:
+        refuse(
+            f"{asked_for(wildcards)}/experts/{wildcards.source}",
+            f"its sources are {', '.join(found)}",
+        )
+    return found[wildcards.source]
+
+
+def routed_shards(wildcards):
+    """Validation shards of a member, where the named source can have stored experts."""
+    model = one_source(wildcards).model
+    dense = model in TRAINED and config["models"][model]["train"]["experts"] == 1
+    if dense or config["activations"]["routing"] == "none":
+        refuse(
+            f"{asked_for(wildcards)}/experts/{wildcards.source}",
+            "no experts are stored; take an MoE, and set activations.routing to used",
+        )
+    return shards_of(member_of(wildcards), "validation")
+
+
+def one_manifest(wildcards):
+    return manifest(one_source(wildcards).model, one_source(wildcards).seed)
+
+
+def one_weights(wildcards):
+    return model_files(one_source(wildcards))
+
+
+def one_tokens(wildcards):
+    """The first validation tokens as the model of the source reads them."""
+    return token_files(one_source(wildcards).model, "validation", 0)[0]
+
+
+def one_device_map(wildcards):
+    return config["models"][one_source(wildcards).model].get("device_map")

@@ -1,0 +1,35 @@
+"""Resolve the hook points of a model, prove them, and fix the powers of two by which rows are stored."""
+
+from moediff.job import job
+
+with job(snakemake, torch_threads=True) as log:
+    from moediff.activations import caching, kept_rows
+    from moediff.config.activations import resolve_layer
+    from moediff.core import artifact, device
+    from moediff.corpus.token_shards import read_token_shard
+    from moediff.hooks.points import Point
+    from moediff.models import loading
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    model, facts = loading.open_manifest(
+        snakemake.input.model[0],
+        device.pick_device(snakemake.config["device"]),
+        snakemake.config["models"][wildcards.model].get("device_map"),
+    )
+    shard, *others = map(read_token_shard, snakemake.input.tokens)
+    points = {
+        name: Point(hook, resolve_layer(layer, facts["layers"], wildcards.model))
+        for name, (hook, layer) in params.reading["points"].items()
+    }
+    found = caching.calibrate(
+        model,
+        caching.Reading(points, params.reading["routing"]),
+        shard,
+        kept_rows.kept_rows(shard, params.reading["drop"], params.across, others),
+        params.across,
+        params.reading["dtype"],
+    )
+    made_by = artifact.made_by("activations", model=facts["digest"], reading=params.reading)
+    artifact.write_json(snakemake.output[0], made_by | {"points": found})
+    for name, measured in found.items():
+        log.info("%s %s: %s", wildcards.model, name, measured)

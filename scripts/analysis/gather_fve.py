@@ -1,0 +1,14 @@
+"""Gather the rows of every dictionary into fve.json."""
+
+from moediff.job import job
+
+with job(snakemake) as log:
+    from moediff.core import artifact
+
+    found = [artifact.read_json(path) for path in snakemake.input]
+    rows = [row for metrics in found for row in metrics["fve"]]
+    artifact.write_json(snakemake.output[0], artifact.made_by("metrics") | {"rows": rows})
+    for row in rows:
+        if row["source"] == "pooled" and row["mode"] == "threshold":
+            log.info("%s %s %s: fve %.4f, pca %.4f, l0 %.2f", row["comparison"], row["member"],
+                     row["recipe"], row["fve"], row["baseline_pca"], row["l0"])  # fmt: skip

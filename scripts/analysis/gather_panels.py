@@ -1,0 +1,16 @@
+"""Gather what every panel found into panel.json."""
+
+from moediff.job import job
+
+with job(snakemake) as log:
+    from moediff.core import artifact
+
+    kept = ("comparison", "member", "recipe", "seed", "kinds", "live", "features_by_users",
+            "early", "end", "own_domains", "groups", "judged")  # fmt: skip
+    if not snakemake.input:
+        log.info(
+            "no comparison is a panel, all: [A, B] with two seeds of each or more: nothing to gather"
+        )
+    panels = [artifact.read_json(path) for path in snakemake.input]
+    rows = [{key: found[key] for key in kept} for found in panels]
+    artifact.write_json(snakemake.output[0], artifact.made_by("panel") | {"panels": rows})

@@ -1,0 +1,65 @@
+"""Measure one dictionary on the validation rows, beside its baselines."""
+
+from moediff.job import fit_of, job
+
+with job(snakemake, torch_threads=True) as log:
+    from moediff.activations.rows import AlignedRows
+    from moediff.analysis import evaluation, features, latent_scaling
+    from moediff.analysis.classes import class_counts, conventions
+    from moediff.core import artifact
+    from moediff.core.device import pick_device
+    from moediff.dictionaries import principal_components
+    from moediff.dictionaries.dictionary import Dictionary
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    names = list(params.sources)
+    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
+    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
+    evaluation.check_models(rows, facts, snakemake.input.dictionary)
+    recipe = facts["recipe"]
+    device = pick_device(snakemake.config["device"])
+    baseline = principal_components.Baseline.load(snakemake.input.components)
+
+    def described(dictionary):
+        """What it is on the validation rows, and one row a feature."""
+        measured = evaluation.measure(dictionary, baseline, rows, names, recipe, device)
+        return measured, features.feature_table(
+            dictionary,
+            measured,
+            names,
+            rows.domains,
+            params.features["dead_below"],
+            tuple(params.features["bounds"]),
+        )
+
+    measured, table = described(dictionary)
+    measured_early, table_early = described(Dictionary.load(snakemake.input.early)[0])
+    if len(names) == 2:
+        nu = latent_scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
+        table = features.with_scaling(table, nu)
+    classes = class_counts(table)
+    about = {
+        **fit_of(wildcards),
+        "k": recipe["k"],
+        "features": len(table),
+    }
+    made_by = artifact.made_by("metrics", features=dict(params.features), origins=rows.origins)
+    artifact.write_parquet(snakemake.output.features, table, made_by)
+    artifact.write_json(
+        snakemake.output.metrics,
+        made_by
+        | {
+            **about,
+            "sources": names,
+            "classes": classes,
+            "conventions": conventions(table),
+            "early": {
+                "classes": class_counts(table_early),
+                "fve": measured_early.fve["threshold", evaluation.POOLED],
+            },
+            "rows": [artifact.read_json(path)["about"] for path in snakemake.input.rows],
+            "fve": evaluation.fve_rows(measured, names, classes["dead"], about),
+        },
+    )
+    log.info("%s/%s: fve %.4f, classes %s", wildcards.comparison, wildcards.recipe,
+             measured.fve["threshold", evaluation.POOLED], classes)  # fmt: skip

@@ -1,0 +1,65 @@
+"""What all models of one kind use and none of the other, against every other labelling."""
+
+from moediff.job import fit_of, job
+
+with job(snakemake, torch_threads=True) as log:
+    import numpy as np
+    import polars as pl
+
+    from moediff.activations.rows import AlignedRows
+    from moediff.analysis import deletion, evaluation, panel
+    from moediff.core import artifact
+    from moediff.core.device import pick_device
+    from moediff.dictionaries.dictionary import Dictionary
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    names = list(params.sources)
+    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
+    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
+    evaluation.check_models(rows, facts, snakemake.input.dictionary)
+    device = pick_device(snakemake.config["device"])
+    batch = facts["recipe"]["batch"]
+    features = artifact.read_parquet(snakemake.input.features, ["class", "top_domain"])
+    alive = (features["class"] != "dead").to_numpy()
+    alone = deletion.deleted_alone(dictionary, rows, batch, device)
+    used = panel.users(alone, alive, params.floor)
+    first = len(next(iter(params.kinds.values())))
+    groups = panel.group(used, first)
+    early, _ = Dictionary.load(snakemake.input.early)
+    then = deletion.deleted_alone(early, rows, batch, device)  # 0 where a feature never fires
+    early_groups = panel.group(panel.users(then, np.ones(len(then), bool), params.floor), first)
+    together = deletion.deleted_together(
+        dictionary, rows, groups.group_of, len(groups.sets), batch, device
+    )
+    found = panel.panel_rows(groups, together, names)
+    own = [groups.group_of == number for number in panel.own_groups(groups, first, len(names))]
+    documents, lost, held = deletion.deleted_by_document(dictionary, rows, own, batch, device)
+    intervals = panel.document_intervals(lost, held, documents, params.kinds)
+    judged = panel.judge(found, params.kinds, intervals)
+    domains = panel.own_domains(used, alone.clip(0).sum(1), features["top_domain"].to_list(), first)
+    made_by = artifact.made_by("panel", floor=params.floor, origins=rows.origins)
+    table = pl.DataFrame(
+        {"feature": range(len(used))}
+        | {f"explained_{name}": alone[:, s] for s, name in enumerate(names)}
+        | {f"used_{name}": used[:, s] for s, name in enumerate(names)}
+    )
+    artifact.write_parquet(snakemake.output.explained, table, made_by)
+    artifact.write_json(
+        snakemake.output.panel,
+        made_by
+        | {
+            **fit_of(wildcards),
+            "kinds": dict(params.kinds),
+            "live": int(alive.sum()),
+            "features_by_users": panel.by_users(used),
+            "early": panel.counts(early_groups, params.kinds),
+            "end": panel.counts(groups, params.kinds),
+            "own_domains": dict(zip(params.kinds, domains, strict=True)),
+            "groups": found,
+            "judged": judged,
+        },
+    )
+    (headline,) = (r for r in judged if r["kind"] == panel.EITHER and r["statistic"] == "share")
+    log.info("%s/%s: share of variance of features of one kind %.4f, largest of %d other splits %.4f",
+             wildcards.comparison, wildcards.recipe, headline["observed"], headline["others"],
+             headline["largest_other"])  # fmt: skip

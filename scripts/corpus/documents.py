@@ -1,0 +1,15 @@
+"""Read the documents of one domain and assign each to a split."""
+
+from moediff.job import job
+
+with job(snakemake) as log:
+    from moediff.core import artifact
+    from moediff.corpus import sources
+
+    params = snakemake.params
+    name = snakemake.wildcards.domain
+    table = sources.documents(name, params.settings, params.splits, params.most_bytes)
+    provenance = artifact.made_by("documents", domain=dict(params.settings), splits=params.splits)
+    artifact.write_parquet(snakemake.output[0], table, provenance)
+    megabytes = table["text"].str.len_bytes().sum() / 1e6
+    log.info("domain %s: %d documents, %.1f MB of text", name, len(table), megabytes)

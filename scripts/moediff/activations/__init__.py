@@ -1,0 +1,1 @@
+"""Activation shards: written, verified, read as aligned rows."""

@@ -1,0 +1,104 @@
+"""Rows chunk by chunk: which are wanted, halves of documents, pools cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A stretch of one shard that is read at once."""
+
+    number: int
+    shard: int
+    start: int  # in the shard, as stored
+    stop: int
+    first: int  # its first row in the split, rows of massive norm left out
+    size: int  # its rows, those left out
+
+
+class Selection:
+    """A choice of the rows of a split, one bit a row."""
+
+    def __init__(self, sizes: Sequence[int], bits: Sequence[np.ndarray], inverted: bool = False):
+        self._sizes, self._bits, self._inverted = sizes, bits, inverted
+        self.counts = [int(self.of(number).sum()) for number in range(len(sizes))]  # by chunk
+        self.count = sum(self.counts)
+
+    def of(self, number: int) -> np.ndarray:
+        """Mask [row] of the chunk of that number."""
+        mask = np.unpackbits(self._bits[number], count=self._sizes[number]).view(bool)
+        return ~mask if self._inverted else mask
+
+    def __invert__(self) -> Selection:
+        return Selection(self._sizes, self._bits, not self._inverted)
+
+
+def draw(
+    names: np.ndarray, counts: np.ndarray, rows: int, total: int, seed: Sequence[int]
+) -> np.ndarray:
+    """Documents of one domain, by their numbers of rows, for its share of `rows` of `total` rows."""
+    order = np.random.default_rng(seed).permutation(len(names))
+    inside = int(counts.sum())
+    wanted = -(-rows * inside // total)
+    enough = int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1
+    chosen = order[:enough]
+    if counts[chosen].sum() > 0.75 * inside:
+        raise UserError(
+            f"the fit split has {inside} rows in {len(names)} documents of one domain: too few to "
+            f"keep {wanted} out for the threshold; raise corpus.tokens.fit or lower threshold_rows"
+        )
+    return names[chosen]
+
+
+def half_of(document: Any) -> Any:
+    """0 or 1 for each row [row], from its document's id: two halves of the text, drawn at random.
+
+    Ids are hashes of the text, so their last bit draws; rows that other code wrote may have others.
+    """
+    return document % 2
+
+
+class Cutter:
+    """Cuts a stream of pools into batches, at multiples of the batch whatever the pools."""
+
+    def __init__(
+        self, restore: Callable[[Sequence[Tensor]], list[Tensor]], batch: int, skip: int = 0
+    ) -> None:
+        """`restore` turns rows as they are stored into what a batch holds."""
+        self.restore, self.batch, self.skip = restore, batch, skip
+        self.held: list[Tensor] = []  # rows of the last pool that fill no batch
+
+    def cut(self, pool: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """The batches, one tensor [row, ...] a source, that are whole with this pool."""
+        skip = min(self.skip, len(pool[0]))
+        self.skip -= skip
+        start = skip
+        if self.held:
+            start += self.batch - len(self.held[0])
+            first = [
+                torch.cat([old, new[skip:start]]) for old, new in zip(self.held, pool, strict=True)
+            ]
+            if len(first[0]) < self.batch:
+                self.held = first
+                return
+            self.held = []
+            yield self.restore(first)
+        for stop in range(start + self.batch, len(pool[0]) + 1, self.batch):
+            yield self.restore([part[start:stop] for part in pool])
+            start = stop
+        if start < len(pool[0]):
+            self.held = [part[start:].clone() for part in pool]
+
+    def rest(self) -> Iterator[list[Tensor]]:
+        """What is left when no pool comes any more, as a shorter batch."""
+        if self.held:
+            yield self.restore(self.held)

@@ -1,0 +1,138 @@
+"""What goes when features are deleted: the share of each source's variance that they explain.
+
+Deleting features takes their part C out of a reconstruction whose residual is e, so the squared
+error of a row rises by |e + C|^2 - |e|^2 = 2 e.C + |C|^2. Summed over all validation rows and
+divided by SST, as in FVE, that is the share of the variance which goes with them (our definition).
+It is below 0 where a reconstruction is better without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.activations.rows import AlignedRows
+from moediff.analysis.evaluation import coded
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.entries import Entries
+from moediff.dictionaries.products import sparse_decode
+from moediff.dictionaries.scores import backend
+
+
+class _Pass:
+    """One pass of a dictionary over rows, in float64 and by its thresholds, and each source's SST."""
+
+    def __init__(
+        self, dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device, name: str
+    ) -> None:
+        self.dictionary = dictionary.double().to(device)
+        self.data, self.batch, self.device, self.name = data, batch, device, name
+        self.sources = [dictionary.shape.columns(s) for s in range(len(dictionary.shape.widths))]
+        self.decoders = [part.contiguous() for part in self.dictionary.decoders()]  # [F, d_s]
+        moments = data.moments()
+        # The same as sums of squares about the validation mean, since moments are of these rows.
+        scale = self.dictionary.scale.cpu().numpy()
+        self.total = np.array(
+            [data.count * variance / scale[s] ** 2 for s, (_, variance) in enumerate(moments)]
+        )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Entries, Tensor]]:
+        """Rows and their residual [row, D], entries and values [n] of each batch."""
+        for rows, entries, values in coded(
+            self.dictionary, self.data, self.batch, self.device, self.name
+        ):
+            residual = rows - self.dictionary.decode(values, entries, len(rows))
+            yield rows, residual, entries, values
+
+    def shares(self, squares: Tensor, place: Tensor, count: int) -> np.ndarray:
+        """Sums [count, S] of squares [row, D] by the places of their rows, as shares of each SST."""
+        by_source = torch.stack([squares[:, own].sum(1) for own in self.sources], dim=1)
+        found = by_source.new_zeros(count, len(self.sources))
+        return found.index_add_(0, place, by_source).cpu().numpy() / self.total
+
+
+@torch.no_grad()
+def deleted_alone(
+    dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device
+) -> np.ndarray:
+    """Share [F, S] of each source's variance that goes when one feature alone is deleted."""
+    run = _Pass(dictionary, data, batch, device, "deletion")
+    norms = torch.stack([part.square().sum(1) for part in run.decoders], dim=1)  # [F, S]
+    lost = torch.zeros_like(norms)
+    for _, residual, entries, values in run:
+        for s, columns in enumerate(run.sources):
+            part = residual[:, columns].contiguous()
+            along = backend(part).row_dots(part, run.decoders[s], entries)
+            more = values * (2 * along + values * norms[entries[1], s])
+            lost[:, s].index_add_(0, entries[1], more)
+    return lost.cpu().numpy() / run.total
+
+
+@torch.no_grad()
+def deleted_together(
+    dictionary: Dictionary,
+    data: AlignedRows,
+    group_of: np.ndarray,
+    groups: int,
+    batch: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Share [group, S] of each source's variance that goes when all features of a group are deleted.
+
+    `group_of` [F] is the group of every feature, from 0 to `groups` - 1; -1: of none.
+    """
+    run = _Pass(dictionary, data, batch, device, "deletion by group")
+    decoder = torch.cat(run.decoders, dim=1)  # [F, D]
+    mine = torch.from_numpy(np.asarray(group_of, np.int64)).to(device)
+    lost = torch.zeros(groups, len(run.sources), dtype=torch.float64, device=device)
+    for _, residual, (rows, features), values in run:
+        group = mine[features]
+        for number in group.unique().tolist():
+            if number < 0:
+                continue
+            inside = (group == number).nonzero().squeeze(1)
+            touched, place = rows[inside].unique(return_inverse=True)
+            gone = sparse_decode(
+                values[inside], decoder, (place, features[inside]), len(touched)
+            )  # [row, D]
+            more = gone * (2 * residual[touched] + gone)
+            lost[number] += torch.stack([more[:, columns].sum() for columns in run.sources])
+    return lost.cpu().numpy() / run.total
+
+
+@torch.no_grad()
+def deleted_by_document(
+    dictionary: Dictionary,
+    data: AlignedRows,
+    deleted: Sequence[np.ndarray],
+    batch: int,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What documents have in the shares of `deleted_together`, for each mask [F] of bool by itself.
+
+    Returns documents' ids [n], rising, what goes in them [mask, n, S] and what they hold of the
+    variance [n, S], the last two as shares of each source's SST.
+    """
+    run = _Pass(dictionary, data, batch, device, "deletion by document")
+    decoder = torch.cat(run.decoders, dim=1)  # [F, D]
+    masks = [torch.from_numpy(mask).to(device) for mask in deleted]
+    mean = run.dictionary.standardise(
+        [torch.from_numpy(part)[None].to(device) for part, _ in data.moments()]
+    )  # [1, D]
+    parts = [column.unique().numpy() for column in data.column_in_order("document", batch)]
+    ids = np.unique(np.concatenate(parts))
+    lost = np.zeros((len(masks), len(ids), len(run.sources)))
+    held = np.zeros((len(ids), len(run.sources)))
+    columns = data.column_in_order("document", batch)
+    for (rows, residual, (row, features), values), column in zip(run, columns, strict=True):
+        place = torch.from_numpy(np.searchsorted(ids, column.numpy())).to(device)
+        held += run.shares((rows - mean).square(), place, len(ids))
+        for found, mask in zip(lost, masks, strict=True):
+            inside = mask[features]
+            entries = row[inside], features[inside]
+            gone = sparse_decode(values[inside], decoder, entries, len(rows))  # [row, D]
+            found += run.shares(gone * (2 * residual + gone), place, len(ids))
+    return ids, lost, held

@@ -1,0 +1,199 @@
+"""Streaming sums over rows: variance explained, L0, firing counts, baselines. All in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.activations.chunks import half_of
+from moediff.activations.rows import AlignedRows
+from moediff.core.errors import UserError
+from moediff.core.progress import Progress
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.entries import Entries
+from moediff.dictionaries.principal_components import Baseline
+from moediff.dictionaries.selection import SELECT
+
+DEFINITION = (
+    "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
+    "pooled is the plain mean over sources"
+)
+THRESHOLD = "threshold"
+POOLED = "pooled"
+HALVES = 2  # of the documents, as `half_of` draws them
+
+
+class VarianceExplained:
+    """FVE = 1 - SSE / SST of rows [row, d], SST about `mean` [d]: a ratio of sums (decision 4).
+
+    Exactly 0 for the prediction of `mean` everywhere and 1 for a perfect one, since both sums are
+    taken in the same order. Equals sklearn's r2_score(multioutput="variance_weighted").
+    """
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean.double()
+        self.error = 0.0
+        self.total = 0.0
+
+    def add(self, rows: Tensor, reconstruction: Tensor) -> None:
+        """Count rows [row, d] and their reconstruction."""
+        rows = rows.double()
+        self.error += float((rows - reconstruction.double()).square().sum())
+        self.total += float((rows - self.mean).square().sum())
+
+    @property
+    def value(self) -> float:
+        return 1.0 - self.error / self.total
+
+
+def check_models(
+    data: AlignedRows, facts: Mapping[str, Any], path: Path | str, part: slice = slice(None)
+) -> None:
+    """Refuse a dictionary fitted on other models, hook points or scales than those of the rows.
+
+    `part` of the rows' sources are the dictionary's.
+    """
+    if data.origins[part] != facts["origins"]:
+        raise UserError(
+            f"{path}: fitted on other models or hook points than the validation rows come from; "
+            f"remove it and run the same snakemake command again"
+        )
+
+
+def coded(
+    dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device, name: str
+) -> Iterator[tuple[Tensor, Entries, Tensor]]:
+    """Standardised rows [row, D], entries and values [n] of each batch, in order.
+
+    By the thresholds, all in float64, so that they cut every row the same way in any batch: the
+    dictionary is made so.
+    """
+    dictionary = dictionary.double().to(device)
+    progress = Progress(data.count, name, "rows")
+    for sources in data.in_order(batch):
+        rows = dictionary.standardise([part.to(device) for part in sources])
+        entries, values = dictionary.encode(rows)
+        yield rows, entries, values
+        progress.advance(len(rows))
+    progress.close()
+
+
+@dataclass
+class Measured:
+    """What one pass over the validation rows finds; arrays are [feature] unless they say otherwise."""
+
+    fve: dict[tuple[str, str], float]  # (mode or baseline, source or pooled) -> FVE
+    l0: dict[str, float]  # mode -> mean features a row
+    fired: np.ndarray  # rows on which a feature fires, threshold mode
+    activation: np.ndarray  # summed value where it fires
+    fired_in: np.ndarray  # the same by half of the documents, [half, feature, domain]
+    domain_rows: np.ndarray  # [half, domain]
+    rows: int
+
+
+def measure(
+    dictionary: Dictionary,
+    baseline: Baseline,
+    data: AlignedRows,
+    names: Sequence[str],
+    recipe: Mapping[str, Any],
+    device: torch.device,
+) -> Measured:
+    """FVE, L0 and firings of a dictionary on the validation rows, and its baselines' FVE.
+
+    By the threshold, which firings are counted of, and, where the recipe keeps k features, also by
+    its own selection.
+
+    Batches have the recipe's rows whatever the chunks and shards, since a BatchTopK code depends on its
+    batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
+    """
+    k, select = recipe["k"], recipe["select"]
+    modes = (THRESHOLD, select) if select in SELECT else (THRESHOLD,)
+    dictionary = dictionary.double().to(device)
+    shape = dictionary.shape
+    means = dictionary.standardise(
+        [torch.from_numpy(m)[None].to(device) for m, _ in data.moments()]
+    )
+    sums = {
+        (method, name): VarianceExplained(means[0, shape.columns(s)])
+        for method in (*modes, "mean", "pca")
+        for s, name in enumerate(names)
+    }
+    active = dict.fromkeys(modes, 0)
+    fired = torch.zeros(shape.features, dtype=torch.int64)
+    activation = torch.zeros(shape.features, dtype=torch.float64)
+    labels = [data.column_in_order(name, recipe["batch"]) for name in ("domain", "document")]
+    domain_rows = torch.zeros(HALVES * len(data.domains), dtype=torch.int64)
+    fired_in = torch.zeros(HALVES * shape.features * len(data.domains), dtype=torch.int64)
+    baseline = Baseline(
+        baseline.vectors.to(device), baseline.variances, baseline.scale.to(device)
+    )  # fmt: skip
+    widths = torch.tensor(shape.widths, device=device)
+    scale = dictionary.scale.repeat_interleave(widths)  # [D]
+    progress = Progress(data.count, "evaluation", "rows")
+    for sources, domain, document in zip(data.in_order(recipe["batch"]), *labels, strict=True):
+        half = half_of(document)
+        domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
+        rows = dictionary.standardise([part.to(device) for part in sources])
+        found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
+        for mode in modes:
+            entries, values = dictionary.encode(rows, None if mode == THRESHOLD else (mode, k))
+            found[mode] = dictionary.decode(values, entries, len(rows))
+            active[mode] += len(values)
+            if mode == THRESHOLD:
+                features = entries[1].cpu()
+                fired += torch.bincount(features, minlength=shape.features)
+                activation.index_add_(0, features, values.cpu())
+                row = entries[0].cpu()
+                cell = (half[row] * shape.features + features) * len(data.domains) + domain[row]
+                fired_in += torch.bincount(cell, minlength=len(fired_in))
+        for (method, name), total in sums.items():
+            columns = shape.columns(names.index(name))
+            total.add(rows[:, columns], found[method][:, columns])
+        progress.advance(len(rows))
+    progress.close()
+    fve = {key: total.value for key, total in sums.items()}
+    for method in (*modes, "mean", "pca"):
+        fve[method, POOLED] = float(np.mean([fve[method, name] for name in names]))
+    return Measured(
+        fve=fve,
+        l0={mode: count / data.count for mode, count in active.items()},
+        fired=fired.numpy(),
+        activation=activation.numpy(),
+        fired_in=fired_in.view(HALVES, shape.features, -1).numpy(),
+        domain_rows=domain_rows.view(HALVES, -1).numpy(),
+        rows=data.count,
+    )
+
+
+def fve_rows(
+    measured: Measured, names: Sequence[str], dead: int, about: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Flat rows for fve.json: one for each mode and source, and one pooled.
+
+    `dead` counts dead features; `about` holds comparison, member, recipe, seed, k and features.
+    An SAE's pooled value is that of its one source.
+    """
+    return [
+        {
+            **about,
+            "source": name,
+            "mode": mode,
+            "fve": measured.fve[mode, name],
+            "baseline_mean": measured.fve["mean", name],
+            "baseline_pca": measured.fve["pca", name],
+            "l0": measured.l0[mode],
+            "dead_share": dead / about["features"],
+            "firings_per_feature": float(measured.fired.mean()),
+            "rows": measured.rows,
+            "definition": DEFINITION,
+        }
+        for mode in measured.l0
+        for name in (POOLED, *names)
+    ]

@@ -1,0 +1,330 @@
+"""Language-model loss with a dictionary's reconstruction in place of activations, and loss recovered.
+
+A model runs as it is (clean), and again with its activations at one hook point replaced: by zeros, by
+the mean over fit rows, by the reconstruction (spliced), or by one without some features. Only the
+rows that a dictionary is for are replaced; sequence starts and the like keep their own.
+
+    recovered = (ablated - spliced) / (ablated - clean)
+
+with the cross-entropy of zero or of mean ablation as `ablated`, as the field has it: 1 is a perfect
+reconstruction, 0 one that is no better than the ablation.
+
+Behind the hook point an MoE may send a token to other experts than it did. So there are two losses
+where a router is behind it: routing live, as the replaced stream has it, and frozen, with the experts
+and gates of the clean pass (our definition). Every loss that is compared, of the ablations too, then
+has the same routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from moediff.analysis.reruns import PROOF_SEQUENCES, Losses, Side, losses, targets
+from moediff.core.errors import UserError
+from moediff.core.progress import Progress
+from moediff.core.resampling import document_interval
+from moediff.corpus.packing import segment_starts
+from moediff.corpus.token_shards import TokenShard
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.hooks.capture import Capture
+from moediff.hooks.interventions import recording, replacing
+from moediff.hooks.proofs import prove
+from moediff.models.inputs import packed_inputs
+
+LIVE, FROZEN = "live", "frozen"
+CLEAN, ZERO, MEAN, SPLICED = "clean", "zero", "mean", "spliced"
+ALL = "all"  # domains together
+COLUMNS = {
+    "source": pl.String,
+    "domain": pl.String,
+    "routing": pl.String,
+    "kind": pl.String,
+    "cross_entropy": pl.Float64,
+    "recovered_zero": pl.Float64,
+    "recovered_mean": pl.Float64,
+    "added": pl.Float64,
+    "added_low": pl.Float64,
+    "added_high": pl.Float64,
+    "tokens": pl.Int64,
+}
+DOCUMENTS = {
+    "source": pl.String,
+    "routing": pl.String,
+    "kind": pl.String,
+    "document": pl.Int64,
+    "tokens": pl.Int64,
+    "added": pl.Float64,  # summed over its tokens
+}
+
+
+class _Sums:
+    """Losses of one side by routing and kind, and how many of each; arrays are [domain], float64."""
+
+    def __init__(self, domains: tuple[str, ...]) -> None:
+        self.domains = domains
+        self.loss: dict[tuple[str, str], np.ndarray] = {}
+        self.count = np.zeros(len(domains))
+        # Of each routing and kind, batch by batch and document by document: id, domain, tokens, and
+        # the loss that is added.
+        self.added: dict[tuple[str, str], list[np.ndarray]] = {}
+
+    def add(self, routing: str, kind: str, domain: np.ndarray, values: np.ndarray) -> None:
+        """Add losses [target], of the domains [target]."""
+        more = np.bincount(domain, values, len(self.domains))
+        self.loss[routing, kind] = self.loss.get((routing, kind), 0.0) + more
+
+    def add_documents(
+        self, routing: str, kind: str, document: np.ndarray, domain: np.ndarray, more: np.ndarray
+    ) -> None:
+        """Keep what a kind adds to the loss [target], by document [target]."""
+        names, first, place = np.unique(document, return_index=True, return_inverse=True)
+        tokens = np.bincount(place, minlength=len(names))
+        found = [names, domain[first], tokens, np.bincount(place, more, len(names))]
+        self.added.setdefault((routing, kind), []).append(np.array(found, object))
+
+    def _interval(self, routing: str, part: slice) -> list[float] | None:
+        """Interval of the loss that the reconstruction adds a token, documents resampled."""
+        document, domain, tokens, more = np.concatenate(self.added[routing, SPLICED], axis=1)
+        inside = np.isin(domain.astype(int), np.arange(len(self.domains))[part])
+        values, counts = more[inside].astype(float), tokens[inside].astype(float)
+        return document_interval(values, counts, document[inside].astype(np.int64))
+
+    def documents(self, source: str) -> pl.DataFrame:
+        """One row a routing, kind and document; one that two batches cut has its parts in one row."""
+        parts = [
+            pl.DataFrame(
+                {
+                    "source": source, "routing": routing, "kind": kind,
+                    "document": document.astype(np.int64), "tokens": tokens.astype(np.int64),
+                    "added": more.astype(float),
+                },
+                schema=DOCUMENTS,
+            )
+            for (routing, kind), batches in self.added.items()
+            for document, _, tokens, more in [np.concatenate(batches, axis=1)]
+        ]  # fmt: skip
+        keys = ["source", "routing", "kind", "document"]
+        return pl.concat(parts).group_by(keys, maintain_order=True).sum()
+
+    def rows(self, source: str) -> list[dict[str, Any]]:
+        """One row a domain, routing and kind."""
+        every = {ALL: slice(None)} | {name: slice(i, i + 1) for i, name in enumerate(self.domains)}
+        seen = {name: part for name, part in every.items() if self.count[part].sum()}
+        found = []
+        for (routing, kind), loss in self.loss.items():
+            for name, part in seen.items():
+                count = self.count[part].sum()
+                mean = {k: self.loss[routing, k][part].sum() / count for k in (CLEAN, ZERO, MEAN)}
+                value = loss[part].sum() / count
+                interval = self._interval(routing, part) if kind == SPLICED else None
+                low, high = interval or (None, None)
+                found.append(
+                    {
+                        "source": source,
+                        "domain": name,
+                        "routing": routing,
+                        "kind": kind,
+                        "cross_entropy": float(value),
+                        "recovered_zero": _recovered(value, mean[ZERO], mean[CLEAN]),
+                        "recovered_mean": _recovered(value, mean[MEAN], mean[CLEAN]),
+                        "added": float(value - mean[CLEAN]),
+                        "added_low": low,
+                        "added_high": high,
+                        "tokens": int(count),
+                    }
+                )
+        return found
+
+
+def _recovered(value: float, ablated: float, clean: float) -> float | None:
+    """Share of the loss recovered; None where the ablation costs nothing."""
+    return float((ablated - value) / (ablated - clean)) if ablated != clean else None
+
+
+@torch.no_grad()
+def splice(
+    sides: Sequence[Side],
+    texts: Iterable[Sequence[tuple[TokenShard, np.ndarray]]],
+    dictionary: Dictionary,
+    across_documents: bool,
+    sequences: int,
+    batch: int,
+    frozen: bool = True,
+    deleted: Mapping[str, np.ndarray] | None = None,
+    within: Mapping[str, Collection[int]] | None = None,
+    by_document: Collection[str] = (),
+) -> Losses:
+    """Losses with the activations of each side replaced in turn.
+
+    `added` is the loss above the clean one; of the whole reconstruction with its interval, documents
+    resampled, where there are enough of them.
+
+    `texts` holds for every token shard, side by side, the shard as the side's model reads it and
+    the mask [sequence, position] of `capture.kept_rows`; the first `sequences` are used, `batch` at
+    a time. The dictionary reads all sides' rows of a token, in float64 and by its thresholds, and
+    each model then runs with its own part of the reconstruction alone. `deleted` names features [F]
+    of bool that are left out of it, each kind "without {name}"; `within` the numbers of the sides that
+    are run without them, where these are not all; `by_document` those of them that are also kept document
+    by document. `frozen` also gives the losses with frozen routing,
+    where a router is behind the point. Raises UserError where a point, a family or a mask does not fit.
+    """
+    dictionary = dictionary.double().to(sides[0].model.device)
+    gone = _features(dictionary, deleted or {})
+    wanted = {without(name): numbers for name, numbers in (within or {}).items()}
+    kept = {SPLICED, *map(without, by_document)}
+    totals: list[_Sums] = []
+    left = sequences
+    progress = Progress(sequences, "splicing", "sequences")
+    for text in texts:
+        part = _Part(sides, text, across_documents)
+        if not totals:
+            totals = [_Sums(shard.domains) for shard, _ in text]
+            part.prove(slice(0, PROOF_SEQUENCES))
+        count = min(left, len(text[0][0].tokens))
+        for first in range(0, count, batch):
+            chosen = slice(first, min(first + batch, count))
+            _add_batch(totals, part, chosen, dictionary, gone, wanted, kept, frozen)
+            progress.advance(chosen.stop - chosen.start)
+        left -= count
+        if not left:
+            break
+    progress.close()
+    if not totals or not all(sums.count.any() for sums in totals):
+        raise UserError("splicing: no token is predicted; use more sequences")
+    rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
+    documents = [sums.documents(side.name) for side, sums in zip(sides, totals, strict=True)]
+    return Losses(pl.DataFrame(rows, schema=COLUMNS), pl.concat(documents))
+
+
+def _features(dictionary: Dictionary, deleted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Masks [F] of bool on the dictionary's device."""
+    for name, mask in deleted.items():
+        if mask.dtype != bool or mask.shape != (dictionary.shape.features,):
+            raise UserError(
+                f"features '{name}': {mask.dtype} {mask.shape}, needs bool ({dictionary.shape.features},)"
+            )
+    return {n: torch.from_numpy(m).to(dictionary.threshold.device) for n, m in deleted.items()}
+
+
+class _Part:
+    """One token shard as every side reads it."""
+
+    def __init__(
+        self,
+        sides: Sequence[Side],
+        text: Sequence[tuple[TokenShard, np.ndarray]],
+        across_documents: bool,
+    ) -> None:
+        self.sides, self.text = sides, text
+        self.starts = [segment_starts(shard.document, across_documents) for shard, _ in text]
+        self.targets = [targets(shard, across_documents) for shard, _ in text]
+
+    def inputs(self, s: int, chosen: slice) -> dict[str, Any]:
+        """Arguments of a pass of side `s` over some sequences."""
+        tokens = self.text[s][0].tokens[chosen]
+        return packed_inputs(self.sides[s].model, tokens, self.starts[s][chosen])
+
+    def prove(self, chosen: slice) -> None:
+        """Check on real passes that the points are what they are said to be."""
+        for s, side in enumerate(self.sides):
+            prove(side.model, [side.point], self.inputs(s, chosen))
+
+    def rows(self, s: int, chosen: slice) -> tuple[Tensor, Tensor]:
+        """Activations [row, d_model] of side `s` where its mask is, and that mask [batch, position]."""
+        side, mask = self.sides[s], torch.from_numpy(self.text[s][1][chosen])
+        with Capture(side.model, [side.point]) as capture:
+            found = capture(**self.inputs(s, chosen)).points[side.point]
+        return found[mask.to(found.device)], mask
+
+    def domain(self, s: int, chosen: slice) -> np.ndarray:
+        """Domain [target] of what is predicted."""
+        return self.text[s][0].domain[chosen][:, 1:][self.targets[s][chosen]]
+
+    def document(self, s: int, chosen: slice) -> np.ndarray:
+        """Document [target] of what is predicted."""
+        return self.text[s][0].document[chosen][:, 1:][self.targets[s][chosen]]
+
+
+def _add_batch(
+    totals: Sequence[_Sums],
+    part: _Part,
+    chosen: slice,
+    dictionary: Dictionary,
+    gone: Mapping[str, Tensor],
+    wanted: Mapping[str, Collection[int]],
+    kept: Collection[str],
+    frozen: bool,
+) -> None:
+    """Count some sequences of every side, of each kind those that are `wanted` of it, or all; document
+    by document those kinds that are `kept` so."""
+    rows, masks = zip(*(part.rows(s, chosen) for s in range(len(part.sides))), strict=True)
+    if len({len(own) for own in rows}) > 1:
+        raise UserError(
+            "splicing: the sides' masks keep different numbers of rows "
+            f"({', '.join(str(len(own)) for own in rows)}); take those of aligned token shards"
+        )
+    rows, masks = _without_massive(part.sides, rows, masks)
+    every = range(len(part.sides))
+    given = [part.inputs(s, chosen) for s in every]
+    routings, cleans = [], []
+    for s, (side, sums) in enumerate(zip(part.sides, totals, strict=True)):
+        with recording(side.model, side.point) if frozen else nullcontext({}) as routing:
+            clean = losses(side.model, given[s], part.targets[s][chosen])
+        routings.append({LIVE: None} | ({FROZEN: routing} if routing else {}))
+        sums.count += np.bincount(part.domain(s, chosen), minlength=len(sums.domains))
+        cleans.append(clean)
+        for name in routings[s]:
+            sums.add(name, CLEAN, part.domain(s, chosen), clean)
+    for kind, values in _replacements(dictionary, rows, gone):
+        for s in wanted.get(kind, every):
+            side = part.sides[s]
+            for name, routing in routings[s].items():
+                with replacing(side.model, side.point, values[s], masks[s], routing):
+                    found = losses(side.model, given[s], part.targets[s][chosen])
+                totals[s].add(name, kind, part.domain(s, chosen), found)
+                if kind in kept:
+                    document, domain = part.document(s, chosen), part.domain(s, chosen)
+                    totals[s].add_documents(name, kind, document, domain, found - cleans[s])
+
+
+def _without_massive(
+    sides: Sequence[Side], rows: Sequence[Tensor], masks: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows and masks without those that are massive in any side, which no dictionary was fitted on."""
+    usable = torch.ones(len(rows[0]), dtype=torch.bool)
+    for side, own in zip(sides, rows, strict=True):
+        if side.most is not None:
+            usable &= (own.float().norm(dim=1) <= side.most).cpu()
+    kept = [own[usable.to(own.device)] for own in rows]
+    return kept, [mask.masked_scatter(mask, usable) for mask in masks]
+
+
+def without(name: str) -> str:
+    """The kind of a deletion."""
+    return f"without {name}"
+
+
+def _replacements(
+    dictionary: Dictionary, rows: Sequence[Tensor], gone: Mapping[str, Tensor]
+) -> Iterator[tuple[str, list[Tensor]]]:
+    """What takes the place of the sides' rows, kind by kind: float64 [row, d_model] a side.
+
+    One kind is held at a time, since a panel has a hundred.
+    """
+    yield ZERO, [torch.zeros_like(own, dtype=torch.float64) for own in rows]
+    standard = dictionary.standardise(rows)  # [row, D]
+    yield MEAN, dictionary.restore(torch.zeros_like(standard))
+    (row, feature), values = dictionary.encode(standard)
+    whole = dictionary.decode(values, (row, feature), len(standard))  # [row, D]
+    yield SPLICED, dictionary.restore(whole)
+    for name, mask in gone.items():
+        out = mask[feature]
+        less = dictionary.add(whole, -values[out], (row[out], feature[out]))
+        yield without(name), dictionary.restore(less)

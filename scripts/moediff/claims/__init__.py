@@ -1,0 +1,1 @@
+"""Claims fixed before a study runs: read, measured, judged."""

@@ -1,0 +1,154 @@
+"""claims.yaml read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moediff.claims.metrics import FIDELITY, METRICS, STRONG_RATIO, WEAK_RATIO
+from moediff.claims.verdicts import KNOWN, LABELLINGS, NULLS
+from moediff.config.schema import fill
+from moediff.core.errors import ConfigError, first_line
+from moediff.core.resampling import DIRECTIONS, NEAR
+
+_TEXT = {"type": "string", "minLength": 1}
+_COUNT = {"type": "integer", "minimum": 1}
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+_ROW = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": [
+        "paper", "statement", "metric", "contrast", "null", "direction", "minimum_effect", "fidelity",
+    ],
+    "properties": {
+        "paper": _TEXT,
+        "statement": _TEXT,
+        "metric": {"enum": list(METRICS)},
+        "contrast": _TEXT,
+        "null": {"enum": list(NULLS)},
+        "reference": {"type": ["number", "null"], "default": None},
+        "direction": {"enum": list(DIRECTIONS)},
+        "minimum_effect": _POSITIVE,
+        "fidelity": {"enum": list(FIDELITY)},
+        "primary": {"type": "boolean", "default": False},
+    },
+}  # fmt: skip
+_ANALYSIS = {
+    "moe": _TEXT,
+    "dense": _TEXT,
+    "hook": _TEXT,
+    "layer": {"type": "number", "minimum": 0},
+    "recipe": _TEXT,
+    "features": _COUNT,
+    "k": _COUNT,
+    "bounds": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    "user_floor": _POSITIVE,
+}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_LIMITS = {
+    "nats_over_trigram": _POSITIVE,
+    "firings_per_feature": _POSITIVE,
+    "moved": _POSITIVE,
+    "rotated": _SHARE,
+    "permuted": _SHARE,
+}
+_PENALTIES = {"strong": _TEXT, "weak": _TEXT}
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["alpha", "primary", "penalties", "limits", "claims"],
+    "properties": {
+        "alpha": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
+        **{
+            name: {
+                "type": "object",
+                "additionalProperties": False,
+                "required": list(keys),
+                "properties": keys,
+            }
+            for name, keys in (
+                ("primary", _ANALYSIS),
+                ("penalties", _PENALTIES),
+                ("limits", _LIMITS),
+            )
+        },
+        "claims": {"type": "object", "minProperties": 1, "additionalProperties": _ROW},
+    },
+    "$defs": {},
+}
+
+
+def read_claims(path: Path | str) -> dict[str, Any]:
+    """The claims of a YAML file, checked: alpha, primary analysis, limits, and claims by id.
+
+    Raises ConfigError with one line that names the file, the claim and the key.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return checked(found)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def checked(found: Any) -> dict[str, Any]:
+    """The claims of a parsed YAML file. Raises ConfigError with one line that names claim and key."""
+    if not isinstance(found, dict) or not isinstance(found.get("claims"), list):
+        raise ConfigError("claims: must be a list of rows")
+    rows: dict[str, Any] = {}
+    for number, row in enumerate(found["claims"], start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+            raise ConfigError(f"claims: row {number} has no id")
+        if row["id"] in rows:
+            raise ConfigError(f"claims: the id '{row['id']}' stands twice")
+        rows[row["id"]] = {key: value for key, value in row.items() if key != "id"}
+    # `fill` takes its config through JSON, where the key that YAML reads as null is "null" again.
+    claims = fill(found | {"claims": rows}, _SCHEMA, {})
+    for name, row in claims["claims"].items():
+        where = f"claims.{name}"
+        if row["direction"] == NEAR and row["null"] != KNOWN:
+            raise ConfigError(
+                f"{where}.null: a claim that is near a value is judged by its interval; write {KNOWN}"
+            )
+        if row["null"] == KNOWN and row["reference"] is None:
+            raise ConfigError(f"{where}.reference: the key is missing; null '{KNOWN}' needs it")
+        if row["null"] == KNOWN and row["primary"]:
+            raise ConfigError(f"{where}.primary: null '{KNOWN}' gives no p for Holm")
+        of_panel = row["metric"].startswith("panel_")
+        if row["null"] != KNOWN and (row["null"] == LABELLINGS) != of_panel:
+            raise ConfigError(
+                f"{where}.null: '{row['null']}' does not go with {row['metric']}; labellings are of panels"
+            )
+    low, high = claims["primary"]["bounds"]
+    if not low <= high:
+        raise ConfigError(f"primary.bounds: [{low:g}, {high:g}] do not rise")
+    if claims["primary"]["moe"] == claims["primary"]["dense"]:
+        raise ConfigError("primary.dense: the same model as primary.moe")
+    return claims
+
+
+def penalties_fault(strong: Mapping[str, Any] | None, weak: Mapping[str, Any] | None) -> str:
+    """Why two recipes do not tell what the ratio of penalties does, as one sentence; empty where they do.
+
+    They must differ in that ratio alone, 0.7 and 0.15 of the L1 penalty on features that are not tied.
+    A recipe that is missing has no fault: nothing is then measured of it.
+    """
+    if strong is None or weak is None:
+        return ""
+    ratios = [recipe["penalties"].get("l1", {}).get("tied") for recipe in (strong, weak)]
+    same = [
+        {key: value for key, value in recipe.items() if key != "preset"}
+        | {
+            "penalties": recipe["penalties"]
+            | {"l1": {**recipe["penalties"].get("l1", {}), "tied": 0}}
+        }
+        for recipe in (strong, weak)
+    ]
+    if ratios == [STRONG_RATIO, WEAK_RATIO] and same[0] == same[1]:
+        return ""
+    wanted = f"{STRONG_RATIO:g} and {WEAK_RATIO:g}"
+    return f"its two recipes do not differ in the ratio of penalties alone, {wanted}"

@@ -1,0 +1,39 @@
+"""The config: sections with their checks, versions of stages, names. Imports nothing heavy.
+
+Every job of a cluster run parses the Snakefile again, and rules ask for these names.
+"""
+
+from moediff.config.activations import model_shards, points
+from moediff.config.base import ROW_SPLITS, SPLITS
+from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
+from moediff.config.corpus import sequences, shard_count, text_bytes, text_files, tokenizer_files
+from moediff.config.layout import Fit, Source
+from moediff.config.models import checkpoint_files, own_tokenizers, peak_rates, seeds
+from moediff.config.rows import row_domains, row_files, row_paths
+from moediff.config.versions import STAGE_VERSIONS
+
+__all__ = [
+    "ROW_SPLITS",
+    "SPLITS",
+    "STAGE_VERSIONS",
+    "Fit",
+    "Source",
+    "checkpoint_files",
+    "fits",
+    "is_panel",
+    "kinds",
+    "model_shards",
+    "own_tokenizers",
+    "peak_rates",
+    "points",
+    "row_domains",
+    "row_files",
+    "row_paths",
+    "seeds",
+    "sequences",
+    "shard_count",
+    "shared_fits",
+    "text_bytes",
+    "text_files",
+    "tokenizer_files",
+]

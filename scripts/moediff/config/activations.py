@@ -1,0 +1,45 @@
+"""The section `activations`: hook points, layers, shards; its checks."""
+
+from __future__ import annotations
+
+from moediff.config.base import Config, as_list
+from moediff.config.corpus import shard_count
+from moediff.config.models import layer_count
+from moediff.config.rows import row_paths
+from moediff.core.errors import ConfigError
+
+
+def points(config: Config) -> dict[str, tuple[str, float]]:
+    """Hook points that are read of every model: name -> hook and layer as the config gives them."""
+    activations = config["activations"]
+    return {
+        f"{hook}.{layer}": (hook, layer)
+        for layer in as_list(activations["layer"])
+        for hook in as_list(activations["hook"])
+    }
+
+
+def resolve_layer(layer: float, layers: int, model: str) -> int:
+    """Index of a block from an index (a whole number) or a share of depth; 1.0 is the last block."""
+    index = layer if isinstance(layer, int) else min(int(layer * layers + 1e-9), layers - 1)
+    if index >= layers or (isinstance(layer, float) and layer > 1):
+        raise ConfigError(
+            f"activations.layer: {layer} does not exist in model '{model}', which has {layers} "
+            f"layers (0 to {layers - 1}, or a share of depth from 0.0 to 1.0)"
+        )
+    return index
+
+
+def model_shards(config: Config, model: str, split: str) -> int:
+    """Activation shards of a model: one for each of its `rows`, or for each token shard."""
+    if "rows" in config["models"][model]:
+        return len(row_paths(config, model, split))
+    return shard_count(config, split)
+
+
+def check_hook(config: Config) -> None:
+    for name in config["models"]:
+        layers = layer_count(config, name)
+        if layers is not None:
+            for _, layer in points(config).values():
+                resolve_layer(layer, layers, name)

@@ -1,0 +1,35 @@
+"""What all sections of a config share.
+
+Imports nothing heavy, as no module of this package does: every job of a cluster run parses the
+Snakefile again.
+"""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Any
+
+SPLITS = ("train", "fit", "validation")
+ROW_SPLITS = SPLITS[1:]  # those of which activations are kept
+
+Config = dict[str, Any]
+
+
+def count_of(amount: float, whole: int) -> int:
+    """A count from a count (a whole number) or a share (a number with a point)."""
+    return amount if isinstance(amount, int) else round(amount * whole)
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def matching_files(pattern: str) -> list[str]:
+    """Files that a glob matches, sorted."""
+    return sorted(match for match in glob.glob(pattern, recursive=True) if Path(match).is_file())
+
+
+def files_of(folder: str, patterns: tuple[str, ...]) -> list[str]:
+    found = {str(path) for pattern in patterns for path in Path(folder).glob(pattern)}
+    return sorted(found) if Path(folder).is_dir() else []

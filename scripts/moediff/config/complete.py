@@ -1,0 +1,45 @@
+"""The door to a config: presets and defaults filled in, every section checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moediff.config.activations import check_hook
+from moediff.config.base import Config
+from moediff.config.comparisons import check_comparison
+from moediff.config.corpus import check_corpus
+from moediff.config.models import check_model
+from moediff.config.recipes import check_recipe
+from moediff.config.schema import fill
+from moediff.core.errors import ConfigError
+
+
+def complete(
+    config: Mapping[str, Any], schema: Mapping[str, Any], presets: Mapping[str, Config]
+) -> Config:
+    """The config with presets and every default filled in, checked. Raises ConfigError with one line."""
+    whole = fill(config, schema, presets)
+    _check(whole)
+    return whole
+
+
+def _check(config: Config) -> None:
+    low, high = config["features"]["bounds"]
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(f"features.bounds: [{low}, {high}] must rise from 0 to 1")
+    if "corpus" in config:
+        check_corpus(config["corpus"])
+    elif not all("rows" in model for model in config["models"].values()):
+        raise ConfigError("config: the key 'corpus' is missing")
+    for name, model in config["models"].items():
+        check_model(name, model, config)
+    check_hook(config)
+    for name, recipe in config["recipes"].items():
+        check_recipe(name, recipe, config)
+    for name in config["comparisons"]:
+        check_comparison(name, config)
+    seeds_of = config["planted"]["seeds"]
+    for seed in seeds_of["choose"]:
+        if seed in seeds_of["score"]:
+            raise ConfigError(f"planted.seeds: seed {seed} is both to choose and to score on")

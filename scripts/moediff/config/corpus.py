@@ -1,0 +1,85 @@
+"""The section `corpus`: what is read, in how many sequences and shards; its checks."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from moediff.config.base import SPLITS, Config, files_of, matching_files
+from moediff.core.errors import ConfigError
+
+
+def text_bytes(config: Config, domain: str) -> int | None:
+    """Bytes of text to read of a domain: its `megabytes`, or enough for the token budget.
+
+    Enough is 8 bytes a token (text runs at 3 to 5) of the split that needs most, with a quarter
+    more for groups that fall unevenly, rounded up to a power of two: a budget that changes a
+    little reads no text again. Files that a user names are read whole: None.
+    """
+    corpus = config["corpus"]
+    settings = corpus["domains"][domain]
+    if settings["source"] == "files":
+        return None
+    if settings["megabytes"] is not None:
+        return int(settings["megabytes"] * 1e6)
+    weight = settings["weight"] / sum(other["weight"] for other in corpus["domains"].values())
+    shares = corpus["splits"] | {"train": 1 - sum(corpus["splits"].values())}
+    need = max(corpus["tokens"][split] * weight / shares[split] for split in SPLITS)
+    return 2 ** math.ceil(math.log2(10 * need))
+
+
+def text_files(config: Config, domain: str) -> list[str]:
+    """The user's files that a domain is read from; none for the other sources."""
+    patterns = config["corpus"]["domains"][domain].get("paths", [])
+    return [match for pattern in patterns for match in matching_files(pattern)]
+
+
+def tokenizer_files(name: str) -> list[str]:
+    """Files of a tokenizer in a local folder; none for a Hub id."""
+    return files_of(name, ("*token*.json", "vocab.*", "merges.txt", "*.model"))
+
+
+def sequences(config: Config, split: str) -> int:
+    """Packed sequences of a split: its token budget in whole sequences."""
+    return config["corpus"]["tokens"][split] // config["corpus"]["sequence"]["length"]
+
+
+def shard_count(config: Config, split: str) -> int:
+    """Shards of a split, each of at most `shard_tokens` tokens."""
+    per_shard = config["corpus"]["shard_tokens"] // config["corpus"]["sequence"]["length"]
+    return -(-sequences(config, split) // per_shard)
+
+
+def check_corpus(corpus: Config) -> None:
+    if corpus["splits"]["fit"] + corpus["splits"]["validation"] >= 1:
+        raise ConfigError("corpus.splits: fit and validation leave nothing for train")
+    length = corpus["sequence"]["length"]
+    for split, tokens in corpus["tokens"].items():
+        if tokens < length:
+            raise ConfigError(
+                f"corpus.tokens.{split}: {tokens} is less than one sequence of {length} tokens"
+            )
+    if corpus["shard_tokens"] < length:
+        raise ConfigError(
+            f"corpus.shard_tokens: {corpus['shard_tokens']} is less than one sequence of {length}"
+        )
+    for name, domain in corpus["domains"].items():
+        pattern = domain.get("group_pattern")
+        if pattern is not None:
+            if domain["group"] is None:
+                raise ConfigError(f"corpus.domains.{name}.group_pattern: needs a group column")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"corpus.domains.{name}.group_pattern: '{pattern}' is not a regular "
+                    f"expression ({error})"
+                ) from error
+        if domain["source"] == "files":
+            for pattern in domain["paths"]:
+                if not matching_files(pattern):
+                    raise ConfigError(
+                        f"corpus.domains.{name}.paths: no file matches '{pattern}' "
+                        f"(from {Path.cwd().name}/)"
+                    )

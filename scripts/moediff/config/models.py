@@ -1,0 +1,117 @@
+"""The section `models`: sizes, seeds and rates as far as they are known before a job; its checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from moediff.config.base import Config, as_list, files_of
+from moediff.config.rows import check_rows
+from moediff.core.errors import ConfigError
+
+
+def active_block_parameters(train: Mapping[str, int]) -> int:
+    """Weights of attention and SwiGLU that one token uses, over all layers; router and norms apart."""
+    attention = 4 * train["d_model"] ** 2
+    return train["layers"] * (attention + 3 * train["d_model"] * train["ffn"] * train["top_k"])
+
+
+def layer_count(config: Config, model: str) -> int | None:
+    """Layers of a model as far as they are known before a job runs (a Hub id is not)."""
+    return _known(config, model, "layers", "num_hidden_layers", "n_layer")
+
+
+def model_width(config: Config, model: str) -> int | None:
+    """d_model of a model as far as it is known before a job runs (a Hub id is not)."""
+    return _known(config, model, "d_model", "hidden_size", "n_embd")
+
+
+def _known(config: Config, model: str, key: str, *names: str) -> int | None:
+    settings = config["models"][model]
+    if "train" in settings:
+        return settings["train"][key]
+    if "rows" in settings:
+        return None
+    checkpoint = Path(settings["load"]) / "config.json"
+    if not checkpoint.is_file():
+        return None
+    try:
+        found = json.loads(checkpoint.read_text(encoding="utf-8"))
+        found = found.get("text_config", found)
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"models.{model}.load: {checkpoint} is not a config ({error})") from error
+    return next((found[name] for name in names if name in found), None)
+
+
+def seeds(config: Config, model: str) -> list[int]:
+    """Seeds of a model: those of training, or one for what was not trained here."""
+    settings = config["models"][model]
+    return (settings["seeds"] or config["training"]["seeds"]) if "train" in settings else [0]
+
+
+def peak_rates(config: Config, model: str) -> list[float]:
+    """Peak learning rates to try; more than one asks for a sweep. An untrained model tries none."""
+    rates = as_list(config["training"]["peak_lr"])
+    return rates if config["models"][model]["sees"]["share"] else rates[:1]
+
+
+def checkpoint_files(name: str) -> list[str]:
+    """Config, weights and tokenizer of a checkpoint in a local folder; none for a Hub id."""
+    return files_of(
+        name, ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json")
+    )
+
+
+def own_tokenizers(config: Config) -> list[str]:
+    """Models that read the text by a tokenizer of their own."""
+    return [name for name, model in config["models"].items() if model.get("tokenizer") == "own"]
+
+
+def check_model(name: str, model: Config, config: Config) -> None:
+    if "rows" in model:
+        check_rows(name, config)
+        return
+    if "load" in model:
+        if model["tokenizer"] == "corpus" and "load" not in config["corpus"]["tokenizer"]:
+            raise ConfigError(
+                f"models.{name}.load: a checkpoint needs its own tokenizer; set corpus.tokenizer to "
+                f"{{load: {model['load']}}}, or models.{name}.tokenizer to own"
+            )
+        return
+    train = model["train"]
+    if train["d_model"] % train["heads"] or (train["d_model"] // train["heads"]) % 2:
+        raise ConfigError(
+            f"models.{name}.train: d_model {train['d_model']} does not split into "
+            f"{train['heads']} heads of even width"
+        )
+    if train["top_k"] > train["experts"]:
+        raise ConfigError(
+            f"models.{name}.train: top_k {train['top_k']} is more than experts {train['experts']}"
+        )
+    _check_sees(f"models.{name}.sees.domains", model["sees"]["domains"], config["corpus"])
+    twin = model["match"].get("active")
+    if twin is None:
+        return
+    if "train" not in config["models"].get(twin, {}):
+        raise ConfigError(f"models.{name}.match.active: '{twin}' is not a model trained here")
+    own, other = (active_block_parameters(config["models"][key]["train"]) for key in (name, twin))
+    if abs(own / other - 1) > 0.01:
+        raise ConfigError(
+            f"models.{name}: {own} active block parameters, '{twin}' has {other}; "
+            "more than 1 % apart (change ffn, top_k or layers)"
+        )
+
+
+def _check_sees(where: str, seen: list[str] | None, corpus: Config) -> None:
+    """That a model's domains are there, and that what it does not learn from cannot reach the rest."""
+    for domain in seen or []:
+        if domain not in corpus["domains"]:
+            raise ConfigError(
+                f"{where}: unknown domain '{domain}'; domains: {', '.join(corpus['domains'])}"
+            )
+    if seen and corpus["sequence"]["attend_across_documents"]:
+        raise ConfigError(
+            f"{where}: with attend_across_documents it would still read the other domains before "
+            "its own; set corpus.sequence.attend_across_documents to false"
+        )

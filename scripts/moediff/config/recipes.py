@@ -1,0 +1,84 @@
+"""The section `recipes`: what fits share, and the checks of one recipe."""
+
+from __future__ import annotations
+
+import itertools
+
+from moediff.config.base import Config, count_of
+from moediff.core.errors import ConfigError
+
+# Keys of a recipe that decide the order of rows and which are held out: fits that agree in them can
+# share one stream of rows.
+STREAM = ("data_seed", "pool_chunks", "threshold_rows")
+
+
+def check_recipe(name: str, recipe: Config, config: Config) -> None:
+    where = f"recipes.{name}"
+    if recipe["k"] > recipe["features"]:
+        raise ConfigError(f"{where}.k: {recipe['k']} is more than features {recipe['features']}")
+    if recipe["warmup"] + recipe["decay"] > 1:
+        raise ConfigError(f"{where}: warmup and decay together are more than the whole run")
+    _check_selection(where, recipe)
+    _check_prefixes(where, recipe)
+    if count_of(recipe["tied"], recipe["features"]) > recipe["features"]:
+        raise ConfigError(
+            f"{where}.tied: {recipe['tied']} is more than features {recipe['features']}"
+        )
+    if "corpus" not in config:
+        return
+    fit_tokens = config["corpus"]["tokens"]["fit"]
+    if (recipe["threshold_rows"] or 0) * 2 > fit_tokens:
+        raise ConfigError(
+            f"{where}.threshold_rows: {recipe['threshold_rows']} is more than half of "
+            f"corpus.tokens.fit ({fit_tokens})"
+        )
+
+
+def _check_selection(where: str, recipe: Config) -> None:
+    """Keys that a selection rule needs, or that mean nothing to it."""
+    select, penalties = recipe["select"], recipe["penalties"]
+    if "l0" in penalties and select != "jumprelu":
+        raise ConfigError(
+            f"{where}.penalties.l0: nothing learns from it with select: {select}; it moves the "
+            "thresholds of jumprelu"
+        )
+    if select in ("batchtopk", "topk"):
+        if (
+            recipe["k_start"] is not None
+            and not recipe["k"] <= recipe["k_start"] <= recipe["features"]
+        ):
+            raise ConfigError(
+                f"{where}.k_start: {recipe['k_start']} must lie between k ({recipe['k']}) and "
+                f"features ({recipe['features']})"
+            )
+        return
+    if not penalties:
+        raise ConfigError(
+            f"{where}.penalties: select: {select} keeps no number of features, so without a "
+            "penalty nothing makes it sparse"
+        )
+    if recipe["k_start"] is not None:
+        raise ConfigError(f"{where}.k_start: select: {select} keeps no number of features")
+    if recipe["screen"] is True:
+        raise ConfigError(
+            f"{where}.screen: select: {select} lets too many scores pass for a screen to pay; "
+            "leave it at auto"
+        )
+
+
+def _check_prefixes(where: str, recipe: Config) -> None:
+    features = recipe["features"]
+    counts = [count_of(part, features) for part in recipe["prefixes"]]
+    if (
+        counts[0] < 1
+        or counts[-1] != features
+        or any(a >= b for a, b in itertools.pairwise(counts))
+    ):
+        raise ConfigError(
+            f"{where}.prefixes: {counts} must rise and end with all {features} features (1.0)"
+        )
+    if len(counts) > 1 and recipe["exclusive"]:
+        raise ConfigError(
+            f"{where}.prefixes: exclusive features come last in every order, so prefixes cannot "
+            "rank them; leave out one of the two"
+        )

@@ -1,0 +1,1 @@
+"""What every stage rests on: errors, whole files, checkpoints, devices, resampling."""

@@ -1,0 +1,224 @@
+"""Writing results: whole or absent, with what made them. Nothing else opens a result for writing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from moediff import __version__
+from moediff.core.errors import DamagedError, UserError, unreadable
+
+FORMAT = 3  # number of the layout of every file; a reader refuses another
+_METADATA_KEY = "moediff"  # one key: safetensors writes several in a random order
+_CONTENT = "content"  # digest of the values, inside the metadata
+# A damaged table can make polars panic, which is not an Exception.
+PARQUET_ERRORS = (
+    pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, KeyError, ValueError,
+)  # fmt: skip
+
+
+@contextmanager
+def whole(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; flush and rename it to `path` only if all went well.
+
+    What a killed process left under such a name is removed first.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        left.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+        _flush(path.parent)
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
+def _umask() -> int:
+    """The process's mask of file modes, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def made_by(stage: str, **facts: Any) -> dict[str, Any]:
+    """Provenance of a file: stage, what it was made from, and the versions that made it.
+
+    Holds no time, host or path, so that equal work gives equal bytes.
+    """
+    libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+    return {
+        "format": FORMAT,
+        "stage": stage,
+        **facts,
+        "versions": libraries | {"moediff": __version__, "python": platform.python_version()},
+    }
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(*parts: Any) -> str:
+    """Hex SHA-256 (first 32 digits) of JSON values, bytes and arrays, in order."""
+    seen = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            seen.update(f"{part.dtype.str}{part.shape}".encode())
+            seen.update(np.ascontiguousarray(part).view(np.uint8).data)
+        elif isinstance(part, bytes):
+            seen.update(part)
+        else:
+            seen.update(canonical(part).encode())
+        seen.update(b"\0")
+    return seen.hexdigest()[:32]
+
+
+def digest_files(paths: Iterable[Path | str]) -> str:
+    """Digest of the contents of files, in the order given."""
+    seen = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 22):
+                seen.update(block)
+        seen.update(b"\0")
+    return seen.hexdigest()[:32]
+
+
+def check_format(path: Path | str, provenance: Mapping[str, Any]) -> None:
+    """Raise UserError when a file was written in another layout than this version reads."""
+    found = provenance.get("format")
+    if found != FORMAT:
+        raise UserError(
+            f"{path}: written in format {found}, this version reads {FORMAT}; remove it and run again"
+        )
+
+
+def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
+    """Write JSON with sorted keys, two spaces of indentation and a closing newline."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file; raise DamagedError when it is not whole."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(path, f"not valid JSON ({error})") from error
+
+
+def write_parquet(path: Path | str, frame: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
+    """Write a table (zstd), its provenance and a digest of each column in the file's metadata."""
+    facts = {**provenance, _CONTENT: {name: _column_digest(frame[name]) for name in frame.columns}}
+    with whole(path) as partial:
+        frame.write_parquet(partial, compression="zstd", metadata={_METADATA_KEY: canonical(facts)})
+
+
+def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataFrame:
+    """Read a table of ours; raise DamagedError when it is cut or a column read is altered."""
+    try:
+        facts = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
+        frame = pl.read_parquet(path, columns=columns)
+        wanted = {name: facts[_CONTENT][name] for name in frame.columns}
+    except FileNotFoundError:
+        raise
+    except PARQUET_ERRORS as error:
+        raise unreadable(path, "not a whole parquet file", error) from error
+    for name, content in wanted.items():
+        if _column_digest(frame[name]) != content:
+            raise DamagedError(path, f"its column '{name}' does not match its digest")
+    return frame
+
+
+def _column_digest(column: pl.Series) -> str:
+    """Digest of a column's values and missing values, without a second copy of all text."""
+    seen = hashlib.sha256(f"{column.dtype}{len(column)}".encode())
+    seen.update(column.is_null().to_numpy().tobytes())
+    if column.dtype == pl.String:
+        seen.update(column.str.len_bytes().fill_null(0).to_numpy().tobytes())
+        for start in range(0, len(column), 1024):
+            seen.update("".join(column[start : start + 1024].drop_nulls()).encode())
+    else:
+        seen.update(column.fill_null(0).to_numpy().tobytes())
+    return seen.hexdigest()[:32]
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mapping) -> None:
+    """Write torch tensors as safetensors, `metadata` and a digest of all as one key of sorted JSON."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    facts = {**metadata, _CONTENT: _tensor_digest(plain)}
+    with whole(path) as partial:
+        save_file(plain, partial, metadata={_METADATA_KEY: canonical(facts)})
+        partial.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read it
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read safetensors and the metadata that `write_tensors` put beside them.
+
+    Raises DamagedError when the file is cut, altered, or not one of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content = metadata.pop(_CONTENT)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise unreadable(path, "not a whole safetensors file", error) from error
+    if _tensor_digest(tensors) != content:
+        raise DamagedError(path, "its tensors do not match their digest")
+    return tensors, metadata
+
+
+def _tensor_digest(tensors: Mapping[str, Any]) -> str:
+    """Digest of tensors on the CPU by name, bytes as they are (numpy has no bfloat16)."""
+    import torch
+
+    parts: list[Any] = []
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        parts += [name, str(tensor.dtype), list(tensor.shape)]
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest(*parts)
+
+
+def copy_whole(source: Path | str, target: Path | str) -> None:
+    """Copy one file so that `target` appears whole."""
+    with whole(target) as partial:
+        shutil.copyfile(source, partial)

@@ -1,0 +1,72 @@
+"""Checkpoints of long jobs: whole or passed over, every tensor restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moediff.core import artifact
+from moediff.core.errors import DamagedError
+
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+def state_folder(results: Path | str, stage: str, *key: Any) -> Path:
+    """Folder of a long job's checkpoints, outside every output, named by a digest of `key`.
+
+    Snakemake deletes a job's outputs before it starts again; what must survive lives here. The key
+    names the job, so that no two jobs write to one folder, and all that decides its result.
+    """
+    return Path(results) / "state" / f"{stage}-{artifact.digest(*key)}"
+
+
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Any], metadata: Mapping, keep: int = 2
+) -> None:
+    """Write checkpoint `step` into `folder` whole, then drop all but the newest `keep`."""
+    path = folder / f"step-{step:09d}.safetensors"
+    artifact.write_tensors(path, tensors, {"step": step, **metadata})
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink(missing_ok=True)
+    for cut in folder.glob(".step-*.partial"):  # of a run that was killed while it wrote
+        cut.unlink(missing_ok=True)
+
+
+def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Tensors and metadata of the newest whole checkpoint; damaged ones are passed over."""
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            return artifact.read_tensors(path)
+        except (DamagedError, FileNotFoundError):
+            continue
+    return None
+
+
+def state_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of a module and of its Adam optimizer."""
+    tensors = {f"model/{name}": value for name, value in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{name}/{key}"] = value
+    return tensors
+
+
+def restore(
+    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Take up `state_of`, every tensor; KeyError when one is missing."""
+    weights = {
+        name.removeprefix("model/"): value
+        for name, value in tensors.items()
+        if name.startswith("model/")
+    }
+    module.load_state_dict(weights, strict=True)
+    for name, parameter in module.named_parameters():
+        if parameter.numel():  # an empty block has no moments
+            for key in _ADAM:
+                value = tensors[f"optimizer/{name}/{key}"]
+                optimizer.state[parameter][key] = value.to(parameter.device)

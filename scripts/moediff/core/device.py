@@ -1,0 +1,24 @@
+"""Where a job computes, and how finely; apart from the models, which are slow to import."""
+
+from __future__ import annotations
+
+import torch
+
+from moediff.core.errors import UserError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is CUDA when there is one; a device that is missing is refused."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for and there is none; set device to auto or cpu")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA devices that have it, else float32."""
+    if wanted == "auto":
+        fits = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        wanted = "bfloat16" if fits else "float32"
+    return getattr(torch, wanted)

@@ -1,0 +1,312 @@
+"""Labels permuted, models left out, documents resampled: intervals and exact p.
+
+The unit is the model: values of pairs of models stand or fall with the models they share, so labels
+are exchanged, and models left out, a whole model at a time. Tokens of one document stand or fall
+together in the same way, so documents are resampled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from moediff.core.errors import UserError
+
+LEVEL = 0.95
+# What is taken over pairs (first, second) of models of two kinds, A and B:
+ACROSS = "across"  # the mean over pairs whose first model is an A and whose second is a B
+EXCESS = "excess"  # the mean over pairs of two kinds, less that over pairs of one kind
+STATISTICS = (ACROSS, EXCESS)
+# Kinds of null.
+PERMUTED = "labels of models permuted over pairs"
+
+# Directions of a claim and its verdicts.
+ABOVE, BELOW, NEAR = DIRECTIONS = ("above", "below", "near")
+LEAST_DOCUMENTS = 10  # fewer cannot stand for the text they come from
+_TIE = 1e-9  # of the largest value: sums in another order differ by rounding
+_NORMAL = 10_000  # degrees of freedom beyond which Student's t no longer changes
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
+_NODES = (_NODES + 1) / 2  # from 0 to 1; the weights sum to 2, for both tails
+
+
+def exact_p(observed: float, others: ArrayLike) -> tuple[float, float]:
+    """Share of labellings, the observed one included, whose value is at least the observed.
+
+    `others` [labelling] are the values under all other labellings, or under a random sample of them.
+    With it the smallest p that so many labellings allow. Values that differ by rounding are equal.
+    """
+    others = finite("values under other labellings", others)
+    if not math.isfinite(observed):
+        raise UserError(f"the observed value of a permutation test is {observed}")
+    slack = _TIE * max(abs(observed), np.abs(others).max(initial=0))
+    smallest = 1 / (1 + len(others))
+    return float(1 + (others >= observed - slack).sum()) * smallest, smallest
+
+
+def labellings(sources: int, size: int, unordered: bool = False) -> list[tuple[int, ...]]:
+    """Every choice of `size` of so many sources (numbers, rising); the first is 0 to size - 1.
+
+    `unordered` counts two equal halves once, whichever is chosen: of 4 + 4 sources 35 and not 70.
+    For what does not change when the two kinds change names.
+    """
+    if not 0 < size < sources:
+        raise UserError(f"{size} of {sources} sources cannot be relabelled: each kind needs one")
+    if unordered and 2 * size != sources:
+        raise UserError(f"{size} of {sources} sources are not half: every choice is another split")
+    chosen = itertools.combinations(range(sources), size)
+    return [pick for pick in chosen if pick[0] == 0] if unordered else list(chosen)
+
+
+def relabelled(values: ArrayLike, kind: str) -> dict[str, Any]:
+    """Estimate, p and null of a statistic [labelling] under every labelling, the true one first.
+
+    `p` has one for each tail, `above` and `below`, and the smallest possible; `null` the quantiles of
+    the others and its kind. Each tail is a test by itself: a claim names its direction beforehand.
+    """
+    values = finite("values under labellings", values)
+    observed, others = float(values[0]), values[1:]
+    if not len(others):
+        raise UserError("there is no other labelling to compare with: more models are needed")
+    above, smallest = exact_p(observed, others)
+    below, _ = exact_p(-observed, -others)
+    return {
+        "estimate": observed,
+        "p": {ABOVE: above, BELOW: below, "smallest": smallest},
+        "null": {
+            "kind": kind,
+            "labellings": len(others),
+            **{f"q{share:02}": float(np.quantile(others, share / 100)) for share in (5, 50, 95)},
+        },
+    }
+
+
+def pair_permutation(
+    values: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    labels: ArrayLike,
+    statistic: str = ACROSS,
+    most: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The statistic of pairs of models against that under permuted labels, as `relabelled` gives it.
+
+    `values` [pair] are those of models `first` [pair] and `second` [pair]; `labels` [model] is true
+    for kind A. Dictionary seeds are averaged before. A model takes its label to all its pairs.
+    All labellings where there are at most `most`, else so many drawn with `seed`.
+
+    Exact where every pair of models has a value, for ACROSS in both orders. With pairs of two kinds
+    alone ACROSS rests on fewer pairs under other labels, which spreads the null, and p is too large.
+    """
+    values, first, second, labels = _pairs(values, first, second, labels, statistic)
+    size = int(labels.sum())
+    # The excess is the same when A and B change names: with equal halves each split counts once.
+    halves = statistic == EXCESS and 2 * size == len(labels)
+    if math.comb(len(labels), size) <= most:
+        # Models in order of their true label, so that the first labelling is the true one.
+        order = np.argsort(~labels, kind="stable")
+        chosen = order[np.array(labellings(len(labels), size, unordered=halves))]  # [L, size]
+        tried = np.zeros((len(chosen), len(labels)), bool)
+        np.put_along_axis(tried, chosen, True, axis=1)
+    else:
+        random = np.random.default_rng(seed)
+        drawn = random.permuted(np.tile(labels, (most, 1)), axis=1)
+        tried = np.concatenate([labels[None], drawn])  # [L, model]
+    return relabelled(_over_pairs(values, first, second, tried, statistic), PERMUTED)
+
+
+def _pairs(
+    values: ArrayLike, first: ArrayLike, second: ArrayLike, labels: ArrayLike, statistic: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    if statistic not in STATISTICS:
+        raise UserError(f"unknown statistic '{statistic}'; statistics: {', '.join(STATISTICS)}")
+    values = finite("values of pairs", values)
+    first, second = np.asarray(first, np.int64), np.asarray(second, np.int64)
+    labels = np.asarray(labels, bool)
+    if not len(values) == len(first) == len(second):
+        raise UserError(
+            f"{len(values)} values of pairs, {len(first)} first and {len(second)} second models"
+        )
+    for name, members in (("first", first), ("second", second)):
+        if ((members < 0) | (members >= len(labels))).any():
+            raise UserError(f"a {name} model of a pair is not one of the {len(labels)} labelled")
+    if (first == second).any():
+        raise UserError(f"model {first[first == second][0]} is paired with itself")
+    if len(set(zip(first.tolist(), second.tolist(), strict=True))) < len(values):
+        raise UserError("a pair of models stands twice: average its dictionary seeds first")
+    return values, first, second, labels
+
+
+def _over_pairs(
+    values: np.ndarray, first: np.ndarray, second: np.ndarray, labels: np.ndarray, statistic: str
+) -> np.ndarray:
+    """The statistic [labelling] of values [pair] under labels [labelling, model]."""
+    a, b = labels[:, first], labels[:, second]  # [L, pair]
+    if statistic == ACROSS:
+        return _mean_of(values, a & ~b)
+    return _mean_of(values, a != b) - _mean_of(values, a == b)
+
+
+def _mean_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Mean [labelling] of those of values [pair] that are chosen [labelling, pair]."""
+    counts = chosen.sum(1)
+    if not counts.all():
+        raise UserError(
+            "too few pairs of models: under some labels, or without one model, none is left"
+        )
+    return chosen @ values / counts
+
+
+def pair_interval(
+    values: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    labels: ArrayLike,
+    statistic: str = ACROSS,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """Estimate and interval of a statistic over pairs of models; arguments as of `pair_permutation`.
+
+    A jackknife that leaves out one model with all its pairs, kind by kind (Arvesen 1969). Over a full
+    table of pairs that is var(row means) / n + var(column means) / m, the crossed variance of the mean
+    with what the pairs' own noise adds counted twice. Student's t, its degrees of freedom those of a
+    sum of two variances (Satterthwaite 1946). A bootstrap over so few models comes out too short:
+    with 4 + 4 models its variance is three quarters of the true one. Simulated coverage of 0.95 with
+    4 + 4 models: 0.95 to 0.96 where models differ, 0.99 where only the pairs' own noise does. For the
+    excess 0.94 to 0.99, but 0.87 where models differ in one number alone and pairs by its square.
+    Models without a pair that counts are none of the n and m.
+    """
+    values, first, second, labels = _pairs(values, first, second, labels, statistic)
+    if statistic == ACROSS:
+        counts = labels[first] & ~labels[second]
+        values, first, second = values[counts], first[counts], second[counts]
+    present = np.isin(np.arange(len(labels)), [first, second])
+    estimate = float(_over_pairs(values, first, second, labels[None], statistic)[0])
+    variances, freedoms = [], []
+    for kind in (labels, ~labels):
+        members = np.flatnonzero(kind & present)
+        if len(members) < 2:
+            raise UserError("an interval over models needs two or more of each kind")
+        left = []
+        for model in members:
+            keep = (first != model) & (second != model)
+            parts = (part[keep] for part in (values, first, second))
+            left.append(_over_pairs(*parts, labels[None], statistic)[0])
+        variances.append(float(np.var(left)) * (len(members) - 1))
+        freedoms.append(len(members) - 1)
+    variance = sum(variances)
+    if variance == 0:
+        return {"estimate": estimate, "interval": [estimate, estimate]}
+    freedom = variance**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    half = t_quantile(level, max(freedom, 1.0)) * math.sqrt(variance)  # below 1 by rounding only
+    return {"estimate": estimate, "interval": [estimate - half, estimate + half]}
+
+
+def document_bootstrap(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    documents: ArrayLike,
+    samples: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """Estimate and interval of sum(numerators) / sum(denominators), documents drawn with replacement.
+
+    All three are [row], of tokens or of anything that `documents` (ids) holds together. Percentiles,
+    widened for few documents as a t interval is (the expanded percentile interval, Hesterberg 2015).
+    """
+    tops, bottoms = finite("numerators", numerators), finite("denominators", denominators)
+    names, place = np.unique(np.asarray(documents), return_inverse=True)
+    if not len(tops) == len(bottoms) == len(place):
+        raise UserError(
+            f"{len(tops)} numerators, {len(bottoms)} denominators and {len(place)} documents"
+        )
+    count = len(names)
+    if count < LEAST_DOCUMENTS:
+        raise UserError(f"{count} documents are too few to resample; {LEAST_DOCUMENTS} are needed")
+    if (bottoms < 0).any():
+        raise UserError("a denominator is below 0: the ratio of sums would have no meaning")
+    top = np.bincount(place, tops, count)  # [document]
+    bottom = np.bincount(place, bottoms, count)
+    random = np.random.default_rng(seed)
+    ratios = np.empty(samples)
+    for number in range(samples):  # one at a time: memory for one draw, however many documents
+        drawn = random.integers(count, size=count)
+        below = bottom[drawn].sum()
+        if below == 0:
+            raise UserError("too few documents have a denominator above 0 to resample them")
+        ratios[number] = top[drawn].sum() / below
+    tail = _normal_below(-math.sqrt(count / (count - 1)) * t_quantile(level, count - 1))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return {
+        "estimate": float(top.sum() / bottom.sum()),
+        "interval": [float(low), float(high)],
+        "documents": count,
+    }
+
+
+def document_interval(
+    numerators: ArrayLike, denominators: ArrayLike, documents: ArrayLike
+) -> list[float] | None:
+    """The interval of `document_bootstrap`; None where documents are too few to resample."""
+    if len(np.unique(np.asarray(documents))) < LEAST_DOCUMENTS:
+        return None
+    return document_bootstrap(numerators, denominators, documents)["interval"]
+
+
+def t_quantile(level: float, freedom: float) -> float:
+    """The t that a Student's variable of `freedom` degrees (1 or more) is within at probability `level`.
+
+    With T = sqrt(freedom) tan(angle) the density is cos(angle)^(freedom - 1) over its integral, which
+    is summed by Gauss's rule and solved for the angle by halving.
+    """
+    if not (freedom >= 1 and 0 < level < 1):
+        raise UserError(f"no t quantile at level {level} with {freedom} degrees of freedom")
+    freedom = min(freedom, _NORMAL)
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        within = scale * angle * float(_WEIGHTS @ np.cos(angle * _NODES) ** (freedom - 1))
+        low, high = (angle, high) if within < level else (low, angle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+
+def _normal_below(z: float) -> float:
+    return (1 + math.erf(z / math.sqrt(2))) / 2
+
+
+def between_and_within(values: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Means of pairs over dictionary seeds, and the two variances that make them up.
+
+    `values` [pair][seed]. `within` is the variance of seeds, pooled over pairs; `between` that of
+    pairs, with what seeds add to their means taken out (0 at least; analysis of variance). Where no
+    pair has two seeds `within` is None, and `between` includes it.
+    """
+    pairs = [finite("values of seeds", seeds) for seeds in values]
+    if len(pairs) < 2 or not all(len(seeds) for seeds in pairs):
+        raise UserError("a variance between pairs needs two pairs or more, each with a seed")
+    means = np.array([seeds.mean() for seeds in pairs])
+    between = float(means.var(ddof=1))
+    freedom = sum(len(seeds) - 1 for seeds in pairs)
+    within = None
+    if freedom:
+        within = float(sum(((seeds - seeds.mean()) ** 2).sum() for seeds in pairs)) / freedom
+        between = max(0.0, between - within * float(np.mean([1 / len(seeds) for seeds in pairs])))
+    return {"means": means.tolist(), "between": between, "within": within}
+
+
+def finite(what: str, values: ArrayLike) -> np.ndarray:
+    """Values [n] as float64, refused where one is not a finite number."""
+    found = np.asarray(values, np.float64)
+    if found.ndim != 1:
+        raise UserError(f"{what}: an array of {found.ndim} dimensions, not one")
+    if not np.isfinite(found).all():
+        raise UserError(f"{what}: {found[~np.isfinite(found)][0]} is not a finite number")
+    return found

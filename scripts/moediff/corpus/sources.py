@@ -1,0 +1,322 @@
+"""Text sources: where the documents of a domain come from. One function a kind of source."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import hashlib
+import importlib.util
+import json
+import re
+import sysconfig
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from moediff.config.base import matching_files
+from moediff.core import artifact
+from moediff.core.errors import DamagedError, UserError, first_line, unreadable
+from moediff.corpus.tales import tales
+
+SHORTEST = 200  # characters; a shorter docstring is a signature or a title, not text
+_NOT_LIBRARY = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idle_test"}
+
+
+class Document(NamedTuple):
+    """A text, what it is called, and the group that keeps it in one split with its kin."""
+
+    text: str
+    source: str
+    group: str
+
+
+def stdlib() -> Iterator[Document]:
+    """Source files of the running Python's standard library, its tests left out."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for name, text in _python_files({"": root}):
+        yield Document(text, name, name)
+
+
+def docstrings(packages: list[str]) -> Iterator[Document]:
+    """Docstrings of installed packages, read from their source files, which are never imported."""
+    roots = {f"{package}/": _package_folder(package) for package in packages}
+    for module, text in _python_files(roots):
+        for name, docstring in _docstrings_of(text):
+            yield Document(docstring, f"{module}#{name}", module)
+
+
+def _package_folder(package: str) -> Path:
+    # A dotted name would make Python import its parent, and nothing is imported here.
+    found = None if "." in package else importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            f"docstrings: no package (a folder of modules) '{package}' is installed here; "
+            "install it or take it off the list"
+        )
+    return Path(found.submodule_search_locations[0])
+
+
+def _python_files(roots: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """Name and text of every source file, tests left out, in an order that mixes the folders.
+
+    Reading may stop early; the order by hash makes what was read a fair sample.
+    """
+    names = {
+        prefix + path.relative_to(root).as_posix(): path
+        for prefix, root in roots.items()
+        for path in root.rglob("*.py")
+        if _NOT_LIBRARY.isdisjoint(path.relative_to(root).parts)
+    }
+    # Another hash than that of the split, or what is read first would all be in one split.
+    for name in sorted(names, key=lambda name: hashlib.sha256(f"order {name}".encode()).digest()):
+        try:
+            yield name, names[name].read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a few old modules are written in another encoding
+            continue
+
+
+def _docstrings_of(code: str) -> Iterator[tuple[str, str]]:
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    inside: list[ast.AST] = [tree]
+    while inside:  # only into bodies of classes and functions: a tenth of all nodes
+        node = inside.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            inside.extend(reversed(node.body))
+            text = ast.get_docstring(node)
+            if text and len(text) >= SHORTEST:
+                yield getattr(node, "name", "module"), text
+
+
+def generated(seed: int) -> Iterator[Document]:
+    """An endless stream of generated tales, each its own group."""
+    for number, text in enumerate(tales(seed)):
+        yield Document(text, f"tale/{seed}/{number}", f"tale/{seed}/{number}")
+
+
+def files(
+    paths: list[str], column: str, group: str | None, group_pattern: str | None
+) -> Iterator[Document]:
+    """Documents of parquet, JSON lines and text files. A text file is one document, one group.
+
+    A row's group is the row itself unless a column is named. Raises UserError for a pattern that
+    matches nothing, a missing column, a row without text, and text that is not UTF-8.
+    """
+    for pattern in paths:
+        matches = matching_files(pattern)
+        if not matches:
+            raise UserError(f"files: no file matches '{pattern}'")
+        for match in matches:
+            path = Path(match)
+            if path.suffix == ".parquet":
+                rows = _parquet_rows(path, column, group)
+            elif re.search(r"\.jsonl?(\.gz)?$", path.name):
+                rows = _json_rows(path)
+            else:
+                yield Document(_utf8(path.read_bytes(), path), match, match)
+                continue
+            for number, row in enumerate(rows):
+                yield _row_document(row, f"{match}#{number}", column, group, group_pattern)
+
+
+def _parquet_rows(path: Path, column: str, group: str | None) -> Iterator[Mapping[str, Any]]:
+    wanted = list(dict.fromkeys([column, *([group] if group else [])]))
+    try:
+        found = list(pl.read_parquet_schema(path))
+    except artifact.PARQUET_ERRORS as error:
+        raise UserError(f"{path}: not a parquet file ({first_line(error)})") from error
+    for name in wanted:
+        if name not in found:
+            raise UserError(f"{path}: no column '{name}'; columns: {', '.join(found)}")
+    try:
+        table = pl.read_parquet(path, columns=wanted)
+    except artifact.PARQUET_ERRORS as error:
+        raise UserError(f"{path}: a damaged parquet file ({first_line(error)})") from error
+    yield from table.iter_rows(named=True)
+
+
+def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    offset = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                text = _utf8(line, path, offset)
+                offset += len(line)
+                if text.strip():
+                    yield _json_row(text, f"{path}:{number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file ({first_line(error)})") from error
+
+
+def _json_row(text: str, where: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: each line must be a JSON object with named fields")
+    return row
+
+
+def _utf8(data: bytes, path: Path, offset: int = 0) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 text (byte {offset + error.start} is {data[error.start]:#04x}); "
+            "convert it first"
+        ) from error
+
+
+def _row_document(
+    row: Mapping[str, Any], name: str, column: str, group: str | None, pattern: str | None
+) -> Document:
+    text = row.get(column)
+    if not isinstance(text, str):
+        raise UserError(f"{name}: no text under '{column}'; keys: {', '.join(row)}")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{name}: half a character (a lone surrogate) stands in its text; mend it")
+    if group is None:
+        return Document(text, name, name)
+    value = row.get(group)
+    if value is None:
+        raise UserError(f"{name}: no value under the group '{group}'")
+    return Document(text, str(value), _first_group(str(value), pattern, name))
+
+
+def _first_group(value: str, pattern: str | None, name: str) -> str:
+    if pattern is None:
+        return value
+    found = re.search(pattern, value)
+    part = found and (found.group(1) if found.groups() else found.group(0))
+    if part is None:
+        raise UserError(f"{name}: group_pattern '{pattern}' finds nothing in '{value}'")
+    return part
+
+
+def hub(
+    id: str,
+    revision: str,
+    config: str | None,
+    files: str | None,
+    split: str,
+    column: str,
+    group: str | None,
+    group_pattern: str | None,
+) -> Iterator[Document]:
+    """Documents of a Hub data set, streamed at a pinned revision; no code of the Hub is run.
+
+    Raises UserError when the Hub cannot be reached or has no such data set.
+    """
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(
+            id, config, split=split, revision=revision, data_files=files, streaming=True
+        )
+        for number, row in enumerate(stream):
+            yield _row_document(row, f"{id}#{number}", column, group, group_pattern)
+    except UserError:
+        raise
+    except Exception as error:  # the Hub's client raises a dozen unrelated classes
+        raise UserError(
+            f"Hub data set '{id}' at {revision} cannot be read "
+            f"({type(error).__name__}: {first_line(error)}); check the network, the id and the revision, "
+            "or name local files with source: files"
+        ) from error
+
+
+TEXT_SOURCES: dict[str, Callable[..., Iterator[Document]]] = {
+    "stdlib": stdlib,
+    "docstrings": docstrings,
+    "tales": generated,
+    "files": files,
+    "hub": hub,
+}
+
+
+def assign_split(group: str, fit: float, validation: float) -> str:
+    """Split of a group, by its hash: the same group is in the same split whatever else there is."""
+    point = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+    if point < validation:
+        return "validation"
+    return "fit" if point < validation + fit else "train"
+
+
+def documents(
+    name: str,
+    settings: Mapping[str, Any],
+    splits: Mapping[str, float],
+    most_bytes: int | None,
+) -> pl.DataFrame:
+    """The documents of one domain: text, source, document (stable id), group, split.
+
+    Where the settings have them, documents whose source one of the globs `skip` matches are left out, and
+    others cut off after `longest` characters. Exact duplicates are dropped, the first kept. Reading stops
+    after `most_bytes` of text.
+    """
+    common = ("source", "skip", "longest")
+    keys = {key: value for key, value in settings.items() if key not in common}
+    skip, longest = settings.get("skip", ()), settings.get("longest")
+    seen: dict[str, tuple[str, str, str, str, str]] = {}
+    size = 0
+    for text, source, group in TEXT_SOURCES[settings["source"]](**keys):
+        text = text[:longest]
+        if not text.strip() or any(fnmatchcase(source, pattern) for pattern in skip):
+            continue
+        identity = document_id(text)
+        if identity not in seen:
+            seen[identity] = (text, source, identity, group, assign_split(group, **splits))
+            size += len(text.encode())
+        if most_bytes is not None and size >= most_bytes:
+            break
+    if not seen:
+        raise UserError(f"domain '{name}': its source ({settings['source']}) gave no text at all")
+    columns = ["text", "source", "document", "group", "split"]
+    return pl.DataFrame(list(seen.values()), schema=columns, orient="row")
+
+
+def document_id(text: str) -> str:
+    """Stable id of a document: 15 hex digits of its text's SHA-256, which fit a signed 64-bit integer."""
+    return artifact.digest(text.encode())[:15]
+
+
+def find_texts(corpus: Sequence[Path | str], documents: Iterable[int]) -> dict[int, str]:
+    """Texts by id of these documents (ids as integers) of tables that `documents` gave.
+
+    Only the rows asked for are decoded, so that the digest of the column of all texts cannot be
+    checked; the id, which is a digest of its text, is checked instead. Raises UserError for an id
+    that is in no table, DamagedError for a text that is not its id's.
+    """
+    missing = {f"{document:015x}" for document in documents}
+    found: dict[int, str] = {}
+    for path in corpus:
+        for identity, text in _rows_of(path, missing):
+            if document_id(text) != identity:
+                raise DamagedError(path, f"the text of document {identity} is not the one it had")
+            found[int(identity, 16)] = text
+        missing -= {f"{document:015x}" for document in found}
+    if missing:
+        raise UserError(
+            f"document {min(missing)} is in none of {', '.join(map(str, corpus))} "
+            f"({len(missing)} are missing); the token shard is of other text: remove it and run again"
+        )
+    return found
+
+
+def _rows_of(path: Path | str, identities: set[str]) -> Iterator[tuple[str, str]]:
+    """Id and text of the rows with these ids."""
+    wanted = pl.col("document").is_in(list(identities))
+    try:
+        rows = pl.scan_parquet(path).filter(wanted).select("document", "text").collect()
+    except FileNotFoundError:
+        raise
+    except artifact.PARQUET_ERRORS as error:
+        raise unreadable(path, "not a whole parquet file", error) from error
+    return rows.iter_rows()

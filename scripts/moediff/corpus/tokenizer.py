@@ -1,0 +1,124 @@
+"""Tokenizers: trained here or loaded, stored, read; what their vocabulary is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from moediff.core import artifact
+from moediff.core.errors import UserError, first_line
+
+END_OF_TEXT = "<|endoftext|>"
+TOKENIZER_BYTES = 8_000_000  # text of a domain at most from which a tokenizer is trained
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What later stages need of a tokenizer."""
+
+    size: int
+    end_of_text: int
+    special: tuple[int, ...]
+    digest: str  # of tokenizer.json
+    entries: str  # `entries_digest`
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
+    """A byte-level BPE of `size` entries; every text can be encoded, none is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < size:
+        raise UserError(
+            f"corpus.tokenizer.train: the train split yields only {tokenizer.get_vocab_size()} "
+            f"entries of {size}; add text or lower it"
+        )
+    return tokenizer
+
+
+def training_texts(corpus: Sequence[Path | str]) -> Iterator[str]:
+    """Texts of the train split, at most TOKENIZER_BYTES a domain, in order of their ids."""
+    for path in corpus:
+        frame = artifact.read_parquet(path, ["text", "document", "split"])
+        size = 0
+        for text in frame.filter(pl.col("split") == "train").sort("document")["text"]:
+            yield text
+            size += len(text.encode())
+            if size >= TOKENIZER_BYTES:
+                break
+
+
+def load_tokenizer(
+    name: str, revision: str | None, where: str = "corpus.tokenizer.load"
+) -> tuple[Tokenizer, str, list[str]]:
+    """A pretrained tokenizer by Hub id or folder, its end-of-text token and its special tokens.
+
+    Raises UserError, which starts with `where`, when it cannot be loaded or has no end of text.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the Hub's client raises a dozen unrelated classes
+        raise UserError(
+            f"{where}: the tokenizer of '{name}' cannot be loaded "
+            f"({first_line(error)}); check the id, the folder and the network"
+        ) from error
+    if loaded.eos_token is None:
+        raise UserError(f"{where}: the tokenizer of '{name}' has no end-of-text token")
+    backend = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    return backend, loaded.eos_token, list(loaded.all_special_tokens)
+
+
+def write_tokenizer(
+    path: Path | str, vocabulary: Path | str, tokenizer: Tokenizer, end: str, special: list[str]
+) -> None:
+    """Write tokenizer.json and, beside it, what later stages need of it."""
+    artifact.write_text(path, tokenizer.to_str(pretty=True))
+    facts = {
+        "size": vocabulary_size(tokenizer),
+        "end_of_text": tokenizer.token_to_id(end),
+        "special": special_ids(tokenizer, special),
+        "digest": artifact.digest_files([path]),
+        "entries": entries_digest(tokenizer),
+    }
+    artifact.write_json(vocabulary, artifact.made_by("tokenizer") | facts)
+
+
+def read_vocabulary(path: Path | str) -> Vocabulary:
+    """Read what `write_tokenizer` wrote beside tokenizer.json."""
+    facts = artifact.read_json(path)
+    artifact.check_format(path, facts)
+    return Vocabulary(
+        facts["size"], facts["end_of_text"], tuple(facts["special"]), facts["digest"],
+        facts["entries"],
+    )  # fmt: skip
+
+
+def special_ids(tokenizer: Tokenizer, special: Iterable[str]) -> list[int]:
+    """Ids of special tokens, in order."""
+    return sorted(tokenizer.token_to_id(token) for token in special)
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Rows that an embedding needs: the largest token id and one. Ids of some tokenizers have gaps."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
+def entries_digest(tokenizer: Tokenizer) -> str:
+    """Digest of the entries and their ids, those added to the model of the tokenizer left out.
+
+    Loaders differ in which tokens they add; the entries beneath are the same for the same tokens.
+    """
+    return artifact.digest(sorted(tokenizer.get_vocab(with_added_tokens=False).items()))

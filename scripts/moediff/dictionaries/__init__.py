@@ -1,0 +1,1 @@
+"""The dictionary engine: scores, selection, products, blocks; fitting."""

@@ -1,0 +1,213 @@
+"""Dictionary = score -> select -> decode, over sources and blocks. One source is an SAE, two a crosscoder.
+
+A row is the concatenation of its sources, each centred and scaled to total variance 1. Features are
+numbered by block: tied, free, then those exclusive to each source in turn.
+
+    D  summed widths of the sources      d_s  width of source s      S  number of sources
+    F  features                          C    tied and free features, which see every source
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moediff.core import artifact
+from moediff.dictionaries.blocks import (
+    EXCLUSIVE,
+    FREE,
+    RANKS,
+    TIED,
+    TIES,
+    Block,
+    Shape,
+    directions,
+    widen,
+)
+from moediff.dictionaries.entries import Entries, localise
+from moediff.dictionaries.products import selected_values, sparse_decode
+from moediff.dictionaries.scores import DenseScores, Linear, Scores, Scratch, ScreenedScores
+from moediff.dictionaries.selection import SELECT
+
+
+class Dictionary(nn.Module):
+    """Sparse features over one or several sources (decision 2).
+
+    Parameters and buffers are float32. `threshold` is the score at or above which each feature
+    fires at inference; it is set once, after fitting. A block that has no features does not exist.
+    Encoder and decoder rows begin equal, with norm `start` over all sources.
+    """
+
+    def __init__(self, shape: Shape, seed: int = 0, start: float = 1.0) -> None:
+        super().__init__()
+        self.shape = shape
+        random = torch.Generator().manual_seed(seed)
+        total = sum(shape.widths)
+        # Each source's part of a row has an equal norm: the joint row has norm `start`.
+        common = torch.cat(
+            [directions(shape.common, width, random) for width in shape.widths], dim=1
+        ) * (start / len(shape.widths) ** 0.5)  # fmt: skip
+        if shape.tie == "direction" and shape.tied:
+            shared = common[: shape.tied, : shape.widths[0]]
+            common = torch.cat([shared.repeat(1, len(shape.widths)), common[shape.tied :]])
+        everything = slice(0, total)
+        blocks: list[Block] = []
+        if shape.tied:
+            tied = slice(0, shape.tied)
+            blocks.append(TIES[shape.tie](shape.widths, TIED, tied, everything, common[tied]))
+        if shape.free:
+            free = slice(shape.tied, shape.common)
+            blocks.append(Block(FREE, free, everything, common[free]))
+        for source, count in enumerate(shape.exclusive):
+            rows = start * directions(count, shape.widths[source], random)
+            if count:
+                name, features = f"{EXCLUSIVE}-{source}", shape.exclusive_features(source)
+                blocks.append(Block(name, features, shape.columns(source), rows))
+        self.blocks = nn.ModuleDict({block.name: block for block in blocks})
+        self.decoder_bias = nn.Parameter(torch.zeros(total))  # [D]
+
+        self.register_buffer("mean", torch.zeros(total))  # [D], in the models' units
+        self.register_buffer("scale", torch.ones(len(shape.widths)))  # [S], root of total variance
+        self.register_buffer("threshold", torch.zeros(shape.features))  # [F], of scores
+
+    # --- rows ---
+
+    def standardise(self, sources: Sequence[Tensor]) -> Tensor:
+        """One row [row, D] of the sources' activations [row, d_s], centred and scaled."""
+        parts = [
+            (part.to(self.mean) - self.mean[self.shape.columns(s)]) / self.scale[s]
+            for s, part in enumerate(sources)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def restore(self, rows: Tensor) -> list[Tensor]:
+        """The inverse of `standardise`."""
+        return [
+            rows[:, self.shape.columns(s)] * self.scale[s] + self.mean[self.shape.columns(s)]
+            for s in range(len(self.shape.widths))
+        ]
+
+    # --- weights ---
+
+    @torch.no_grad()
+    def decoders(self) -> list[Tensor]:
+        """Decoder [F, d_s] of each source in standardised units; zeros where there are no weights."""
+        full = torch.zeros(self.shape.features, sum(self.shape.widths)).to(self.decoder_bias)
+        for block in self.blocks.values():
+            full[block.features, block.columns] = block.decoder()
+        return [full[:, self.shape.columns(s)] for s in range(len(self.shape.widths))]
+
+    def norms(self) -> Tensor:
+        """Decoder norm of every feature in every source: [F, S], with its gradient."""
+        sources = len(self.shape.widths)
+        found = []
+        for block in self.blocks.values():
+            parts = []
+            for source in range(sources):
+                columns = self.shape.columns(source)
+                if block.columns.start <= columns.start and columns.stop <= block.columns.stop:
+                    start = columns.start - block.columns.start
+                    parts.append((source, slice(start, start + self.shape.widths[source])))
+            found.append(block.norms(parts, sources))
+        return torch.cat(found)
+
+    # --- score, select, decode ---
+
+    def score(
+        self, rows: Tensor, screened: bool = False, scratch: Scratch | None = None
+    ) -> tuple[Scores, Tensor]:
+        """What selection ranks, and its weights [F] from the decoder's norms.
+
+        A score is a pre-activation times its weight. The product, unlike the pre-activation, does
+        not change when a feature's decoder grows and its code shrinks.
+        """
+        with torch.no_grad():
+            weight = RANKS[self.shape.rank](self.norms())
+        parts = [
+            Linear(
+                block.encoder.detach(), block.encoder_bias.detach(), weight[block.features],
+                block.columns, block.features,
+            )
+            for block in self.blocks.values()
+        ]  # fmt: skip
+        return (ScreenedScores if screened else DenseScores)(rows, parts, scratch), weight
+
+    def values(self, known: Tensor, rows: Tensor, entries: Entries) -> Tensor:
+        """`known` [n], the pre-activations at the entries, with their gradient."""
+        found = []
+        for block, inside, local in self._split(entries):
+            inputs = rows[:, block.columns]
+            mine = known if inside is None else known[inside]
+            part = selected_values(mine, inputs, block.encoder, block.encoder_bias, local)
+            if inside is None:
+                return part
+            found.append((inside, part))
+        joined = torch.zeros_like(known)
+        for inside, part in found:
+            joined = joined.index_copy(0, inside, part)
+        return joined
+
+    def decode(self, values: Tensor, entries: Entries, size: int) -> Tensor:
+        """Reconstruction [size, D] of standardised rows from entries."""
+        return self.add(self.decoder_bias.expand(size, -1), values, entries)
+
+    def add(self, total: Tensor, values: Tensor, entries: Entries) -> Tensor:
+        """Rows [size, D] with what entries decode to added."""
+        size = len(total)
+        for block, inside, local in self._split(entries):
+            mine = values if inside is None else values.index_select(0, inside)
+            decoded = sparse_decode(mine, block.decoder(), local, size)
+            total = total + widen(decoded, block.columns, total.shape[1])
+        return total
+
+    @torch.no_grad()
+    def encode(self, rows: Tensor, select: tuple[str, int] | None = None) -> tuple[Entries, Tensor]:
+        """Entries and values of standardised rows [row, D], at inference.
+
+        Each score at or above its feature's threshold fires; with `select`, the name of a rule and
+        its k, those fire that training selects in such a batch.
+        """
+        scores, weight = self.score(rows)
+        if select is None:
+            entries, found = scores.at_least(self.threshold)
+        else:
+            rule, k = select
+            entries, found = SELECT[rule](scores, k, 0.0)
+        return entries, found / weight[entries[1]]
+
+    @torch.no_grad()
+    def reconstruct(self, rows: Tensor, select: tuple[str, int] | None = None) -> Tensor:
+        """Reconstruction [row, D] of standardised rows, at inference."""
+        entries, values = self.encode(rows, select)
+        return self.decode(values, entries, len(rows))
+
+    def _split(self, entries: Entries) -> Iterator[tuple[Block, Tensor | None, Entries]]:
+        """For each block the positions of its entries (None: all), and these counted from its first."""
+        if len(self.blocks) == 1:
+            (block,) = self.blocks.values()
+            yield block, None, entries
+            return
+        for block in self.blocks.values():
+            yield block, *localise(entries, block.features)
+
+    # --- files ---
+
+    def save(self, path: Path | str, metadata: Mapping[str, Any]) -> None:
+        """Write everything needed to use the dictionary, `metadata` beside it."""
+        artifact.write_tensors(path, self.state_dict(), {**metadata, "shape": asdict(self.shape)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> tuple[Dictionary, dict[str, Any]]:
+        """A dictionary and its metadata. Raises DamagedError when the file is not whole."""
+        tensors, metadata = artifact.read_tensors(path)
+        artifact.check_format(path, metadata)
+        sizes = metadata["shape"]
+        shape = Shape(**sizes | {key: tuple(sizes[key]) for key in ("widths", "exclusive")})
+        dictionary = cls(shape)
+        dictionary.load_state_dict(tensors, strict=True)
+        return dictionary.requires_grad_(False), metadata

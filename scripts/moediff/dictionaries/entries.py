@@ -1,0 +1,16 @@
+"""A sparse code: its entries, row after row."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+Entries = tuple[Tensor, Tensor]  # rows [n], features [n]
+
+
+def localise(entries: Entries, features: slice) -> tuple[Tensor, Entries]:
+    """Positions of the entries of a stretch of features, and those entries counted from its first."""
+    rows, all_features = entries
+    inside = (
+        ((all_features >= features.start) & (all_features < features.stop)).nonzero().squeeze(1)
+    )
+    return inside, (rows[inside], all_features[inside] - features.start)

@@ -1,0 +1,259 @@
+"""Fit dictionaries on activation shards, several from one stream of rows: checkpoints, thresholds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from moediff.activations.chunks import Selection
+from moediff.activations.rows import AlignedRows
+from moediff.config.recipes import STREAM
+from moediff.core import artifact, checkpoint
+from moediff.core.errors import Diverged
+from moediff.core.progress import Progress, log
+from moediff.dictionaries.blocks import Shape
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.trainer import Fitter
+
+HISTORY = {
+    "step": pl.Int64,
+    "rows": pl.Int64,
+    "fve": pl.Float64,
+    "l0": pl.Float64,
+    "dead_share": pl.Float64,
+    "learning_rate": pl.Float64,
+}
+POINTS = 100  # of the history, at most
+SUMS = ("error", "total", "active", "rows")
+# A checkpoint is written when this many seconds have passed since the last, and fifty times what
+# that one took: it never costs more than 2 % of the time.
+SECONDS, PATIENCE = 60.0, 50
+MOST_HELD_OUT = 65_536  # rows, where a recipe leaves the number open
+EARLY = 0.75  # of a run, after which its dictionary is kept beside the one at its end
+
+Moments = Sequence[tuple[np.ndarray, float]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One dictionary to fit."""
+
+    name: str  # in logs and errors
+    recipe: Mapping[str, Any]
+    seed: int  # of the weights; the order of rows is the recipe's data_seed
+    state: Path  # folder of its checkpoints
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a job made."""
+
+    dictionary: Dictionary
+    history: pl.DataFrame
+    early: Dictionary  # as it was after EARLY of the run
+
+
+def early_path(job: Job) -> Path:
+    """Where a run keeps its dictionary of after EARLY of the steps, until the end."""
+    return job.state / "early.safetensors"
+
+
+class Run:
+    """A job under way: its fitter, its history, its place in the stream."""
+
+    def __init__(self, job: Job, data: AlignedRows, moments: Moments, device: torch.device) -> None:
+        self.job = job
+        self.dictionary = Dictionary(
+            Shape.of(job.recipe, data.widths), job.seed, job.recipe["start"]
+        )
+        set_standards(self.dictionary, moments, job.recipe["scale"])
+        self.dictionary.to(device)
+        self.fitter = Fitter(self.dictionary, job.recipe)
+        self.history: list[dict[str, Any]] = []
+        self.sums = dict.fromkeys(SUMS, 0.0)
+        self.window = max(1, self.fitter.steps // POINTS)  # steps between points of the history
+        self.early = max(1, round(EARLY * self.fitter.steps))
+        self.saved, self.wait = time.monotonic(), SECONDS
+        found = checkpoint.newest(job.state)
+        if found is not None:
+            tensors, metadata = found
+            self.fitter.restore(tensors, metadata["step"])
+            self.history = metadata["history"]
+            log.info("%s: resumed after step %d", job.name, self.fitter.step)
+
+    @property
+    def position(self) -> int:
+        """Rows seen."""
+        return self.fitter.step * self.job.recipe["batch"]
+
+    @property
+    def total(self) -> int:
+        """Rows of the whole run."""
+        return self.fitter.steps * self.job.recipe["batch"]
+
+    @property
+    def finished(self) -> bool:
+        return self.fitter.step >= self.fitter.steps
+
+    def step(self, sources: Sequence[torch.Tensor]) -> int:
+        """One step on a batch of activations; the rows it had. Raises Diverged."""
+        rows = self.dictionary.standardise([part.to(self.fitter.silent.device) for part in sources])
+        measured = self.fitter.update(rows)
+        self.sums = {key: value + measured[key] for key, value in self.sums.items()}
+        if self.fitter.step == self.early:
+            self._thresholded().save(early_path(self.job), artifact.made_by("dictionaries"))
+        if self.fitter.step % self.window == 0 or self.finished:
+            self._note()
+            if self.finished or time.monotonic() - self.saved >= self.wait:
+                self._save()
+        return len(rows)
+
+    def _note(self) -> None:
+        """A point of the history: sums since the last one."""
+        sums, fitter = self.sums, self.fitter
+        if not np.isfinite(sums["error"]):
+            raise Diverged(f"{self.job.name}: the error is no longer finite; lower the recipe's lr")
+        self.history.append(
+            {
+                "step": fitter.step,
+                "rows": self.position,
+                "fve": 1 - sums["error"] / sums["total"],
+                "l0": sums["active"] / sums["rows"],
+                "dead_share": float((fitter.silent > fitter.dead_after).double().mean()),
+                "learning_rate": fitter.learning_rate(fitter.step - 1),
+            }
+        )
+        self.sums = dict.fromkeys(SUMS, 0.0)
+
+    def _save(self) -> None:
+        started = time.monotonic()
+        checkpoint.save(
+            self.job.state, self.fitter.step, self.fitter.state(), {"history": self.history}
+        )
+        self.saved = time.monotonic()
+        self.wait = max(SECONDS, PATIENCE * (self.saved - started))
+
+    def _thresholded(self) -> Dictionary:
+        """The dictionary as it is, with its thresholds where the rule learns them."""
+        learned = self.fitter.rule.thresholds()
+        if learned is not None:
+            self.dictionary.threshold.copy_(torch.as_tensor(learned))
+        return self.dictionary
+
+    def result(self, data: AlignedRows, held_out: Selection) -> Fitted:
+        """What the run made, ready to use."""
+        if self.fitter.violations:
+            log.warning("%s: screening missed its bound %d times; set screen: false and report it",
+                        self.job.name, self.fitter.violations)  # fmt: skip
+        learned = self.fitter.rule.thresholds() is not None
+        early, _ = Dictionary.load(early_path(self.job))
+        found = [self._thresholded(), early.to(self.dictionary.mean.device)]
+        if not learned:
+            k, batch = self.job.recipe["k"], self.job.recipe["batch"]
+            for dictionary in found:
+                dictionary.threshold.fill_(exact_threshold(dictionary, data, held_out, k, batch))
+        history = pl.DataFrame(self.history, schema=HISTORY)
+        return Fitted(found[0].requires_grad_(False), history, found[1])
+
+
+def fit(
+    data: AlignedRows, recipe: Mapping[str, Any], seed: int, state: Path, device: torch.device
+) -> tuple[Dictionary, pl.DataFrame]:
+    """Fit one dictionary, and its history; as `fit_all`."""
+    ((_, fitted),) = fit_all(data, [Job("dictionary", recipe, seed, state)], device)
+    return fitted.dictionary, fitted.history
+
+
+def fit_all(
+    data: AlignedRows, jobs: Iterable[Job], device: torch.device
+) -> Iterator[tuple[Job, Fitted]]:
+    """Fit dictionaries on the fit split; each job with what it made.
+
+    Jobs that agree in STREAM share one pass over the rows. Each dictionary is the one that it would
+    be alone, byte for byte on CPU. Whole documents are kept out of the gradient for the thresholds.
+    A job that was killed goes on from its newest whole checkpoint and ends with the same bytes; a
+    finished one is taken as it is. Raises Diverged once all others are done.
+    """
+    streams: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        streams.setdefault(tuple(job.recipe[key] for key in STREAM), []).append(job)
+    moments = data.moments()
+    failed: list[Diverged] = []
+    for members in streams.values():
+        recipe = members[0].recipe
+        wanted = recipe["threshold_rows"] or min(data.count // 8, MOST_HELD_OUT)
+        held_out = data.held_out(wanted, recipe["data_seed"])
+        runs = [Run(job, data, moments, device) for job in members]
+        failed += _run_stream(data, runs, held_out)
+        for run in runs:
+            if run.finished:
+                yield run.job, run.result(data, held_out)
+    if failed:
+        raise failed[0]
+
+
+def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> list[Diverged]:
+    """Bring runs to their end on one stream of rows; those that diverged are left where they were."""
+    left = [run for run in runs if not run.finished]
+    if not left:
+        return []
+    recipe, first = left[0].job.recipe, min(run.position for run in left)
+    cutters = [data.cutter(run.job.recipe["batch"], run.position - first) for run in left]
+    name = left[0].job.name if len(left) == 1 else f"{len(left)} dictionaries"
+    done = sum(run.position for run in left)
+    progress = Progress(sum(run.total for run in left), name, "rows", done)
+    failed: dict[Run, Diverged] = {}
+    with closing(data.pools(~held_out, recipe["pool_chunks"], recipe["data_seed"], first)) as pools:
+        while any(not run.finished and run not in failed for run in left):
+            pool = next(pools)
+            for run, cutter in zip(left, cutters, strict=True):
+                if run in failed or run.finished:
+                    continue
+                try:
+                    for batch in cutter.cut(pool):
+                        progress.advance(run.step(batch))
+                        if run.finished:
+                            break
+                except Diverged as error:
+                    failed[run] = error
+    progress.close()
+    return list(failed.values())
+
+
+def set_standards(dictionary: Dictionary, moments: Moments, scale: str) -> None:
+    """Mean of each source over the fit rows, and the unit of its activations.
+
+    `total` brings the total variance to 1 (decision 3), `width` to the width, `none` leaves it.
+    """
+    dictionary.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in moments])))
+    for source, (mean, variance) in enumerate(moments):
+        unit = {"total": variance, "width": variance / len(mean), "none": 1.0}[scale]
+        dictionary.scale[source] = unit**0.5
+
+
+@torch.no_grad()
+def exact_threshold(
+    dictionary: Dictionary, data: AlignedRows, held_out: Selection, k: int, batch: int
+) -> float:
+    """The (k * rows)-th largest score over the held-out rows: they then fire k features on average.
+
+    Streamed: after each batch only the k * rows largest scores so far are kept.
+    """
+    most = k * held_out.count
+    largest = torch.empty(0)
+    for sources in data.selected(held_out, batch):
+        rows = dictionary.standardise(sources)
+        scores, _ = dictionary.score(rows)
+        floor = float(largest.min()) if len(largest) == most else 0.0
+        largest = torch.cat([largest, scores.at_least(floor)[1].cpu()])
+        if len(largest) > most:
+            largest = largest.topk(most, sorted=False).values
+    return float(largest.min()) if len(largest) else 0.0

@@ -1,0 +1,56 @@
+"""Principal components: the baseline that a dictionary must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moediff.activations.rows import AlignedRows
+from moediff.core import artifact
+from moediff.core.progress import Progress
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Principal components of the fit rows, joint over the sources, each scaled to total variance 1."""
+
+    vectors: Tensor  # [D, components], float64, by falling variance
+    variances: Tensor  # [components]
+    scale: Tensor  # [D], root of the total variance of each column's source
+
+    @classmethod
+    def load(cls, path: Path | str) -> Baseline:
+        """Read what the components rule wrote."""
+        tensors, metadata = artifact.read_tensors(path)
+        artifact.check_format(path, metadata)
+        return cls(tensors["vectors"], tensors["variances"], tensors["scale"])
+
+    def reconstruct(self, rows: Tensor, scale: Tensor, k: int) -> Tensor:
+        """Centred rows [row, D], in units of `scale` [D], from their first k components."""
+        basis, unit = self.vectors[:, :k], scale / self.scale
+        return ((rows * unit) @ basis) @ basis.T / unit
+
+
+def principal_components(data: AlignedRows, batch: int = 4096) -> Baseline:
+    """Components of the fit rows, from a covariance streamed in float64.
+
+    Each source is centred and scaled to total variance 1, as for a dictionary.
+    """
+    moments = data.moments()
+    mean = torch.from_numpy(np.concatenate([part for part, _ in moments]))
+    scale = torch.cat(
+        [torch.full((len(part),), variance**0.5).double() for part, variance in moments]
+    )
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    progress = Progress(data.count, "principal components", "rows")
+    for sources in data.in_order(batch):
+        rows = (torch.cat(sources, dim=1).double() - mean) / scale
+        covariance += rows.T @ rows
+        progress.advance(len(rows))
+    progress.close()
+    variances, vectors = torch.linalg.eigh(covariance / data.count)
+    return Baseline(vectors.flip(1), variances.flip(0), scale)

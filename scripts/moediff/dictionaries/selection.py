@@ -1,0 +1,172 @@
+"""Which features of a row are active: what training selects by, and the registry of rules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moediff.dictionaries.entries import Entries
+from moediff.dictionaries.scores import Scores, kth, where
+
+
+def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+    """The `count` largest positive scores of a whole batch (BatchTopK, 2412.06410).
+
+    Exact: among equal scores at the edge those first by row, then feature, are taken. `guess` is a
+    score that a little more than `count` entries are expected to reach (somewhat below the edge of
+    the batch before); it only saves time. When too few reach it the selection looks lower.
+    """
+    if guess <= 0:  # nothing is known yet: what each row's own k-th score says
+        k = max(1, count // scores.shape[0])
+        guess = float(scores.row_floor(k).clamp_min(0).mean())
+    entries, found = scores.at_least(guess)
+    while len(found) < count and guess > 0:
+        guess = 0.8 * guess if guess > 1e-3 else 0.0
+        entries, found = scores.at_least(guess)
+    if len(found) <= count:
+        return entries, found
+    edge = found.topk(count, sorted=False).values.min()
+    chosen = found > edge
+    equal = (found == edge).nonzero().squeeze(1)
+    chosen[equal[: count - int(chosen.sum())]] = True
+    return where(entries, found, chosen)
+
+
+def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
+    """The k largest positive scores of each row (TopK); among equals those first by feature."""
+    entries, found = scores.at_least(scores.row_floor(k))
+    rows, size = entries[0], scores.shape[0]
+    counts = torch.bincount(rows, minlength=size)
+    widest = int(counts.max())
+    if widest <= k:  # the floors were exact
+        return entries, found
+    starts = counts.cumsum(0) - counts
+    table = found.new_full((size, widest), -torch.inf)
+    table[rows, torch.arange(len(rows), device=rows.device) - starts[rows]] = found
+    edge = kth(table, k).squeeze(1)[rows]
+    above, equal = found > edge, found == edge
+    room = k - torch.bincount(rows[above], minlength=size)
+    before = equal.cumsum(0) - equal.long()  # equals in front of an entry, in all rows
+    first = before[starts.clamp_max(len(rows) - 1)]  # in all rows in front of its own
+    return where(entries, found, above | (equal & (before - first[rows] < room[rows])))
+
+
+def _batchtopk(scores: Scores, k: int, guess: float) -> tuple[Entries, Tensor]:
+    return batch_top(scores, k * scores.shape[0], guess)
+
+
+def _topk(scores: Scores, k: int, guess: float) -> tuple[Entries, Tensor]:
+    return row_top(scores, k)
+
+
+# Name in a recipe -> rule: entries and scores of a batch, given k a row and a guess at the edge.
+SELECT = {"batchtopk": _batchtopk, "topk": _topk}
+GUESS = 0.96  # of the last edge: the next batch's edge is seldom lower
+
+
+class Rule(nn.Module, ABC):
+    """What every rule has."""
+
+    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    @abstractmethod
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        """Entries of a batch and their scores; `k` a row where the rule keeps a number."""
+
+    def gate(
+        self, values: Tensor, scores: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values [n] and, where thresholds are learned, 1 for each entry that fires."""
+        return values, None
+
+    def project(self) -> None:
+        """Bring parameters back into their range after a step of the optimizer."""
+
+    def thresholds(self) -> Tensor | None:
+        """Score [feature] at which a feature fires; None: the exact order statistic of k a row."""
+        return None
+
+
+class KLargest(Rule):
+    """A number of features that is given: of a whole batch (BatchTopK), or of each row (TopK)."""
+
+    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
+        super().__init__(recipe, features)
+        self.rule = SELECT[recipe["select"]]
+        self.edge = 0.0  # smallest selected score of the last batch: only a guess for the next
+
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        entries, found = self.rule(scores, k, GUESS * self.edge)
+        self.edge = float(found.min()) if len(found) else 0.0
+        return entries, found
+
+
+class ReLU(Rule):
+    """Every positive score; only a penalty makes it sparse."""
+
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        return scores.at_least(0.0)
+
+    def thresholds(self) -> Tensor | None:
+        return torch.zeros(self.features)
+
+
+class JumpReLU(Rule):
+    """Scores above a threshold of each feature, learned straight through (2407.14435).
+
+    The step at a threshold has no gradient; a rectangle of width `bandwidth` around it stands in.
+    Thresholds are of scores, so that a feature whose decoder grows as its code shrinks keeps its
+    own, and are learned as they are: under Adam their logarithm hardly moves in a short run.
+    """
+
+    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
+        super().__init__(recipe, features)
+        self.bandwidth = recipe["bandwidth"]
+        self.threshold = nn.Parameter(torch.full((features,), recipe["bandwidth"]))
+
+    def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
+        """Those that fire, and those whose threshold is less than half a bandwidth away."""
+        return scores.at_least(self.threshold.detach() - self.bandwidth / 2)
+
+    def gate(
+        self, values: Tensor, scores: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        threshold = self.threshold[features]
+        steps = _Step.apply(scores, threshold, self.bandwidth)
+        # values * steps, but a value's own gradient does not pass through the step.
+        return values * steps.detach() + values.detach() * (steps - steps.detach()), steps
+
+    @torch.no_grad()
+    def project(self) -> None:
+        self.threshold.clamp_(min=0)
+
+    def thresholds(self) -> Tensor | None:
+        return self.threshold.detach()
+
+
+class _Step(torch.autograd.Function):
+    """1 where a score is at least its threshold, else 0; the gradient reaches the threshold alone."""
+
+    @staticmethod
+    def forward(ctx, scores, threshold, bandwidth):
+        ctx.save_for_backward((scores - threshold).abs() < bandwidth / 2)
+        ctx.bandwidth = bandwidth
+        return (scores >= threshold).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (near,) = ctx.saved_tensors
+        return None, -grad * near / ctx.bandwidth, None
+
+
+# Name in a recipe -> rule.
+RULES: dict[str, type[Rule]] = dict.fromkeys(SELECT, KLargest) | {
+    "relu": ReLU,
+    "jumprelu": JumpReLU,
+}

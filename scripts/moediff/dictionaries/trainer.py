@@ -1,0 +1,239 @@
+"""One dictionary in training: score, select, decode, loss, one optimizer step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moediff.config.base import count_of
+from moediff.core import checkpoint
+from moediff.dictionaries.blocks import Block, widen
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.entries import Entries, localise
+from moediff.dictionaries.objectives import LOSSES, PENALTIES, Code
+from moediff.dictionaries.products import selected_values, sparse_decode
+from moediff.dictionaries.scores import DenseScores, Linear, Scratch, has_bfloat16
+from moediff.dictionaries.selection import RULES, row_top
+
+# Peak learning rate times the root of D, in runs of at most SHORT steps; in longer ones it falls with
+# their fifth root (benchmarks/README.md, quality of a short run).
+PEAK_RATE, SHORT = 0.06, 300
+# A feature is dead after this many times the rows in which an average one fires once.
+SILENCE = 128
+# A block, its dead features, their places among all dead ones, and their ranking weights.
+Dead = tuple[Block, Tensor, slice, Tensor]
+
+
+def default_rate(width: int, steps: int) -> float:
+    """Peak learning rate of a recipe that names none."""
+    return PEAK_RATE / width**0.5 * min(1.0, SHORT / steps) ** 0.2
+
+
+class Fitter:
+    """A dictionary in training: its whole state in tensors, so that any step can be resumed.
+
+    The loss of a batch is the recipe's loss of the residual, a mean over its prefixes (Matryoshka),
+    the recipe's penalties, and AuxK (2406.04093, appendix A.2): dead features, at most `aux_k` a row
+    by score, rebuild what is left of the row, without bias. The gradient of AuxK reaches their
+    encoders and decoders and nothing else. A feature that dies with a bias below all that its rows
+    can lift gets one that a few reach (our addition: no gradient reaches it there).
+    """
+
+    def __init__(self, dictionary: Dictionary, recipe: Mapping[str, Any]) -> None:
+        self.dictionary = dictionary
+        self.recipe = recipe
+        self.steps = max(1, recipe["rows"] // recipe["batch"])
+        share, average = recipe["dead_after"], dictionary.shape.features / recipe["k"]
+        self.dead_after = (  # rows without firing
+            SILENCE * average if share is None else share * self.steps * recipe["batch"]
+        )
+        self.aux_k = recipe["aux_k"] or max(1, sum(dictionary.shape.widths) // 2)
+        features, device = dictionary.shape.features, dictionary.decoder_bias.device
+        self.prefixes = [count_of(part, features) for part in recipe["prefixes"]]
+        self.silent = torch.zeros(features, dtype=torch.int64, device=device)
+        self.rule = RULES[recipe["select"]](recipe, features).to(device)
+        self.trained = nn.ModuleDict({"dictionary": dictionary, "rule": self.rule})
+        self.optimizer = torch.optim.Adam(
+            self.trained.parameters(), lr=self.peak_rate, betas=tuple(recipe["betas"]), fused=True
+        )
+        self.scratch = Scratch()
+        self.step = 0
+        self.violations = 0  # of the bounds of screening, in this process; 0 or screening is wrong
+        # A rule without k selects so many at first that computing each of them costs more.
+        auto = recipe["select"] in ("batchtopk", "topk") and has_bfloat16(device)
+        self.screened = auto if recipe["screen"] == "auto" else recipe["screen"]
+
+    # --- schedules ---
+
+    @property
+    def peak_rate(self) -> float:
+        """The recipe's, or one that moves encoder rows alike at every width (our definition)."""
+        widths = self.dictionary.shape.widths
+        return self.recipe["lr"] or default_rate(sum(widths), self.steps)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, constant, then linear to 0 over the last `decay` of the steps."""
+        recipe = self.recipe
+        rising = (step + 1) / max(1, round(recipe["warmup"] * self.steps))
+        falling = (self.steps - step) / max(1, round(recipe["decay"] * self.steps))
+        return self.peak_rate * min(1.0, rising, falling)
+
+    def k(self, step: int) -> int:
+        """Features a row: from `k_start` to k in a line over the first `k_anneal` of the steps."""
+        k, start = self.recipe["k"], self.recipe["k_start"]
+        if start is None:
+            return k
+        done = min(1.0, step / max(1, round(self.recipe["k_anneal"] * self.steps)))
+        return round(start + (k - start) * done)
+
+    # --- a step ---
+
+    def update(self, rows: Tensor) -> dict[str, float]:
+        """One optimizer step on standardised rows [row, D]; squared error and L0 sums before it."""
+        model, recipe, size = self.dictionary, self.recipe, len(rows)
+        entries, scores, weight = self._select(rows)
+        before = model.values(scores / weight[entries[1]], rows, entries)
+        values, steps = self.rule.gate(before, scores, entries[1])
+        residuals = self._residuals(rows, values, entries)
+        losses = [LOSSES[recipe["loss"]](part, model.shape.widths) for part in residuals]
+        loss = torch.stack(losses).mean() + self._penalty(values, steps, entries[1], size)
+        fired = entries[1] if steps is None else entries[1][steps.detach() > 0]
+        self._count_silent(fired, size)
+        dead = (self.silent > self.dead_after).nonzero().squeeze(1)
+        if len(dead) and recipe["aux_weight"]:
+            self._lift(dead[self.silent[dead] - size <= self.dead_after], rows)
+            left = self._auxiliary(rows, residuals[-1].detach(), dead, weight)
+            loss = loss + recipe["aux_weight"] * left
+        loss.backward()
+        self._clip()
+        rate = self.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rule.project()
+        self.step += 1
+        return {
+            "error": float(residuals[-1].detach().square().sum()),
+            "total": float(rows.square().sum()),
+            "active": float(len(fired)),
+            "rows": float(size),
+        }
+
+    def _select(self, rows: Tensor) -> tuple[Entries, Tensor, Tensor]:
+        """Entries of a batch, their scores, and the ranking weights; all other scores are let go."""
+        scores, weight = self.dictionary.score(rows, self.screened, self.scratch)
+        entries, found = self.rule(scores, self.k(self.step))
+        self.violations += scores.violations
+        return entries, found, weight
+
+    def _residuals(self, rows: Tensor, values: Tensor, entries: Entries) -> list[Tensor]:
+        """What is left of the rows after the first features of each prefix; the last is of all."""
+        model, start = self.dictionary, 0
+        total, residuals = model.decoder_bias.expand(len(rows), -1), []
+        for stop in self.prefixes[:-1]:
+            inside, local = localise(entries, slice(start, stop))
+            total = model.add(total, values[inside], (local[0], local[1] + start))
+            residuals.append(rows - total)
+            start = stop
+        if start:
+            inside, local = localise(entries, slice(start, model.shape.features))
+            values, entries = values[inside], (local[0], local[1] + start)
+        return [*residuals, rows - model.add(total, values, entries)]
+
+    def _penalty(
+        self, values: Tensor, steps: Tensor | None, features: Tensor, size: int
+    ) -> Tensor | float:
+        """The recipe's penalties, a mean over rows; tied features have a weight of their own."""
+        total: Tensor | float = 0.0
+        wanted = {name: found for name, found in self.recipe["penalties"].items() if found}
+        if not wanted:
+            return total
+        norms, count = self.dictionary.norms(), self.dictionary.shape.tied
+        # A tied feature has one norm, the others one in each source.
+        sizes = torch.cat([norms[:count].mean(1), norms[count:].sum(1)])
+        code = Code(values, sizes.index_select(0, features), steps)
+        tied = features < count
+        for name, settings in wanted.items():
+            weight = torch.where(tied, settings["weight"] * settings["tied"], settings["weight"])
+            rise = min(1.0, (self.step + 1) / max(1, round(settings["ramp"] * self.steps)))
+            total = total + rise * (weight * PENALTIES[name](code, settings)).sum() / size
+        return total
+
+    def _clip(self) -> None:
+        """Scale the gradient to the recipe's norm, with no pass over it where it is smaller."""
+        parameters = list(self.trained.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if norm > self.recipe["clip"]:
+            nn.utils.clip_grads_with_norm_(parameters, self.recipe["clip"], norm)
+
+    def _count_silent(self, features: Tensor, size: int) -> None:
+        self.silent += size
+        self.silent[features] = 0
+
+    # --- dead features ---
+
+    @torch.no_grad()
+    def _lift(self, features: Tensor, rows: Tensor) -> None:
+        """Raise the bias, and drop its momentum, of newly dead features that no row activates.
+
+        As many rows as an average feature fires on then activate it, faintly: AuxK reaches it, but
+        it does not push its way into the codes of other rows.
+        """
+        firings = len(rows) * self.recipe["k"] // self.dictionary.shape.features
+        for block in self.dictionary.blocks.values():
+            _, (inside, _) = localise((features, features), block.features)
+            own = inside - block.features.start
+            before = rows[:, block.columns] @ block.encoder[own].T + block.encoder_bias[own]
+            silent = (before <= 0).all(0)
+            own, before = own[silent], before[:, silent]
+            block.encoder_bias[own] -= before.topk(min(firings + 2, len(rows)), dim=0).values[-1]
+            moments = self.optimizer.state[block.encoder_bias]
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in moments:
+                    moments[name][own] = 0
+
+    def _auxiliary(self, rows: Tensor, residual: Tensor, dead: Tensor, weight: Tensor) -> Tensor:
+        """Share of the residual's sum of squares that the dead features leave."""
+        parts = self._dead_parts(dead, weight)
+        tables = [(block.encoder[own], block.encoder_bias[own]) for block, own, _, _ in parts]
+        linear = [
+            Linear(encoder.detach(), bias.detach(), weight, block.columns, here)
+            for (encoder, bias), (block, _, here, weight) in zip(tables, parts, strict=True)
+        ]
+        entries, scores = row_top(DenseScores(rows, linear), self.aux_k)
+        known = scores / torch.cat([weight for *_, weight in parts])[entries[1]]
+        left = residual
+        for (encoder, bias), (block, own, here, _) in zip(tables, parts, strict=True):
+            inside, local = localise(entries, here)
+            values = selected_values(known[inside], rows[:, block.columns], encoder, bias, local)
+            decoded = sparse_decode(values, block.decoder()[own], local, len(rows))
+            left = left - widen(decoded, block.columns, rows.shape[1])
+        return left.square().sum() / residual.square().sum().clamp_min(1e-12)
+
+    def _dead_parts(self, dead: Tensor, weight: Tensor) -> Sequence[Dead]:
+        """The dead features of each block, as if they were a dictionary of their own."""
+        parts: list[Dead] = []
+        start = 0
+        for block in self.dictionary.blocks.values():
+            inside, (features, _) = localise((dead, dead), block.features)
+            if len(inside):
+                own = features - block.features.start
+                parts.append((block, own, slice(start, start + len(own)), weight[features]))
+                start += len(own)
+        return parts
+
+    # --- state ---
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on."""
+        return checkpoint.state_of(self.trained, self.optimizer) | {"silent": self.silent}
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Take up `state` after `step` steps, every tensor."""
+        checkpoint.restore(self.trained, self.optimizer, tensors)
+        self.silent = tensors["silent"].to(self.silent.device)
+        self.step = step

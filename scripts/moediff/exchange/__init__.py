@@ -1,0 +1,1 @@
+"""Dictionaries in the files of other libraries, and on the Hub."""

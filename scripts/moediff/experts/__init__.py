@@ -1,0 +1,1 @@
+"""Experts joined to features."""

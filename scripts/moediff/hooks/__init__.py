@@ -1,0 +1,1 @@
+"""Reading and changing a model while it runs."""

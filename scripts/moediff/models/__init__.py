@@ -1,0 +1,1 @@
+"""Language models: families, building, loading, counting, running on packed sequences."""

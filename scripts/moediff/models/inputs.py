@@ -1,0 +1,57 @@
+"""Arguments of a forward pass over packed sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from moediff.corpus.packing import segment_positions
+
+
+def model_inputs(
+    tokens: np.ndarray, starts: np.ndarray, device: torch.device | str
+) -> dict[str, Tensor | bool | None]:
+    """Arguments of a forward pass over packed sequences [batch, position].
+
+    Positions count from 0 in every segment. transformers reads such positions, without an
+    attention mask, as packed sequences and keeps attention inside each.
+    """
+    positions = torch.from_numpy(segment_positions(starts)).to(device)
+    return {
+        "input_ids": torch.from_numpy(tokens.astype(np.int64)).to(device),
+        "position_ids": positions,
+        "use_cache": False,
+    }
+
+
+# Families that transformers runs without looking at packed positions: their attention would cross
+# documents (seen in 5.23). `capture.calibrate` proves it of every model.
+_IGNORES_PACKING = ("gpt_oss",)
+
+
+def packed_inputs(
+    model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray
+) -> dict[str, Tensor | bool | None]:
+    """`model_inputs` on the model's own device, with masks where the family needs them."""
+    inputs = model_inputs(tokens, starts, model.device)
+    config = model.config.get_text_config()
+    if config.model_type in _IGNORES_PACKING:
+        segment = torch.from_numpy(starts.cumsum(1)).to(model.device)
+        inputs["attention_mask"] = {
+            "full_attention": _mask(segment, None, model.dtype),
+            "sliding_attention": _mask(segment, config.sliding_window, model.dtype),
+        }
+    return inputs
+
+
+def _mask(segment: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What is added to attention [batch, 1, query, key]: 0 where a query sees a key."""
+    place = torch.arange(segment.shape[1], device=segment.device)
+    distance = place[:, None] - place[None]
+    seen = (segment[:, :, None] == segment[:, None]) & (distance >= 0)
+    if window is not None:
+        seen &= distance < window
+    hidden = torch.finfo(dtype).min
+    return torch.where(seen, 0.0, hidden).to(dtype)[:, None]

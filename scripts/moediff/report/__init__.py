@@ -1,0 +1,1 @@
+"""Charts, the page, and what a run will cost."""

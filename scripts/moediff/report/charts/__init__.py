@@ -1,0 +1,1 @@
+"""Tidy tables to Altair charts, by subject."""

@@ -1,0 +1,93 @@
+"""What all charts have in common: one theme, the colours, what a dictionary is called, how a chart is saved.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers and in print.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+
+from moediff.core import artifact
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+CLASS_COLOURS = {
+    "A-only": "#0072B2", "common": "#009E73", "B-only": "#D55E00", "tied": "#CC79A7",
+    "live": "#009E73", "dead": "#999999",
+}  # fmt: skip
+# The same of an MoE and a dense model, whichever of them is A.
+KIND_COLOURS = {
+    "MoE-only": "#0072B2", "common": "#009E73", "dense-only": "#D55E00", "tied": "#CC79A7",
+}  # fmt: skip
+Size = Mapping[str, int]
+# One source in the name of a member: its model (whose name may hold `_`), its seed, its view and point.
+SOURCE = re.compile(r"([\w-]+)\.(\d+)((?:\.[a-z]+)?(?:@[a-z_]+\.\d+)?)(?:_|$)")
+
+alt.data_transformers.disable_max_rows()  # a chart has a row a feature
+
+
+@alt.theme.register("moediff", enable=True)
+def _theme() -> alt.theme.ThemeConfig:
+    return {
+        "background": "white",
+        "config": {
+            "font": "sans-serif",
+            "title": {"fontSize": 14, "anchor": "start", "subtitleColor": "#444"},
+            "axis": {"labelFontSize": 11, "titleFontSize": 12, "gridColor": "#e6e6e6"},
+            "legend": {"labelFontSize": 11, "titleFontSize": 12},
+            "header": {"labelFontSize": 12, "titleFontSize": 12},
+            "view": {"stroke": None},
+            "range": {"category": list(COLOURS)},
+        },
+    }
+
+
+def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
+    """Write a chart as each of `paths` says: self-contained HTML, SVG or PNG."""
+    for path in map(Path, paths):
+        with artifact.whole(path) as partial:
+            kind = path.suffix.removeprefix(".")
+            options = {"inline": True} if kind == "html" else {}
+            options |= {"scale_factor": 2} if kind == "png" else {}
+            chart.save(str(partial), format=kind, **options)
+
+
+def dictionary_label(comparison: str, member: str, recipe: str, seed: int | str) -> str:
+    """What a dictionary is called in every chart and table: two never share a name."""
+    return f"{comparison}: {member_label(member)}, {recipe}, seed {seed}"
+
+
+def member_label(member: str) -> str:
+    """The sources of a member; of a panel, seeds of one model that follow each other as a range."""
+    runs: list[tuple[str, int, int, str]] = []  # model, first and last seed, view and point
+    sources = SOURCE.findall(member)
+    for model, number, seen in sources:
+        seed = int(number)
+        if len(sources) > 2 and runs and runs[-1] == (model, runs[-1][1], seed - 1, seen):
+            runs[-1] = (model, runs[-1][1], seed, seen)
+        else:
+            runs.append((model, seed, seed, seen))
+    return " + ".join(
+        f"{model}.{first}{f'-{last}' if last > first else ''}{seen}"
+        for model, first, last, seen in runs
+    )
+
+
+def labelled(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with what their dictionary is called."""
+    named = rows.select("comparison", "member", "recipe", "seed").iter_rows()
+    return rows.with_columns(pl.Series("dictionary", [dictionary_label(*row) for row in named]))
+
+
+def class_colour(colours: Mapping[str, str], table: pl.DataFrame) -> alt.Color:
+    """One colour a class, always the same; those that the table has."""
+    seen = [name for name in colours if name in table["class"].to_list()]
+    return (
+        alt.Color("class:N", title="class")
+        .scale(domain=seen, range=[colours[name] for name in seen])
+        .legend(symbolOpacity=1)
+    )

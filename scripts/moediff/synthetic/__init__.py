@@ -1,0 +1,1 @@
+"""Worlds of known truth, and methods scored on them."""

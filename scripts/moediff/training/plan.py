@@ -1,0 +1,66 @@
+"""How one model is trained: rates, batches, their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model is trained; every key as in config/schema.yaml."""
+
+    peak_lr: float
+    batch: int
+    epochs: int
+    warmup: float
+    final_lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    clip: float
+    balance: float
+    precision: str
+    evaluations: int
+    data_seed: int
+    micro_batch: int | None = None
+    sequences: int | None = None  # of the train split; None is all
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], peak_lr: float, seed: int) -> Plan:
+        """The plan of a config's `training`; without a data seed of its own the order follows `seed`."""
+        known = {key: settings[key] for key in cls.__dataclass_fields__ if key in settings}
+        data_seed = settings["data_seed"] if settings["data_seed"] is not None else seed
+        betas = tuple(settings["betas"])
+        return cls(**known | {"peak_lr": peak_lr, "data_seed": data_seed, "betas": betas})
+
+    def steps(self, available: int) -> int:
+        """Optimizer steps over `available` sequences."""
+        return self.epochs * (self.used(available) // self.batch)
+
+    def used(self, available: int) -> int:
+        """Sequences of an epoch."""
+        return available if self.sequences is None else min(self.sequences, available)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Linear warm-up, then a cosine to `final_lr` of the peak at the last step."""
+        rising = max(1, round(self.warmup * steps))
+        if step < rising:
+            return self.peak_lr * (step + 1) / rising
+        done = (step - rising) / max(1, steps - 1 - rising)
+        return self.peak_lr * (
+            self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        )
+
+
+def batch_order(plan: Plan, available: int) -> Iterator[np.ndarray]:
+    """Indices of the sequences of every step, fixed by the data seed; a step depends on no other."""
+    used = plan.used(available)
+    per_epoch = used // plan.batch
+    for epoch in range(plan.epochs):
+        order = np.random.default_rng([plan.data_seed, epoch]).permutation(used)
+        for step in range(per_epoch):
+            yield np.sort(order[step * plan.batch : (step + 1) * plan.batch])

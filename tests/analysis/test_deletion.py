@@ -1,0 +1,138 @@
+"""What goes with deleted features: equal to deleting them, and to what is known of planted ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import RECIPE
+from moediff.analysis.deletion import deleted_alone, deleted_by_document, deleted_together
+from moediff.analysis.evaluation import VarianceExplained
+from moediff.dictionaries.blocks import Shape
+from moediff.dictionaries.dictionary import Dictionary
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def rows() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    shared = random.normal(size=(3000, 5)) @ random.normal(size=(5, 20))
+    return [shared[:, :12] * 3 + 5, shared[:, 12:] + random.normal(size=(3000, 8)) * 0.1]
+
+
+@pytest.fixture
+def data(rows, aligned_rows):
+    return aligned_rows(rows, 1999, 300)
+
+
+@pytest.fixture
+def dictionary(data) -> Dictionary:
+    """An untrained one, which deletion may make better, with every kind of block."""
+    shape = Shape.of(RECIPE | {"features": 48, "tied": 8, "exclusive": 4}, data.widths)
+    made = Dictionary(shape, seed=1)
+    moments = data.moments()
+    made.mean.copy_(torch.cat([torch.from_numpy(mean) for mean, _ in moments]))
+    made.scale.copy_(torch.tensor([variance**0.5 for _, variance in moments]))
+    made.threshold.fill_(0.2)
+    return made.requires_grad_(False)
+
+
+def plain_loss(dictionary: Dictionary, rows: list[np.ndarray], gone: np.ndarray) -> list[float]:
+    """FVE of each source with everything, less FVE with the features `gone` [F] set to 0."""
+    dictionary = dictionary.double()
+    standard = dictionary.standardise([torch.from_numpy(part.astype(np.float32)) for part in rows])
+    entries, values = dictionary.encode(standard)
+    codes = torch.zeros(len(standard), dictionary.shape.features, dtype=torch.float64)
+    codes[entries] = values
+    decoder = torch.cat(dictionary.decoders(), dim=1)
+    found = []
+    for source in range(len(rows)):
+        columns = dictionary.shape.columns(source)
+        part, fve = standard[:, columns], []
+        for kept in (codes, codes * torch.from_numpy(~gone)):
+            sums = VarianceExplained(part.mean(0))
+            sums.add(part, (kept @ decoder + dictionary.decoder_bias)[:, columns])
+            fve.append(sums.value)
+        found.append(fve[0] - fve[1])
+    return found
+
+
+def test_alone_is_what_variance_explained_loses(rows, data, dictionary) -> None:
+    found = deleted_alone(dictionary, data, 256, CPU)
+    assert found.shape == (48, 2)
+    assert (found < 0).any()
+    assert (found > 0).any()
+    for feature in (0, 7, 8, 20, 41, 47):
+        gone = np.arange(48) == feature
+        np.testing.assert_allclose(found[feature], plain_loss(dictionary, rows, gone), atol=1e-9)
+
+
+def test_together_is_what_variance_explained_loses(rows, data, dictionary) -> None:
+    group_of = np.random.default_rng(2).integers(-1, 4, 48)
+    found = deleted_together(dictionary, data, group_of, 5, 256, CPU)
+    assert found.shape == (5, 2)
+    for group in range(4):
+        wanted = plain_loss(dictionary, rows, group_of == group)
+        np.testing.assert_allclose(found[group], wanted, atol=1e-9)
+    assert (found[4] == 0).all()
+
+
+def test_documents_make_up_what_goes_together(rows, data, dictionary) -> None:
+    gone = np.arange(48) % 3 == 0
+    documents, lost, held = deleted_by_document(dictionary, data, [gone, ~gone], 77, CPU)
+    assert lost.shape == (2, len(documents), 2)
+    np.testing.assert_allclose(held.sum(0), 1)
+    groups = deleted_together(dictionary, data, gone.astype(int), 2, 256, CPU)
+    np.testing.assert_allclose(lost.sum(1), groups[::-1], atol=1e-12)
+    own = np.arange(3000) // 50 == 30
+    for source, part in enumerate(rows):
+        centred = part - part.mean(0)
+        share = (centred[own] ** 2).sum() / (centred**2).sum()
+        assert held[30, source] == pytest.approx(share, rel=1e-5)
+    assert documents.tolist() == list(range(60))
+    standard = dictionary.standardise([torch.from_numpy(p.astype(np.float32)) for p in rows])
+    (row, feature), values = dictionary.encode(standard)
+    residual = standard - dictionary.decode(values, (row, feature), len(standard))
+    less = torch.from_numpy(gone)[feature] & (row // 50 == 30)
+    part = torch.zeros_like(standard)
+    part = dictionary.add(part, values[less], (row[less], feature[less]))
+    more = (part * (2 * residual + part)).numpy()
+    for source in range(2):
+        columns = dictionary.shape.columns(source)
+        total = float((standard[:, columns] - standard[:, columns].mean(0)).square().sum())
+        assert lost[0, 30, source] == pytest.approx(more[:, columns].sum() / total, rel=1e-5)
+
+
+def test_no_batch_changes_what_goes(data, dictionary) -> None:
+    group_of = np.arange(48) % 3
+    for whole, part in (
+        (
+            deleted_alone(dictionary, data, n, CPU),
+            deleted_together(dictionary, data, group_of, 3, n, CPU),
+        )
+        for n in (64, 3000)
+    ):
+        np.testing.assert_allclose(whole, deleted_alone(dictionary, data, 999, CPU), atol=1e-12)
+        np.testing.assert_allclose(
+            part, deleted_together(dictionary, data, group_of, 3, 999, CPU), atol=1e-12
+        )
+
+
+def test_a_perfect_reconstruction_loses_exactly_what_a_feature_explains(aligned_rows) -> None:
+    """Rows are three orthogonal directions, each with a feature; deleting one loses its own energy."""
+    random = np.random.default_rng(0)
+    strengths = random.exponential(size=(4000, 3)) * [1, 2, 3] * (random.random((4000, 3)) < 0.5)
+    data = aligned_rows([strengths, strengths[:, ::-1].copy()])
+    shape = Shape.of(RECIPE | {"features": 3, "tied": 0.0}, data.widths)
+    dictionary = Dictionary(shape).requires_grad_(False)
+    joint = torch.cat([torch.eye(3), torch.eye(3).flip(1)], dim=1)
+    dictionary.blocks["free"].encoder.copy_(joint / 2)
+    dictionary.blocks["free"].weight.copy_(joint)
+    dictionary.threshold.fill_(1e-6)
+    found = deleted_alone(dictionary, data, 512, CPU)
+    seen = strengths.astype(np.float32).astype(np.float64)
+    total = ((seen - seen.mean(0)) ** 2).sum()
+    np.testing.assert_allclose(found[:, 0], (seen**2).sum(0) / total, rtol=1e-9)
+    np.testing.assert_allclose(found[:, 1], found[:, 0], rtol=1e-9)

@@ -1,0 +1,498 @@
+"""Tokenizers compared: the same text in the same sequences, and rows that have read equally far."""
+
+from __future__ import annotations
+
+import logging
+import random
+import runpy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from conftest import DENSE
+from moediff.core import artifact
+from moediff.core.errors import UserError
+from moediff.corpus import encoding, token_shards
+from moediff.corpus.alignment import PADDING, aligned, alignment_report, boundaries, retokenise
+from moediff.corpus.packing import segment_positions, segment_starts
+from moediff.corpus.sources import document_id
+from moediff.corpus.token_shards import TokenShard, read_token_shard
+from moediff.models.families import backbone
+from moediff.models.inputs import model_inputs
+from workflow import ROOT
+
+WORDS = ["the", "fox", "saw", "quiet", "hills", "over_there", "naïve", "狐は走った", "🦊👩\u200d👧",
+         "e\u0301te\u0301", "ﬁne", "x1", "(so)", "\n\n", " ", "İ"]  # fmt: skip
+END = 0
+REAL = ("document", "sequence", "domain", "end")
+
+
+def made_texts(count: int, seed: int, longest: int = 40) -> list[str]:
+    """Texts of words that a tokenizer may know and, half of them, of words that none does."""
+    chance = random.Random(seed)
+
+    def word() -> str:
+        unknown = "".join(chance.choices("abcdeé狐_ﬁ", k=chance.randint(1, 6)))
+        return chance.choice([chance.choice(WORDS), unknown])
+
+    return [
+        f"{seed}.{i} " + " ".join(word() for _ in range(chance.randint(1, longest)))
+        for i in range(count)
+    ]
+
+
+def byte_level(size: int, normalizer: normalizers.Normalizer | None = None) -> Tokenizer:
+    made = Tokenizer(models.BPE())
+    if normalizer:
+        made.normalizer = normalizer
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<end>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    made.train_from_iterator(made_texts(40, size), trainer)
+    return made
+
+
+def unigram() -> Tokenizer:
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=90, special_tokens=["<end>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator(made_texts(40, 1), trainer)
+    return made
+
+
+def letters(text: str) -> Tokenizer:
+    """A tokenizer of single characters."""
+    pieces = [("<end>", 0), *((letter, -1) for letter in sorted(set(text)))]
+    return Tokenizer(models.Unigram(pieces, 0))
+
+
+@pytest.fixture(scope="module")
+def kinds() -> dict[str, Tokenizer]:
+    return {
+        "bytes": byte_level(257),
+        "merged": byte_level(330),
+        "normalised": byte_level(300, normalizers.NFKC()),
+        "unigram": unigram(),
+    }
+
+
+def packed(
+    texts: Sequence[str], tokenizer: Tokenizer, length: int | None, first: int = 0
+) -> tuple[TokenShard, dict[int, str]]:
+    """Texts in sequences of `length` (None: all in one), the last one cut, and texts by document."""
+    documents = {int(document_id(text), 16): text for text in texts}
+    columns: dict[str, list] = {}
+    for number, (encoded, document) in enumerate(
+        zip(encoding.encode(tokenizer, texts, END), documents, strict=True)
+    ):
+        size = len(encoded["tokens"])
+        more = {
+            "document": np.full(size, document),
+            "domain": np.full(size, number % 2, np.uint8),
+        }
+        for name, array in (encoded | more).items():
+            columns.setdefault(name, []).append(array)
+    flat = {name: np.concatenate(parts) for name, parts in columns.items()}
+    length = length or len(flat["tokens"])
+    count = len(flat["tokens"]) // length
+    arrays = {name: array[: count * length].reshape(count, length) for name, array in flat.items()}
+    return shard_of(arrays, first), documents
+
+
+def shard_of(arrays: dict[str, np.ndarray], first: int = 0) -> TokenShard:
+    return TokenShard(
+        **arrays, domains=("even", "odd"), tokenizer="t", special=(END,), first=first, digest="d"
+    )
+
+
+def stacked(*shards: TokenShard) -> TokenShard:
+    """The sequences of shards after each other."""
+    names = [name for name, value in vars(shards[0]).items() if isinstance(value, np.ndarray)]
+    arrays = {name: np.concatenate([getattr(one, name) for one in shards]) for name in names}
+    return replace(shards[0], **arrays)
+
+
+def retokenised(shard: TokenShard, texts: dict[int, str], tokenizer: Tokenizer) -> TokenShard:
+    return shard_of(retokenise(shard, texts, tokenizer, END), shard.first)
+
+
+# --- another tokenizer -----------------------------------------------------------------------
+
+
+def plainly_retokenised(
+    shard: TokenShard, texts: dict[int, str], tokenizer: Tokenizer
+) -> list[list[tuple[int, int]]]:
+    """(document, token) of every sequence, by sets of characters."""
+    covered: dict[tuple[int, int], set[int]] = {}
+    ends = set()
+    for sequence, row in enumerate(shard.document.tolist()):
+        for position, document in enumerate(row):
+            start, end = int(shard.start[sequence, position]), int(shard.end[sequence, position])
+            covered.setdefault((sequence, document), set()).update(range(start, end))
+            if start == end == len(texts[document]):
+                ends.add((sequence, document))
+    found: list[list[tuple[int, int]]] = [[] for _ in shard.document]
+    for (sequence, document), characters in covered.items():
+        for other, there in covered.items():
+            if other != (sequence, document) and other[1] == document:
+                characters = characters - there
+        (whole,) = encoding.encode(tokenizer, [texts[document]], END)
+        names = ("tokens", "start", "end")
+        for token, start, end in zip(*(whole[name][:-1].tolist() for name in names), strict=True):
+            if set(range(start, end)) <= characters:
+                found[sequence].append((document, token))
+        if (sequence, document) in ends:
+            found[sequence].append((document, END))
+    return found
+
+
+@pytest.mark.parametrize("length", [7, 64])
+@pytest.mark.parametrize("source", ["bytes", "merged"])
+@pytest.mark.parametrize("target", ["bytes", "merged", "normalised", "unigram"])
+def test_sequences_hold_the_tokens_of_their_whole_documents(
+    kinds: dict, source: str, target: str, length: int
+) -> None:
+    shard, texts = packed(made_texts(12, length), kinds[source], length)
+    arrays = retokenise(shard, texts, kinds[target], END)
+    expected = plainly_retokenised(shard, texts, kinds[target])
+    real = arrays["document"] != PADDING
+    for row, wanted in enumerate(expected):
+        size = len(wanted)
+        assert real[row].tolist() == [True] * size + [False] * (real.shape[1] - size)
+        found = zip(arrays["document"][row, :size], arrays["tokens"][row, :size], strict=True)
+        assert list(found) == wanted
+    assert real.shape[1] == max(map(len, expected))
+    for name, array in arrays.items():
+        assert array.dtype == getattr(shard, name).dtype
+
+
+def test_spans_and_word_ends_are_those_of_the_document(kinds: dict) -> None:
+    shard, texts = packed(made_texts(10, 3), kinds["merged"], 50)
+    found = retokenised(shard, texts, kinds["unigram"])
+    for document, text in texts.items():
+        (whole,) = encoding.encode(kinds["unigram"], [text], END)
+        known = {
+            (token, start, end, word_end)
+            for token, start, end, word_end in zip(*(whole[n].tolist() for n in whole), strict=True)
+        }
+        here = found.document == document
+        rows = zip(*(getattr(found, name)[here].tolist() for name in whole), strict=True)
+        assert set(rows) <= known
+    domain = {document: number % 2 for number, document in enumerate(texts)} | {PADDING: 0}
+    assert found.domain.ravel().tolist() == [domain[d] for d in found.document.ravel().tolist()]
+
+
+def test_a_word_across_the_edge_is_in_no_sequence() -> None:
+    text = "the fox ran"
+    words = Tokenizer(models.WordLevel({"<end>": 0, "▁the": 1, "▁fox": 2, "▁ran": 3}, "<end>"))
+    words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    shard, texts = packed([text], letters(text), 6)  # "the fo", "x ran" and the end of text
+    found = retokenise(shard, texts, words, END)
+    assert found["tokens"].tolist() == [[1, 0], [3, 0]]
+    document = int(document_id(text), 16)
+    assert found["document"].tolist() == [[document, PADDING], [document, document]]
+    assert found["start"].tolist() == [[0, 0], [7, 11]]
+    assert found["end"].tolist() == [[3, 0], [11, 11]]
+    assert found["word_end"].tolist() == [[True, False], [True, True]]
+
+
+def test_a_sequence_in_which_no_token_fits_is_padding_alone() -> None:
+    text = "abcdefgh"
+    whole = Tokenizer(models.WordLevel({"<end>": 0, text: 1}, "<end>"))
+    shard, texts = packed([text], letters(text), 3)
+    found = retokenise(shard, texts, whole, END)
+    assert found["tokens"].tolist() == [[0], [0], [0]]
+    assert found["document"].ravel().tolist() == [PADDING, PADDING, int(document_id(text), 16)]
+    assert found["start"].ravel().tolist() == [0, 0, 8]
+    assert not found["word_end"][:2].any()
+
+
+def test_a_character_cut_by_an_edge_is_in_neither_sequence(kinds: dict) -> None:
+    text = "ab狐cde"
+    shard, texts = packed([text], kinds["bytes"], 3)  # "ab" and a third, two thirds and "c", ...
+    whole = letters(text)
+    found = retokenise(shard, texts, whole, END)
+    kept = [
+        [whole.id_to_token(token) for token, document in zip(*row, strict=True) if document > 0]
+        for row in zip(found["tokens"].tolist(), found["document"].tolist(), strict=True)
+    ]
+    assert kept == [["a", "b"], ["c"], ["d", "e", "<end>"]]
+
+
+def test_a_token_that_covers_nothing_is_no_end_of_text_inside_a_text() -> None:
+    shard, texts = packed(["abcdef"], letters("abcdef"), 3)
+    shard.start[0, 2] = shard.end[0, 2]
+    found = retokenise(shard, texts, letters("abcdef"), END)
+    assert END not in found["tokens"]
+
+
+def test_a_token_type_wide_enough_for_the_other_vocabulary() -> None:
+    shard, texts = packed(["ab"], letters("ab"), 3)
+    wide = Tokenizer(models.WordLevel({"<end>": 0, "ab": 1, "far": 70_000}, "<end>"))
+    assert retokenise(shard, texts, wide, END)["tokens"].dtype == np.uint32
+
+
+def test_each_document_is_encoded_once(kinds: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard, texts = packed(made_texts(4, 0, longest=60), kinds["bytes"], 16)
+    seen: list[str] = []
+    plain = encoding.encode
+
+    def counted(tokenizer, given, end):
+        seen.extend(given := list(given))
+        return plain(tokenizer, given, end)
+
+    monkeypatch.setattr("moediff.corpus.alignment.encode", counted)
+    retokenise(shard, texts, kinds["merged"], END)
+    assert len(shard.tokens) > 20
+    assert seen == list(texts.values())
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_padding_does_not_change_what_a_model_sees(kinds: dict, tiny_model, across: bool) -> None:
+    shard, texts = packed(made_texts(6, 5), kinds["bytes"], 40)
+    arrays = retokenise(shard, texts, kinds["unigram"], END)
+    ids, document = arrays["tokens"] % 64, arrays["document"]
+    model = backbone(tiny_model(DENSE).eval())
+    starts = segment_starts(document, across)
+    assert segment_positions(starts).min() == 0
+    row = int(np.argmin((document != PADDING).sum(1)))
+    size = int((document[row] != PADDING).sum())
+    assert 0 < size < document.shape[1]
+    if not across:
+        assert starts[row].nonzero()[0].max() == size  # padding is a segment of its own
+    with torch.no_grad():
+        padded, alone = (
+            model(**model_inputs(ids[row : row + 1, :w], starts[row : row + 1, :w], "cpu"))[0]
+            for w in (None, size)
+        )
+    torch.testing.assert_close(padded[:, :size], alone)
+
+
+# --- alignment -------------------------------------------------------------------------------
+
+
+def plain_boundaries(shard: TokenShard) -> dict[tuple[int, int, int, int], int]:
+    """Position of the row of every (sequence, document, domain, end) where all text is read."""
+    rows = [
+        (sequence, position, *(int(getattr(shard, n)[sequence, position]) for n in REAL[::2]))
+        for sequence, position in np.ndindex(shard.tokens.shape)
+    ]
+    rows = [row for row in rows if row[2] != PADDING]
+    found = {}
+    for number, (sequence, position, document, domain) in enumerate(rows):
+        start, end = (int(a[sequence, position]) for a in (shard.start, shard.end))
+        later = [
+            int(shard.start[s, p]) for s, p, other, _ in rows[number + 1 :] if other == document
+        ]
+        if start < end and all(place >= end for place in later):
+            assert (sequence, document, domain, end) not in found
+            found[sequence, document, domain, end] = position
+    return found
+
+
+def as_mask(shard: TokenShard, places: Sequence[tuple[int, int]]) -> np.ndarray:
+    mask = np.zeros(shard.tokens.shape, bool)
+    for place in places:
+        mask[place] = True
+    return mask
+
+
+@pytest.mark.parametrize("others", [["merged"], ["unigram"], ["normalised"], ["merged", "unigram"],
+                                    ["unigram", "normalised", "merged"]])  # fmt: skip
+@pytest.mark.parametrize("seed", range(3))
+def test_aligned_rows_are_those_of_a_plain_loop(kinds: dict, others: list[str], seed: int) -> None:
+    shard, texts = packed(made_texts(12, seed, longest=20), kinds["bytes"], 39 + seed, first=7)
+    shards = [shard, *(retokenised(shard, texts, kinds[name]) for name in others)]
+    known = [plain_boundaries(one) for one in shards]
+    chance = np.random.default_rng(seed)
+    keep = [chance.random(one.tokens.shape) < 0.8 for one in shards]
+    for allowed in (None, keep):
+        usable = known
+        if allowed is not None:
+            usable = [
+                {key: place for key, place in found.items() if mask[key[0], place]}
+                for found, mask in zip(known, keep, strict=True)
+            ]
+        common = set.intersection(*map(set, usable))
+        assert len(common) > 30
+        masks = aligned(shards, allowed)
+        for one, mask, found in zip(shards, masks, usable, strict=True):
+            expected = as_mask(one, [(key[0], found[key]) for key in common])
+            assert np.array_equal(mask, expected)
+            assert not (mask & (one.document == PADDING)).any()
+            assert not (mask & (one.start == one.end)).any()
+        for name in ("document", "domain", "end"):
+            first, *rest = (getattr(one, name)[m] for one, m in zip(shards, masks, strict=True))
+            assert all(np.array_equal(first, other) for other in rest)
+        first, *rest = (np.nonzero(mask)[0] for mask in masks)
+        assert all(np.array_equal(first, other) for other in rest)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "merged", "normalised", "unigram"])
+def test_boundaries_are_those_of_a_plain_loop(kinds: dict, kind: str) -> None:
+    shard, _ = packed(made_texts(6, 4, longest=14), kinds[kind], 23)
+    expected = as_mask(shard, [(key[0], p) for key, p in plain_boundaries(shard).items()])
+    assert np.array_equal(boundaries(shard), expected)
+
+
+def test_of_the_bytes_of_a_character_only_the_last_has_read_it(kinds: dict) -> None:
+    shard, _ = packed(["a狐b"], kinds["bytes"], 3)  # a and two bytes; one byte, b and the end
+    assert boundaries(shard).tolist() == [[True, False, False], [True, True, False]]
+
+
+def test_padding_is_no_boundary_and_hides_none(kinds: dict) -> None:
+    text = "a狐b"
+    shard, _ = packed([text], kinds["bytes"], 3)
+    wider = {
+        name: np.pad(value, [(0, 0), (0, 1)], constant_values=3)
+        for name, value in vars(shard).items()
+        if isinstance(value, np.ndarray)
+    }
+    wider["document"][:, -1] = PADDING
+    wider["start"][:, -1] = 0
+    padded = replace(shard, **wider)
+    assert boundaries(padded).tolist() == [[True, False, False, False], [True, True, False, False]]
+
+
+def test_a_document_that_stands_twice_is_compared_where_it_stands(kinds: dict) -> None:
+    shard, texts = packed(made_texts(3, 2), kinds["bytes"], None)
+    pair = [stacked(one, one) for one in (shard, retokenised(shard, texts, kinds["merged"]))]
+    every = aligned(pair)[0].sum()
+    assert every > 20
+    keep = [np.ones(one.tokens.shape, bool) for one in pair]
+    keep[0][0], keep[1][1] = False, False
+    assert not np.any(aligned(pair, keep)[0])
+    keep[1][:] = True
+    assert aligned(pair, keep)[0].sum() == every // 2
+
+
+@pytest.mark.parametrize("kind", ["bytes", "merged", "normalised", "unigram"])
+def test_the_same_tokenizer_twice_keeps_every_row_but_the_special(kinds: dict, kind: str) -> None:
+    shard, texts = packed(made_texts(8, 2), kinds[kind], None)
+    again = retokenised(shard, texts, kinds[kind])
+    assert np.array_equal(again.tokens, shard.tokens)
+    here, there = aligned([shard, again])
+    assert np.array_equal(here, boundaries(shard))
+    assert np.array_equal(here, there)
+    assert here.sum() > 100
+
+
+def test_a_tokenizer_of_whole_characters_loses_nothing_at_edges() -> None:
+    texts = made_texts(8, 2)
+    shard, known = packed(texts, letters("".join(texts)), 30)
+    again = retokenised(shard, known, letters("".join(texts)))
+    here, _ = aligned([shard, again])
+    assert len(shard.tokens) > 10
+    assert np.array_equal(here, shard.start < shard.end)
+
+
+@pytest.mark.parametrize("case", ["first", "sequences", "domains", "order", "domain"])
+def test_shards_of_other_sequences_are_refused(kinds: dict, case: str) -> None:
+    texts = made_texts(6, 2)
+    shard, known = packed(texts, kinds["bytes"], None)
+    other = retokenised(shard, known, kinds["merged"])
+    assert len(aligned([shard, other])) == 2
+    if case == "first":
+        other = replace(other, first=1)
+    elif case == "sequences":
+        other = stacked(other, replace(other, document=np.full_like(other.document, PADDING)))
+    elif case == "domains":
+        other = replace(other, domains=("one", "two"))
+    elif case == "order":
+        other, _ = packed(texts[::-1], kinds["merged"], None)
+    else:
+        other = replace(other, domain=1 - other.domain)
+    with pytest.raises(UserError, match="do not hold the same text"):
+        aligned([shard, other])
+
+
+def test_the_report_counts_rows_and_word_ends() -> None:
+    shard, _ = packed(["ab c"], letters("ab c"), 5)
+    keep = np.array([[True, True, False, True, False]])
+    mask = np.array([[False, True, False, True, False]])
+    assert shard.word_end.tolist() == [[False, True, True, True, True]]
+    report = alignment_report(shard, mask, keep)
+    assert report == {"rows": 3, "kept": 2, "word_ends": 2, "word_ends_kept": 2}
+    assert {type(value) for value in report.values()} == {int}
+
+
+# --- the job ---------------------------------------------------------------------------------
+
+
+def run_job(monkeypatch: pytest.MonkeyPatch, **files) -> None:
+    """Runs the script as Snakemake does."""
+    monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    output = [files.pop("output")]
+    job = SimpleNamespace(
+        input=SimpleNamespace(**files), output=output, log=[], threads=1, rule="retokenise"
+    )
+    runpy.run_path(str(ROOT / "scripts/corpus/retokenise.py"), {"snakemake": job})
+
+
+@pytest.fixture
+def job(tmp_path: Path, kinds: dict) -> dict:
+    """Files of a job: a token shard, its corpus, and the manifest of a model with a tokenizer."""
+    texts = made_texts(20, 0)
+    shard, _ = packed(texts, kinds["merged"], 32, first=5)
+    arrays = {n: value for n, value in vars(shard).items() if isinstance(value, np.ndarray)}
+    provenance = artifact.made_by("token_shards")
+    token_shards.write_token_shard(
+        tmp_path / "0.h5", arrays, shard.domains, "corpus", 5, provenance, [END]
+    )
+    rows = [{"text": text, "document": document_id(text)} for text in texts]
+    for name, part in (("a", rows[::2]), ("b", rows[1::2])):
+        artifact.write_parquet(tmp_path / f"{name}.parquet", pl.DataFrame(part), {})
+    model = tmp_path / "model"
+    PreTrainedTokenizerFast(
+        tokenizer_object=kinds["unigram"], eos_token="<end>", unk_token="<unk>"
+    ).save_pretrained(model)
+    artifact.write_json(model / "model.json", provenance | {"folder": "."})
+    return {
+        "tokens": tmp_path / "0.h5", "corpus": [tmp_path / "a.parquet", tmp_path / "b.parquet"],
+        "model": model / "model.json", "output": tmp_path / "out.h5",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["its own", "another"])
+def test_the_job_writes_a_shard_that_aligns(
+    job: dict, kinds: dict, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    if folder == "another":
+        facts = artifact.read_json(job["model"]) | {"folder": str(job["model"].parent)}
+        job["model"] = job["tokens"].parent / "model.json"
+        artifact.write_json(job["model"], facts)
+    run_job(monkeypatch, **job)
+    source, found = read_token_shard(job["tokens"]), read_token_shard(job["output"])
+    texts = {int(document_id(text), 16): text for text in made_texts(20, 0)}
+    for name, array in retokenise(source, texts, kinds["unigram"], END).items():
+        assert np.array_equal(getattr(found, name), array)
+    assert (found.first, found.domains, found.special) == (5, source.domains, (0, 1))
+    assert found.tokenizer not in ("corpus", "")
+    assert aligned([source, found])[0].sum() > 100
+
+
+def test_a_model_without_a_tokenizer_is_named(
+    job: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in job["model"].parent.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(SystemExit):
+        run_job(monkeypatch, **job)
+    assert f"error in retokenise: {job['model']}: the tokenizer of" in caplog.text
+    assert not job["output"].exists()

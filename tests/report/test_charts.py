@@ -1,0 +1,335 @@
+"""Charts: each says the finding of its table in its title, and draws the numbers that it was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import altair as alt
+import numpy as np
+import polars as pl
+import pytest
+
+from moediff.analysis.panel import EITHER, drawn_rows
+from moediff.report.charts.dictionaries import LEFT_LEAST, _apart, frontier_chart
+from moediff.report.charts.experts import affinity_chart
+from moediff.report.charts.features import (
+    BIN,
+    classes_chart,
+    density_chart,
+    nu_chart,
+    relative_norm_chart,
+)
+from moediff.report.charts.panel import panel_chart
+from moediff.report.charts.splicing import domains_chart
+
+SIZE = {"width": 200, "height": 120}
+
+
+def drawn(chart: alt.TopLevelMixin) -> dict:
+    """What Vega-Lite is given; valid, and with no number that JSON has no word for."""
+    found = chart.to_dict()
+    assert not [value for value in numbers(found) if not math.isfinite(value)]
+    return found
+
+
+def numbers(value: object) -> Iterator[float]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from numbers(each)
+    elif isinstance(value, float):
+        yield value
+
+
+def title_of(chart: dict) -> str:
+    return chart["title"] if isinstance(chart["title"], str) else chart["title"]["text"]
+
+
+def data_with(chart: dict, column: str) -> pl.DataFrame:
+    """The one table of a chart that has a column."""
+    (found,) = (rows for rows in chart["datasets"].values() if rows and column in rows[0])
+    return pl.DataFrame(found)
+
+
+# --- relative norms -----------------------------------------------------------------------------
+
+
+def norms(values: list[float], classes: list[str], name: str = "d") -> pl.DataFrame:
+    return pl.DataFrame({"dictionary": [name] * len(values), "class": classes,
+                         "relative_norm": values})  # fmt: skip
+
+
+def test_relative_norms_are_counted_in_bins() -> None:
+    classes = ["A-only", "A-only", "common", "B-only", "common", "dead", "tied"]
+    live = norms([0.0, 0.01, 0.5, 1.0, 0.49, 0.2, 0.5], classes)
+    chart = drawn(relative_norm_chart(live, (0.3, 0.7), SIZE))
+    assert title_of(chart) == "40 % of live untied features are common (0.3 to 0.7)"
+    bars = data_with(chart, "low")
+    found = {(row["class"], row["low"]): row["features"] for row in bars.iter_rows(named=True)}
+    assert found == {("A-only", 0.0): 2, ("common", 0.5): 1, ("common", 0.475): 1,
+                     ("B-only", 0.975): 1}  # fmt: skip
+    assert (bars["high"] - bars["low"]).to_list() == pytest.approx([BIN] * 4)
+
+
+def test_the_null_is_a_line_of_as_many_features() -> None:
+    live = pl.concat([norms([0.1, 0.5, 0.5, 0.5], ["A-only"] + ["common"] * 3),
+                      norms([0.5], ["common"], "e")])  # fmt: skip
+    null = pl.concat([norms([0.5, 0.9], ["common", "B-only"]), norms([0.3], ["dead"])])
+    chart = drawn(relative_norm_chart(live, (0.3, 0.7), SIZE, null))
+    assert title_of(chart).endswith("80 % of live untied features are common (0.3 to 0.7), "
+                                    "50 % between two seeds of one kind")  # fmt: skip
+    line = data_with(chart, "low").filter(pl.col("class").is_null())
+    assert line["dictionary"].to_list() == ["d"] * 40
+    assert line["middle"].to_list() == pytest.approx([0.0125 + 0.025 * n for n in range(40)])
+    wanted = [2.0 if n in (20, 36) else 0.0 for n in range(40)]
+    assert line["features"].to_list() == pytest.approx(wanted)
+
+
+# --- latent scaling -----------------------------------------------------------------------------
+
+
+def scaled(error: list[float | None]) -> pl.DataFrame:
+    """Two of A, one of B, two common, one tied, one dead, and one without values."""
+    return pl.DataFrame(
+        {
+            "dictionary": ["d"] * 8,
+            "class": ["A-only", "A-only", "B-only", "common", "common", "tied", "dead", "common"],
+            "relative_norm": [0.1, 0.2, 0.9, 0.5, 0.6, 0.5, 0.1, 0.5],
+            "nu_error": [*error, 0.7, 0.8, 0.9, 0.3, None],
+            "nu_reconstruction": [0.5, 0.4, 0.3, 1.0, 1.1, 1.2, 0.3, math.nan],
+        }
+    )
+
+
+def test_nu_is_drawn_by_owner_where_it_is_known() -> None:
+    chart = drawn(nu_chart(scaled([0.1, 0.2, 0.4]), SIZE))
+    assert title_of(chart) == (
+        "The other model's error holds 0.20 of an exclusive feature, 0.75 of a common one (median nu)"
+    )
+    points = data_with(chart, "nu_error")
+    owners = {
+        panel: sorted(points.filter(panel=panel)["nu_error"]) for panel in points["panel"].unique()
+    }
+    assert owners == {"A's features in B, d": [0.1, 0.2, 0.7, 0.9],
+                      "B's features in A, d": [0.4, 0.8]}  # fmt: skip
+    other = title_of(drawn(nu_chart(scaled([0.5, None, math.nan]), SIZE)))
+    assert "0.50 of an exclusive feature" in other
+    nothing = title_of(drawn(nu_chart(scaled([None] * 3), SIZE)))
+    assert nothing.startswith("There are no exclusive")
+
+
+# --- frontier -----------------------------------------------------------------------------------
+
+
+def fitted(best: float, many: int = 1) -> pl.DataFrame:
+    recipes = [(f"r{n}", 16, 0.9 + 0.001 * n) for n in range(many)]
+    return pl.DataFrame(
+        [
+            {"comparison": "c", "member": f"m.{member}", "recipe": recipe, "seed": 0, "k": k,
+             "l0": k + member / 10, "fve": fve - member / 100, "baseline_mean": -0.01,
+             "baseline_pca": 0.4 + k / 100}
+            for recipe, k, fve in [("small", 8, 0.8), ("large", 32, best), *recipes]
+            for member in range(2)
+        ]
+    )  # fmt: skip
+
+
+def test_the_frontier_names_what_explains_most() -> None:
+    chart = drawn(frontier_chart(fitted(0.95), SIZE))
+    assert title_of(chart) == (
+        "large explains most, 0.950 at L0 32.0: +0.230 beyond 32 principal components"
+    )
+    points = data_with(chart, "fve")
+    assert len(points) == 6
+    assert points["left"].to_list() == pytest.approx((1 - points["fve"]).to_list())
+    assert title_of(drawn(frontier_chart(fitted(0.7), SIZE))).startswith("r0 explains most")
+    perfect = drawn(frontier_chart(fitted(1.0), SIZE))
+    assert data_with(perfect, "fve")["left"].min() == LEFT_LEAST
+
+
+def test_names_of_recipes_do_not_lie_over_each_other() -> None:
+    names = data_with(drawn(frontier_chart(fitted(0.95, many=6), SIZE)), "edge")
+    close = names.filter(pl.col("recipe").str.starts_with("r")).sort("recipe")
+    assert close["edge"].n_unique() == 1
+    steps = -np.diff(np.log(close["place"].to_numpy()))
+    assert (steps > 0).all()  # in the order of what they explain
+    assert steps == pytest.approx([steps[0]] * 5)
+    alone = names.filter(~pl.col("recipe").str.starts_with("r"))
+    assert alone["place"].to_list() == pytest.approx(alone["left"].to_list())
+
+
+def test_values_are_moved_apart_and_kept_below_the_top() -> None:
+    assert _apart([0.0, 0.1, 5.0], 1.0, 9.0) == [0.0, 1.0, 5.0]
+    assert _apart([8.0, 8.5, 8.6], 1.0, 9.0) == [7.0, 8.0, 9.0]
+    assert _apart([3.0], 1.0, 2.0) == [2.0]
+
+
+# --- classes ------------------------------------------------------------------------------------
+
+
+def counted(false: float | None, narrow: int = 30) -> pl.DataFrame:
+    each = {"z-first": [10, 80, 10], "narrow": [narrow, 40, 30], "empty": [0, 0, 0]}
+    return pl.DataFrame(
+        [
+            {"comparison": comparison, "class": name, "features": features,
+             "false_exclusive": false, "missed_exclusive": None}
+            for comparison, counts in each.items()
+            for name, features in [*zip(("A-only", "common", "B-only"), counts, strict=True),
+                                   ("dead", 99), ("tied", 5)]
+        ],
+        schema_overrides={"false_exclusive": pl.Float64, "missed_exclusive": pl.Float64},
+    )  # fmt: skip
+
+
+def test_classes_are_shares_of_live_free_features_beside_their_error() -> None:
+    chart = drawn(classes_chart(counted(0.25), SIZE))
+    assert title_of(chart) == (
+        "60.0 % of the features of narrow are one model's alone; where nothing differs 25.0 % are"
+    )
+    bars = data_with(chart, "share")
+    assert bars["share"].to_list() == pytest.approx([0.1, 0.8, 0.1, 0.3, 0.4, 0.3])
+    said = data_with(chart, "said")
+    assert said.rows() == [("z-first", "false 25.0 %, missed unknown"),
+                           ("narrow", "false 25.0 %, missed unknown")]  # fmt: skip
+    assert title_of(drawn(classes_chart(counted(None, 130), SIZE))) == (
+        "80.0 % of the features of narrow are one model's alone; the rule's error is not known"
+    )
+
+
+def test_the_title_is_of_what_exceeds_its_own_error_most() -> None:
+    first = pl.col("comparison") == "z-first"
+    counts = counted(0.55).with_columns(
+        pl.when(first).then(0.05).otherwise("false_exclusive").alias("false_exclusive")
+    )
+    assert title_of(drawn(classes_chart(counts, SIZE))).startswith("20.0 % of the features")
+
+
+# --- affinity -----------------------------------------------------------------------------------
+
+
+def told(moe: float, dense: float = 1e-5) -> pl.DataFrame:
+    rows = [(layer, name, value * factor) for layer in (1, 3) for factor in (0.5, 1.0, 2.0)
+            for name, value in (("MoE-only", moe * layer), ("dense-only", dense), ("common", 2e-4),
+                                ("dead", 7.0))]  # fmt: skip
+    table = pl.DataFrame(rows, schema=["layer", "class", "corrected"], orient="row")
+    none = {"layer": [1, 1], "class": ["common"] * 2, "corrected": [None, math.nan]}
+    return pl.concat([table, pl.DataFrame(none)])
+
+
+def test_information_is_that_of_the_median_feature_by_layer_and_class() -> None:
+    chart = drawn(affinity_chart(told(4e-4), SIZE))
+    assert title_of(chart) == (
+        "In layer 3 firing of MoE-only features tells 0.00120 nats of the expert, of dense-only ones "
+        "0.00001"
+    )
+    found = data_with(chart, "median")
+    assert len(found) == 6
+    own = found.filter(layer=3, **{"class": "MoE-only"}).row(0, named=True)
+    assert [own[name] for name in ("low", "median", "high")] == pytest.approx([9e-4, 12e-4, 18e-4])
+    assert own["features"] == 3
+    assert found.filter(layer=1, **{"class": "common"})["features"].item() == 3
+    assert "In layer 1 firing of MoE-only features tells -0.00100 nats" in title_of(
+        drawn(affinity_chart(told(-1e-3), SIZE))
+    )
+    assert "tells 0 nats" in title_of(drawn(affinity_chart(told(0.0, 0.0), SIZE)))
+    without = told(4e-4).filter(pl.col("class") != "dense-only")
+    assert title_of(drawn(affinity_chart(without, SIZE))).startswith("No layer has features")
+
+
+# --- domains ------------------------------------------------------------------------------------
+
+
+def spliced(code: float) -> pl.DataFrame:
+    """Clean 4, spliced 5 (in code as given), mean 6, zero 8; with frozen routing nothing is lost."""
+    rows = []
+    for source in ("moe.0", "dense.0"):
+        for domain in ("code", "all", "aged"):
+            for routing in ("live", "frozen"):
+                loss = code if (source, domain) == ("dense.0", "code") else 4.5
+                loss = {"clean": 4.0, "spliced": loss, "mean": 6.0, "zero": 8.0, "without x": 9.0}
+                if routing == "frozen":
+                    loss["spliced"] = 5.9
+                rows += [
+                    {"comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 1,
+                     "source": source, "domain": domain, "routing": routing, "kind": kind,
+                     "cross_entropy": value, "recovered_zero": (8 - value) / 4,
+                     "recovered_mean": (6 - value) / 2, "tokens": 9}
+                    for kind, value in loss.items()
+                ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def test_losses_are_drawn_by_domain_with_live_routing() -> None:
+    chart = drawn(domains_chart(spliced(5.5), SIZE))
+    assert title_of(chart) == (
+        "At least 0.250 of the loss is recovered against mean ablation (dense.0, code)"
+    )
+    losses = data_with(chart, "cross_entropy")
+    assert len(losses) == 2 * 3 * 4
+    assert set(losses["kind"]) == {"clean", "spliced", "mean-ablated", "zero-ablated"}
+    panels = [f"{source} in c: moe.0 + dense.0, r, seed 1" for source in ("moe.0", "dense.0")]
+    assert losses["panel"].unique(maintain_order=True).to_list() == panels
+    own = {"panel": panels[1], "domain": "code"}
+    assert losses.filter(**own, kind="spliced")["cross_entropy"].to_list() == [5.5]
+    shares = data_with(chart, "share")
+    found = dict(shares.filter(**own).select("ablation", "share").iter_rows())
+    assert found == pytest.approx({"against mean ablation": 0.25, "against zero ablation": 0.625})
+    assert len(shares) == 2 * 3 * 2
+    sorts = [part["spec"]["encoding"]["y"]["sort"] for part in chart["hconcat"]]
+    assert sorts == [["all", "aged", "code"]] * 2
+    assert "(dense.0, aged)" in title_of(drawn(domains_chart(spliced(4.1), SIZE)))
+
+
+def test_where_ablation_costs_nothing_nothing_is_recovered() -> None:
+    nothing = pl.lit(None, pl.Float64)
+    table = spliced(5.0).with_columns(recovered_mean=nothing, recovered_zero=nothing)
+    chart = drawn(domains_chart(table, SIZE))
+    assert title_of(chart) == "Ablation by the mean costs nothing, so nothing can be recovered"
+
+
+# --- size ---------------------------------------------------------------------------------------
+
+
+def test_more_features_than_a_chart_has_by_default_are_drawn() -> None:
+    many = pl.DataFrame(
+        {"dictionary": ["d"] * 6000, "class": ["common"] * 6000, "density": [0.1] * 6000}
+    )
+    chart = drawn(density_chart(many, SIZE))
+    assert sum(map(len, chart["datasets"].values())) == 6000
+
+
+# --- panels -------------------------------------------------------------------------------------
+
+
+def panel_rows(
+    dictionary: str, true: float, interval: list[float] | None = None, others: int = 20
+) -> pl.DataFrame:
+    """Labellings of each side: the true one has the share `true`, the others 0.2 or less."""
+    rows = [
+        {"side": side, "share": share, "features": 1, "true": share == true}
+        for side in ("moe", "dense", EITHER)
+        for share in (true, *(0.2 / (1 + other) for other in range(others)))
+    ]
+    judged = [{"kind": "moe", "statistic": "share", "interval": interval},
+              {"kind": "moe", "statistic": "features"}]  # fmt: skip
+    return drawn_rows(dictionary, rows, judged)
+
+
+def test_a_panel_stands_beside_its_other_labels_and_its_interval() -> None:
+    high, low = panel_rows("p", 0.3, [0.25, 0.35]), panel_rows("q", 0.15)
+    known = high.filter(pl.col("low").is_not_null())
+    assert known.select("side", "true", "low", "high").rows() == [("moe", True, 0.25, 0.35)]
+    assert title_of(drawn(panel_chart(high, SIZE))) == (
+        "Features of one kind alone carry 30.00 % of its variance, "
+        "more than under any of 20 other labels"
+    )
+    assert "not more than" in title_of(drawn(panel_chart(low, SIZE)))
+    both = drawn(panel_chart(pl.concat([low, high]), SIZE))
+    assert title_of(both).endswith("in 1 of 2 panels")
+    assert both["facet"]["row"]["sort"] == ["q", "p"]  # as they were given
+    assert both["resolve"] == {"scale": {"y": "independent"}}
+    small = panel_rows("r", 0.3, others=2)  # p of 1/3 at best
+    every = title_of(drawn(panel_chart(pl.concat([low, high, small]), SIZE)))
+    assert every.endswith("in 1 of 2 panels; too few models to tell in 1 more")

@@ -1,0 +1,211 @@
+"""Budget, plots and page: numbers known by hand, nothing fetched, the right first sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import torch
+
+from conftest import PRESETS, SCHEMA
+from moediff.config.complete import complete
+from moediff.config.layout import Member, Source
+from moediff.report import budget, page, theme
+from moediff.report.charts.dictionaries import fve_chart
+from moediff.report.charts.features import density_chart, relative_norm_chart
+from moediff.report.charts.training import training_chart
+
+
+def config() -> dict:
+    return complete(
+        {
+            "corpus": {
+                "domains": {"made": {"source": "tales"}},
+                "tokens": {"train": 20_000, "fit": 40_000, "validation": 10_000},
+                "tokenizer": {"train": 400},
+                "sequence": {"length": 64},
+            },
+            "models": {
+                "moe": {
+                    "train": {
+                        "d_model": 32,
+                        "layers": 2,
+                        "heads": 2,
+                        "ffn": 32,
+                        "experts": 4,
+                        "top_k": 2,
+                    }
+                }
+            },
+            "training": {"peak_lr": [0.001, 0.002], "sweep_tokens": 5_000, "seeds": [0, 1]},
+            "recipes": {"default": {"k": 4, "features": 64, "rows": 50_000}},
+            "comparisons": {"null": {"each": ["moe", "moe"]}},
+        },
+        SCHEMA,
+        PRESETS,
+    )
+
+
+def test_budget_counts_what_will_be_done(monkeypatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.05)
+    found = budget.estimate(config(), torch.device("cpu"))
+    stages = {stage["stage"]: stage for stage in found["stages"]}
+    assert stages["token shards"]["amount"] == 70_000
+    assert stages["training"]["amount"] == 2 * 20_000 + 2 * 5_000
+    assert stages["activations"]["amount"] == 2 * 50_000
+    row = 64 + 33 + 2 * 2 * 6  # values, columns, two experts and gates in each of two layers
+    assert stages["activations"]["gigabytes"] == pytest.approx(100_000 * row / 1e9, abs=1e-4)
+    assert stages["dictionary"]["amount"] == 50_000
+    training = stages["training"]
+    assert training["hours"] == pytest.approx(50_000 / training["rate"] / 3600, abs=1e-4)
+    assert found["hours"] == pytest.approx(sum(s["hours"] or 0 for s in found["stages"]), abs=1e-3)
+
+
+def test_a_disk_that_is_too_small_is_warned_of(monkeypatch, tmp_path: Path) -> None:
+    stages = [
+        {"stage": "activations", "gigabytes": 60.0}, {"stage": "dictionary", "gigabytes": 30.0},
+    ]  # fmt: skip
+    free = SimpleNamespace(free=100e9)
+    monkeypatch.setattr(budget.shutil, "disk_usage", lambda place: free)
+    place = tmp_path / "not" / "yet" / "there"
+    assert budget.disk(stages, place, keep=True)["warning"] is None
+    free.free = 80e9
+    warning = budget.disk(stages, place, keep=True)["warning"]
+    assert "90.0 GB are needed, 60.0 of them" in warning
+    assert "80.0 GB are free" in warning
+    assert "activations.keep to false" in warning
+    assert "keep to false" not in budget.disk(stages, place, keep=False)["warning"]
+
+
+def test_rows_left_out_are_a_table_by_reason() -> None:
+    about = {"model": "moe", "seed": 0, "split": "fit", "tokens": 100, "rows": 90,
+             "left_out": {"special_tokens": 10}, "share_left_out": {"special_tokens": 0.1},
+             "alignment": None}  # fmt: skip
+    (row,) = page.row_table([about])
+    assert row == {"source": "moe.0", "split": "fit", "tokens": 100, "rows": 90,
+                   "special tokens": 0.1}  # fmt: skip
+    aligned = about | {"alignment": {"share_kept": 0.8, "word_ends": 0.5, "word_ends_kept": 0.6}}
+    assert page.row_table([aligned])[0]["word ends kept"] == 0.6
+
+
+def test_the_page_says_first_what_a_reader_must_know() -> None:
+    weak = page.verdicts({"moe": 4.0, "dense": 4.3}, 4.05, {"moe"}, 0.1)
+    assert weak[0][0] == "warning"
+    assert "pipeline check" in weak[0][1]
+    worse = page.verdicts({"moe": 3.53, "dense": 3.5}, 4.5, {"moe"}, 0.1)
+    assert any(kind == "warning" and "worse than dense" in text for kind, text in worse)
+    even = page.verdicts({"moe": 3.51, "dense": 3.5}, 4.5, {"moe"}, 0.1)
+    assert all(kind == "plain" for kind, _ in even)
+
+
+def test_a_table_keeps_its_columns_where_a_row_lacks_one() -> None:
+    rows = [{"a": 1, "interval": [0.1, 0.25], "b": 2}, {"a": 3, "b": 4}, {"a": 5, "c": 6}]
+    cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in page.table(rows).split("<tr>")[1:]]
+    assert cells == [
+        ["a", "interval", "b", "c"],
+        ["1", "0.1000 to 0.2500", "2", "-"],
+        ["3", "-", "4", "-"],
+        ["5", "-", "-", "6"],
+    ]
+
+
+def test_a_long_table_scrolls_by_itself() -> None:
+    assert '"wide long"' in page.table([{"a": 1}] * (page.LONG + 1))
+    assert '"wide long"' not in page.table([{"a": 1}] * page.LONG)
+
+
+@pytest.mark.parametrize(
+    ("member", "called"),
+    [
+        ("moe.0", "moe.0"),
+        ("moe.0_moe.1", "moe.0 + moe.1"),
+        ("moe.0_moe.1_dense.0_dense.1_dense.2", "moe.0-1 + dense.0-2"),
+        ("moe.0_moe.2_dense.10_dense.11_moe.3", "moe.0 + moe.2 + dense.10-11 + moe.3"),
+        (
+            "my_moe.0@resid_post.1_b.0.rotated@mlp_out.2",
+            "my_moe.0@resid_post.1 + b.0.rotated@mlp_out.2",
+        ),
+        ("a_b.0@mlp_out.1_a_b.1@mlp_out.1_a_b.2", "a_b.0-1@mlp_out.1 + a_b.2"),
+    ],
+)
+def test_a_panel_is_called_by_ranges_of_seeds(member: str, called: str) -> None:
+    assert theme.member_label(member) == called
+
+
+def test_names_that_members_have_are_taken_apart_whole() -> None:
+    sources = (
+        Source("a_b", 0, point="resid_post.1"),
+        Source("c-d", 12, view="permuted"),
+        Source("e", 3, point="mlp_out.2", view="rotated"),
+    )
+    called = theme.member_label(Member("x", sources).name)
+    assert called == " + ".join(source.name for source in sources)
+
+
+def test_the_page_escapes_text_and_fetches_nothing() -> None:
+    shown = {"T & U": page.table([{"x": "<script>", "y": 0.12345}])}
+    text = page.page([("plain", "a < b")], shown, {"a": "1"})
+    assert "<script>" not in text
+    assert "a &lt; b" in text
+    assert "0.1235" in text or "0.1234" in text
+    assert text.count("T &amp; U") == 2  # in the list of sections, and above its own
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "default-src 'none'" in text
+
+
+def test_dictionaries_of_other_seeds_and_comparisons_have_their_own_bars() -> None:
+    rows = pl.DataFrame(
+        {
+            "comparison": ["c", "c", "d"], "member": ["a.0_b.0"] * 3, "recipe": ["r"] * 3,
+            "seed": [0, 1, 0], "k": [4] * 3, "fve": [0.9, 0.8, 0.7], "baseline_mean": [0.0] * 3,
+            "baseline_pca": [0.5] * 3,
+        }
+    )  # fmt: skip
+    chart = fve_chart(rows, {"width": 200, "height": 100}).to_dict()
+    (data,) = chart["datasets"].values()
+    bars = [(row["dictionary"], row["kind"]) for row in data]
+    assert len(set(bars)) == len(bars) == 9
+    assert "c: a.0 + b.0, r, seed 1" in dict(bars)
+
+
+def test_every_chart_is_saved_in_every_format(tmp_path: Path) -> None:
+    size = {"width": 200, "height": 120}
+    history = pl.DataFrame(
+        {"model": ["m", "m"], "seed": ["0", "0"], "tokens": [1, 2], "cross_entropy": [3.0, 2.0]}
+    )
+    ngrams = pl.DataFrame(
+        {"model": ["unigram", "bigram", "trigram"], "cross_entropy": [4.0, 3.0, 2.5]}
+    )
+    rows = pl.DataFrame(
+        {
+            "comparison": ["c"], "member": ["a.0_b.0"], "recipe": ["r"], "seed": [0], "k": [4],
+            "fve": [0.9], "baseline_mean": [-0.01], "baseline_pca": [0.7],
+        }
+    )  # fmt: skip
+    features = pl.DataFrame(
+        {
+            "dictionary": ["d"] * 4, "class": ["A-only", "common", "dead", "B-only"],
+            "relative_norm": [0.1, 0.5, 0.5, 0.9], "density": [0.1, 0.01, 0.0, 0.2],
+        }
+    )  # fmt: skip
+    charts = {
+        "training": training_chart(history, ngrams, size),
+        "fve": fve_chart(rows, size),
+        "norm": relative_norm_chart(features, (0.3, 0.7), size),
+        "density": density_chart(features, size),
+    }
+    said = {
+        "training": "0.50 nats below", "fve": "+0.200", "norm": "33 %",
+        "density": "B-only &gt; A-only &gt; common",
+    }  # fmt: skip
+    for name, chart in charts.items():
+        paths = [tmp_path / f"{name}.{kind}" for kind in ("html", "svg", "png")]
+        theme.save(chart, paths)
+        assert paths[2].read_bytes().startswith(b"\x89PNG")
+        assert said[name] in paths[1].read_text(encoding="utf-8")
+        html = paths[0].read_text(encoding="utf-8")
+        assert 'src="http' not in html
