@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conftest import DENSE, DROP, MOE
+from conftest import DENSE, DROP, MOE, unchanged
 from families import tiny
 from moediff.activations.kept_rows import kept_rows
 from moediff.analysis.reruns import Side, losses, targets
@@ -107,7 +107,8 @@ def test_losses_are_those_of_the_rest_of_the_model_run_by_itself(
     dictionary.threshold.fill_(0.05)
     dictionary.decoder_bias.normal_(generator=torch.Generator().manual_seed(5))
     gone = np.arange(24) % 3 == 0
-    found = spliced(sides, [text(shard, 2)], dictionary, deleted={"some": gone})
+    with unchanged(dictionary):
+        found = spliced(sides, [text(shard, 2)], dictionary, deleted={"some": gone})
 
     mask = torch.from_numpy(text(shard, 1)[0][1])
     starts = segment_starts(shard.document)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import coded
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.products import sparse_decode
 from moediff.dictionaries.scores import backend
@@ -28,7 +28,7 @@ class _Pass:
     def __init__(
         self, dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device, name: str
     ) -> None:
-        self.dictionary = dictionary.double().to(device)
+        self.dictionary = in_float64(dictionary, device)
         self.data, self.batch, self.device, self.name = data, batch, device, name
         self.sources = [dictionary.shape.columns(s) for s in range(len(dictionary.shape.widths))]
         self.decoders = [part.contiguous() for part in self.dictionary.decoders()]  # [F, d_s]

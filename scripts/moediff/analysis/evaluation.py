@@ -15,7 +15,7 @@ from moediff.activations.chunks import half_of
 from moediff.activations.rows import AlignedRows
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.principal_components import Baseline
 from moediff.dictionaries.selection import SELECT
@@ -71,10 +71,9 @@ def coded(
 ) -> Iterator[tuple[Tensor, Entries, Tensor]]:
     """Standardised rows [row, D], entries and values [n] of each batch, in order.
 
-    By the thresholds, all in float64, so that they cut every row the same way in any batch: the
-    dictionary is made so.
+    By the thresholds, all in float64, so that they cut every row the same way in any batch.
     """
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     progress = Progress(data.count, name, "rows")
     for sources in data.in_order(batch):
         rows = dictionary.standardise([part.to(device) for part in sources])
@@ -115,7 +114,7 @@ def measure(
     """
     k, select = recipe["k"], recipe["select"]
     modes = (THRESHOLD, select) if select in SELECT else (THRESHOLD,)
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     shape = dictionary.shape
     means = dictionary.standardise(
         [torch.from_numpy(m)[None].to(device) for m, _ in data.moments()]

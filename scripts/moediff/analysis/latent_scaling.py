@@ -41,7 +41,7 @@ from moediff.activations.chunks import half_of
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import HALVES, coded
 from moediff.core.errors import UserError
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import backend
 
@@ -116,7 +116,7 @@ def latent_scaling(
         raise UserError(
             f"latent scaling compares two sources, and this dictionary has {len(shape.widths)}"
         )
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     codes, error, whole = _sums(dictionary, data, batch, device)
     parts = dictionary.decoders()
     decoder = torch.cat(parts, dim=1)  # [F, D]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
 from moediff.core.progress import Progress
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 
 MATCH = 0.7  # about half of the variance of either is that of the other
@@ -110,7 +110,7 @@ def best_matches(
     in float64, over all rows. Holds `cells` products; where the tables of all others have more, rows
     are read again for those that are left.
     """
-    dictionaries = [one.double().to(device) for one in (first, *others)]
+    dictionaries = [in_float64(one, device) for one in (first, *others)]
     found = [
         Matches(np.full(first.shape.features, np.nan), np.full(first.shape.features, NONE))
         for _ in others

@@ -9,6 +9,7 @@ numbered by block: tied, free, then those exclusive to each source in turn.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -211,3 +212,23 @@ class Dictionary(nn.Module):
         dictionary = cls(shape)
         dictionary.load_state_dict(tensors, strict=True)
         return dictionary.requires_grad_(False), metadata
+
+
+@torch.no_grad()
+def in_float64(dictionary: Dictionary, device: torch.device | None = None) -> Dictionary:
+    """The dictionary in float64 on `device` (None: where it lies), without gradients.
+
+    The caller's object keeps its dtype, its device and its bytes. One that is so already is given
+    back as it is: who measures a dictionary several times calls this once and passes the result on.
+    """
+    tensors = [*dictionary.parameters(), *dictionary.buffers()]
+    device = tensors[0].device if device is None else device
+    converted = [tensor.to(device, torch.float64) for tensor in tensors]
+    if all(new is old for new, old in zip(converted, tensors, strict=True)):
+        return dictionary
+    # Each tensor is converted once: a copy in float32 first would double what is held at the peak.
+    known = {
+        id(old): nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+        for old, new in zip(tensors, converted, strict=True)
+    }
+    return copy.deepcopy(dictionary, known)

@@ -32,7 +32,7 @@ from moediff.analysis.evaluation import coded
 from moediff.analysis.matching import MATCH, best_matches
 from moediff.analysis.panel import users
 from moediff.dictionaries.blocks import EXCLUSIVE
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.fitting import fit
 from moediff.synthetic.planted import Planted, stored
 from moediff.synthetic.scoring import FIRST, KINDS, SECOND, Found, first_half
@@ -181,8 +181,8 @@ def by_match(world: World, recipe: str, sources: Sources) -> Judged:
 
 
 def _joint(dictionary: Dictionary) -> np.ndarray:
-    """Decoders [feature, D] of all its sources."""
-    return torch.cat(dictionary.decoders(), dim=1).double().numpy()
+    """Decoders [feature, D] of all its sources, in float64."""
+    return torch.cat(in_float64(dictionary).decoders(), dim=1).numpy()
 
 
 def firings(dictionary: Dictionary, data: AlignedRows) -> np.ndarray:
