@@ -18,7 +18,7 @@ from moediff.core.progress import Progress
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.principal_components import Baseline
-from moediff.dictionaries.selection import SELECT
+from moediff.dictionaries.selection import KEEPS_K
 
 DEFINITION = (
     "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
@@ -113,7 +113,7 @@ def measure(
     batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
     """
     k, select = recipe["k"], recipe["select"]
-    modes = (THRESHOLD, select) if select in SELECT else (THRESHOLD,)
+    modes = (THRESHOLD, select) if select in KEEPS_K else (THRESHOLD,)
     dictionary = in_float64(dictionary, device)
     shape = dictionary.shape
     means = dictionary.standardise(

@@ -33,7 +33,7 @@ from moediff.dictionaries.blocks import (
 from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import DenseScores, Linear, Scores, Scratch, ScreenedScores
-from moediff.dictionaries.selection import SELECT
+from moediff.dictionaries.selection import KEEPS_K
 
 
 class Dictionary(nn.Module):
@@ -170,16 +170,16 @@ class Dictionary(nn.Module):
     def encode(self, rows: Tensor, select: tuple[str, int] | None = None) -> tuple[Entries, Tensor]:
         """Entries and values of standardised rows [row, D], at inference.
 
-        Each score at or above its feature's threshold fires; with `select`, the name of a rule and
-        its k, those fire that training selects in such a batch.
+        Each score at or above its feature's threshold fires; with `select`, the name of a rule of
+        KEEPS_K and its k, those fire that training selects in such a batch.
         """
         scores, weight = self.score(rows)
         if select is None:
-            entries, found = scores.at_least(self.threshold)
+            entries, selected = scores.at_least(self.threshold)
         else:
             rule, k = select
-            entries, found = SELECT[rule](scores, k, 0.0)
-        return entries, found / weight[entries[1]]
+            entries, selected = KEEPS_K[rule].largest(scores, k)
+        return entries, selected / weight[entries[1]]
 
     @torch.no_grad()
     def reconstruct(self, rows: Tensor, select: tuple[str, int] | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,15 +228,19 @@ def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> 
     return list(failed.values())
 
 
-def set_standards(dictionary: Dictionary, moments: Moments, scale: str) -> None:
-    """Mean of each source over the fit rows, and the unit of its activations.
+# Name in a recipe -> square of the unit of a source's activations, of their total variance and their width.
+SCALES: dict[str, Callable[[float, int], float]] = {
+    "total": lambda variance, width: variance,  # the total variance becomes 1 (decision 3)
+    "width": lambda variance, width: variance / width,  # it becomes the width
+    "none": lambda variance, width: 1.0,  # it stays
+}
 
-    `total` brings the total variance to 1 (decision 3), `width` to the width, `none` leaves it.
-    """
+
+def set_standards(dictionary: Dictionary, moments: Moments, scale: str) -> None:
+    """Mean of each source over the fit rows, and the unit of its activations by a name of SCALES."""
     dictionary.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in moments])))
     for source, (mean, variance) in enumerate(moments):
-        unit = {"total": variance, "width": variance / len(mean), "none": 1.0}[scale]
-        dictionary.scale[source] = unit**0.5
+        dictionary.scale[source] = SCALES[scale](variance, len(mean)) ** 0.5
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.objectives import LOSSES, PENALTIES, Code
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import DenseScores, Linear, Scratch, has_bfloat16
-from moediff.dictionaries.selection import RULES, row_top
+from moediff.dictionaries.selection import KEEPS_K, RULES, row_top
 
 # Peak learning rate times the root of D, in runs of at most SHORT steps; in longer ones it falls with
 # their fifth root (benchmarks/README.md, quality of a short run).
@@ -63,7 +63,7 @@ class Fitter:
         self.step = 0
         self.violations = 0  # of the bounds of screening, in this process; 0 or screening is wrong
         # A rule without k selects so many at first that computing each of them costs more.
-        auto = recipe["select"] in ("batchtopk", "topk") and has_bfloat16(device)
+        auto = recipe["select"] in KEEPS_K and has_bfloat16(device)
         self.screened = auto if recipe["screen"] == "auto" else recipe["screen"]
 
     # --- schedules ---
