@@ -140,10 +140,10 @@ def measure(
         half = half_of(document)
         domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
         rows = dictionary.standardise([part.to(device) for part in sources])
-        found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
+        rebuilt = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
         for mode in modes:
             entries, values = dictionary.encode(rows, None if mode == THRESHOLD else (mode, k))
-            found[mode] = dictionary.decode(values, entries, len(rows))
+            rebuilt[mode] = dictionary.decode(values, entries, len(rows))
             active[mode] += len(values)
             if mode == THRESHOLD:
                 features = entries[1].cpu()
@@ -154,7 +154,7 @@ def measure(
                 fired_in += torch.bincount(cell, minlength=len(fired_in))
         for (method, name), total in sums.items():
             columns = shape.columns(names.index(name))
-            total.add(rows[:, columns], found[method][:, columns])
+            total.add(rows[:, columns], rebuilt[method][:, columns])
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}

@@ -106,7 +106,7 @@ class Dictionary(nn.Module):
     def norms(self) -> Tensor:
         """Decoder norm of every feature in every source: [F, S], with its gradient."""
         sources = len(self.shape.widths)
-        found = []
+        by_block = []
         for block in self.blocks.values():
             parts = []
             for source in range(sources):
@@ -114,8 +114,8 @@ class Dictionary(nn.Module):
                 if block.columns.start <= columns.start and columns.stop <= block.columns.stop:
                     start = columns.start - block.columns.start
                     parts.append((source, slice(start, start + self.shape.widths[source])))
-            found.append(block.norms(parts, sources))
-        return torch.cat(found)
+            by_block.append(block.norms(parts, sources))
+        return torch.cat(by_block)
 
     # --- score, select, decode ---
 
@@ -140,16 +140,16 @@ class Dictionary(nn.Module):
 
     def values(self, known: Tensor, rows: Tensor, entries: Entries) -> Tensor:
         """`known` [n], the pre-activations at the entries, with their gradient."""
-        found = []
+        by_block = []
         for block, inside, local in self._split(entries):
             inputs = rows[:, block.columns]
             mine = known if inside is None else known[inside]
             part = selected_values(mine, inputs, block.encoder, block.encoder_bias, local)
             if inside is None:
                 return part
-            found.append((inside, part))
+            by_block.append((inside, part))
         joined = torch.zeros_like(known)
-        for inside, part in found:
+        for inside, part in by_block:
             joined = joined.index_copy(0, inside, part)
         return joined
 

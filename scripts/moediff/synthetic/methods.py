@@ -40,7 +40,8 @@ from moediff.synthetic.scoring import FIRST, KINDS, SECOND, Found, first_half
 COMMON = "common"  # live, and neither kind's alone
 DEAD = "dead"
 BATCH = 1024  # rows read at once
-MORE = 1.5  # features of a dictionary over those planted
+# A dictionary has this many features for each planted one: room for some that stay dead or split.
+FEATURES_PER_PLANTED = 1.5
 EXCLUSIVE_SHARE = 0.1  # of a dictionary's features, for each source: what the base world has
 L1_WEIGHT = 0.1  # brings the base world's L0 near the number of active features
 CPU = torch.device("cpu")  # worlds are small
@@ -84,7 +85,7 @@ def recipes(
     """
     equal = {
         "k": settings["active"],
-        "features": round(MORE * settings["features"]),
+        "features": round(FEATURES_PER_PLANTED * settings["features"]),
         "rows": settings["steps"] * settings["batch"],
         "batch": settings["batch"],
         "screen": False,  # worlds are too small for it
