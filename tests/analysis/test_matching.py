@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.fitting import fit
 from moediff.synthetic.planted import owned, planted
-from workflow import ROOT
+from snake import run_script
 
 CPU = torch.device("cpu")
 COUNT = 3000
@@ -191,7 +188,7 @@ def test_a_table_counts_other_seeds_alone() -> None:
     assert table["recurs_of_narrow"].to_list() == [1, 1, 1]
 
 
-def test_the_job(mixed, monkeypatch, tmp_path: Path) -> None:
+def test_the_job(mixed, tmp_path: Path) -> None:
     first, saes, data = mixed
     parts = [slice(0, 2), slice(2, 3), slice(3, 4)]
     paths = [tmp_path / f"{n}.safetensors" for n in range(3)]
@@ -201,22 +198,21 @@ def test_the_job(mixed, monkeypatch, tmp_path: Path) -> None:
     shards = [[shard.path for shard in source] for source in data.sources]
 
     def run(files: list[Path], point: str = "made") -> None:
-        job = SimpleNamespace(
-            input=SimpleNamespace(
-                dictionary=files[0], saes=files[1:],
-                validation=[*shards[0], *shards[1]], sae_validation=[*shards[2], *shards[3]],
-            ),
-            params=SimpleNamespace(
-                sources=["moe.0", "dense.0"], points=[None, None], sae_points=[point, None],
-                sae_sources=["moe.1", "dense.0"],
-                sae_models={"moe": ["moe.1"], "dense": ["dense.0"]},
-            ),
-            output=[tmp_path / "recurs.parquet"], config={"device": "cpu"},
-            log=[], threads=1, rule="recurrence",
+        run_script(
+            "analysis/matching",
+            tmp_path,
+            input={
+                "dictionary": files[0], "saes": files[1:],
+                "validation": [*shards[0], *shards[1]], "sae_validation": [*shards[2], *shards[3]],
+            },
+            params={
+                "sources": ["moe.0", "dense.0"], "points": [None, None], "sae_points": [point, None],
+                "sae_sources": ["moe.1", "dense.0"],
+                "sae_models": {"moe": ["moe.1"], "dense": ["dense.0"]},
+            },
+            output=[tmp_path / "recurs.parquet"],
+            config={"device": "cpu"},
         )  # fmt: skip
-        monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-        runpy.run_path(str(ROOT / "scripts/analysis/matching.py"), {"snakemake": job})
 
     with pytest.raises(SystemExit):  # no SAEs
         run(paths[:1])
