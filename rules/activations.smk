@@ -9,7 +9,7 @@ if "corpus" in config:
             model=model_files,
             tokens=tokens_of,
         output:
-            result("activations/{model}/seed-{seed}/points.json"),
+            at("points"),
         log:
             log_of("calibrate/{model}-{seed}"),
         benchmark:
@@ -31,7 +31,7 @@ if "corpus" in config:
         input:
             model=model_files,
             tokens=tokens_of,
-            points=result("activations/{model}/seed-{seed}/points.json"),
+            points=at("points"),
         output:
             shard_file(),
         log:
@@ -58,13 +58,13 @@ rule external_measure:
     input:
         rows_files,
     output:
-        result("activations/{model}/seed-{seed}/points.json"),
+        at("points"),
     log:
         log_of("external_measure/{model}-{seed}"),
     benchmark:
         benchmark_of("external_measure/{model}-{seed}")
     wildcard_constraints:
-        model=one_of(FOREIGN),
+        model=one_of(EXTERNAL),
     conda:
         "../envs/moediff.yaml"
     params:
@@ -79,7 +79,7 @@ rule external_measure:
 rule external_store:
     input:
         rows=rows_files,
-        measured=result("activations/{model}/seed-{seed}/points.json"),
+        measured=at("points"),
     output:
         shard_file(),
     log:
@@ -87,7 +87,7 @@ rule external_store:
     benchmark:
         benchmark_of("external_store/{model}-{seed}/{split}-{shard}")
     wildcard_constraints:
-        model=one_of(FOREIGN),
+        model=one_of(EXTERNAL),
     conda:
         "../envs/moediff.yaml"
     params:
@@ -105,7 +105,7 @@ rule manifest:
     input:
         split_shards,
     output:
-        result("activations/{model}/seed-{seed}/{split}.json"),
+        at("manifest"),
     log:
         log_of("manifest/{model}-{seed}-{split}"),
     benchmark:

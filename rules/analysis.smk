@@ -5,7 +5,7 @@ rule metrics:
     input:
         dictionary=of_fit("dictionary.safetensors"),
         early=of_fit("early.safetensors"),
-        components=result("baselines/{comparison}/{member}/components.safetensors"),
+        components=at("baseline", file="components.safetensors"),
         validation=member_shards("validation"),
         rows=row_manifests,
     output:
@@ -32,7 +32,7 @@ rule metrics:
 
 rule gather_fve:
     input:
-        fit_files("metrics.json"),
+        files_of(FITS, "metrics.json"),
     output:
         report(
             result("fve.json"),
@@ -53,10 +53,10 @@ rule gather_fve:
 
 rule linear_map:
     input:
-        fit=anchor_shards("fit"),
-        validation=anchor_shards("validation"),
+        fit=linear_map_shards("fit"),
+        validation=linear_map_shards("validation"),
     output:
-        result("baselines/{comparison}/{member}/anchor.parquet"),
+        at("baseline", file="anchor.parquet"),
     log:
         log_of("linear_map/{comparison}-{member}"),
     benchmark:
@@ -100,7 +100,7 @@ rule deletion:
 
 rule gather_classes:
     input:
-        fit_files("deletion.json", sources=2),
+        files_of(roles.with_sources(FITS, 2), "deletion.json"),
     output:
         report(
             result("classes.json"),
@@ -205,7 +205,7 @@ rule examples:
 
 rule gather_panels:
     input:
-        panel_files("panel.json"),
+        files_of(roles.panels(config, FITS), "panel.json"),
     output:
         report(
             result("panel.json"),

@@ -5,7 +5,7 @@ rule documents:
     input:
         domain_files,
     output:
-        result("corpus/{domain}.parquet"),
+        at("documents"),
     log:
         log_of("documents/{domain}"),
     benchmark:
@@ -25,8 +25,8 @@ rule tokenizer:
     input:
         tokenizer_sources,
     output:
-        tokenizer=result("corpus/tokenizer.json"),
-        vocabulary=result("corpus/vocabulary.json"),
+        tokenizer=at("tokenizer"),
+        vocabulary=at("vocabulary"),
     log:
         log_of("tokenizer"),
     benchmark:
@@ -49,8 +49,8 @@ for split in settings.SPLITS:
             f"token_shards_{split}"
         input:
             corpus=corpus_files(),
-            tokenizer=result("corpus/tokenizer.json"),
-            vocabulary=result("corpus/vocabulary.json"),
+            tokenizer=at("tokenizer"),
+            vocabulary=at("vocabulary"),
         output:
             token_shards(split),
         log:
@@ -76,11 +76,11 @@ for split in settings.SPLITS:
 # The text of a token shard by the tokenizer of a checkpoint that has its own.
 rule retokenise:
     input:
-        tokens=result("corpus/{split}/{shard}.h5"),
+        tokens=at("tokens"),
         corpus=corpus_files(),
-        model=result("models/{model}/seed-0/model.json"),
+        model=at("model", seed=0, file="model.json"),
     output:
-        result("retokenised/{model}/{split}/{shard}.h5"),
+        at("retokenised"),
     log:
         log_of("retokenise/{model}-{split}-{shard}"),
     benchmark:
@@ -99,9 +99,9 @@ rule ngrams:
     input:
         train=token_shards("train"),
         validation=token_shards("validation"),
-        vocabulary=result("corpus/vocabulary.json"),
+        vocabulary=at("vocabulary"),
     output:
-        result("models/ngrams.json"),
+        at("ngrams"),
     log:
         log_of("ngrams"),
     benchmark:

@@ -5,7 +5,7 @@ rule principal_components:
     input:
         member_shards("fit"),
     output:
-        result("baselines/{comparison}/{member}/components.safetensors"),
+        at("baseline", file="components.safetensors"),
     log:
         log_of("principal_components/{comparison}-{member}"),
     benchmark:
@@ -85,6 +85,6 @@ rule clean_state:
     conda:
         "../envs/moediff.yaml"
     params:
-        state=result("state"),
+        state=at("state"),
     shell:
         "rm -rf {params.state:q} 2> {log:q}"

@@ -4,7 +4,7 @@
 rule plot_training:
     input:
         histories=histories(),
-        ngrams=result("models/ngrams.json"),
+        ngrams=at("ngrams"),
     output:
         report(plot_files("training"), category="Plots", labels={"plot": "training"}),
     log:
@@ -111,7 +111,7 @@ rule plot_domains:
 rule plot_affinity:
     input:
         features=pair_file("features.parquet"),
-        affinity=pair_file(f"experts/{ROUTED.name}/affinity.parquet") if ROUTED else [],
+        affinity=routed_file("affinity.parquet"),
     output:
         report(plot_files("affinity"), category="Plots", labels={"plot": "experts and features"}),
     log:
@@ -166,18 +166,18 @@ rule plot_planted:
 rule report:
     input:
         fve=result("fve.json"),
-        metrics=fit_files("metrics.json"),
+        metrics=files_of(FITS, "metrics.json"),
         manifests=manifests(),
         histories=histories(),
         ngrams=ngrams(),
         claims=result("claims.json"),
         classes=result("classes.json"),
         panels=result("panel.json"),
-        plots=[result(f"plots/{name}.svg") for name in PLOTS],
+        plots=[at("plot", chart=name, format="svg") for name in PLOTS],
         features=browsed_files("features.parquet"),
         examples=browsed_files("examples.parquet"),
-        recurs=pair_file("recurs.parquet") if PAIR and saes_of(PAIR.member, PAIR.recipe) else [],
-        experts=pair_file(f"experts/{ROUTED.name}/affinity.parquet") if ROUTED else [],
+        recurs=pair_file("recurs.parquet") if PAIR and roles.saes_of(config, FITS, PAIR) else [],
+        experts=routed_file("affinity.parquet"),
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
     log:
@@ -188,7 +188,7 @@ rule report:
         "../envs/moediff.yaml"
     params:
         rows=rows_settings(),
-        judged=whole_learners(),
+        judged=roles.whole_learners(config),
         barely=CLAIMS["limits"]["nats_over_trigram"],
         version=VERSIONS["plots"],
     script:

@@ -5,9 +5,9 @@
 rule sweep_trial:
     input:
         train=token_shards("train"),
-        vocabulary=result("corpus/vocabulary.json"),
+        vocabulary=at("vocabulary"),
     output:
-        result("models/{model}/sweep/lr-{rate}.json"),
+        at("trial"),
     log:
         log_of("sweep_trial/{model}-{rate}"),
     benchmark:
@@ -34,7 +34,7 @@ rule sweep_best:
     input:
         trial_files,
     output:
-        result("models/{model}/sweep/best.json"),
+        at("best_rate"),
     log:
         log_of("sweep_best/{model}"),
     benchmark:
@@ -51,13 +51,13 @@ rule train:
     input:
         train=token_shards("train"),
         validation=token_shards("validation"),
-        vocabulary=result("corpus/vocabulary.json"),
+        vocabulary=at("vocabulary"),
         rate=best_rate_file,
     output:
-        manifest=result("models/{model}/seed-{seed}/model.json"),
-        weights=result("models/{model}/seed-{seed}/model.safetensors"),
-        config=result("models/{model}/seed-{seed}/config.json"),
-        history=result("models/{model}/seed-{seed}/history.parquet"),
+        manifest=at("model", file="model.json"),
+        weights=at("model", file="model.safetensors"),
+        config=at("model", file="config.json"),
+        history=at("model", file="history.parquet"),
     log:
         log_of("train/{model}-{seed}"),
     benchmark:

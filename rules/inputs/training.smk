@@ -6,12 +6,12 @@ def trial_files(wildcards):
     rates = settings.peak_rates(config, wildcards.model)
     if len(rates) == 1:
         return []
-    return [result(f"models/{wildcards.model}/sweep/lr-{rate}.json") for rate in rates]
+    return [at("trial", model=wildcards.model, rate=rate) for rate in rates]
 
 
 def best_rate_file(wildcards):
     several = len(settings.peak_rates(config, wildcards.model)) > 1
-    return [result(f"models/{wildcards.model}/sweep/best.json")] if several else []
+    return [at("best_rate", model=wildcards.model)] if several else []
 
 
 def architecture(wildcards):
@@ -32,15 +32,9 @@ def training_settings(wildcards):
     return kept | ({"peak_lr": rates[0]} if len(rates) == 1 else {})
 
 
-def whole_learners():
-    """Models that learned from the whole train split: those whose loss is held against n-grams."""
-    whole = {"domains": None, "share": 1}
-    return [name for name in TRAINED if config["models"][name]["sees"] == whole]
-
-
 def histories():
     return [
-        result(f"models/{m}/seed-{seed}/history.parquet")
+        at("model", model=m, seed=seed, file="history.parquet")
         for m in TRAINED
         for seed in settings.seeds(config, m)
     ]

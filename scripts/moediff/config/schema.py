@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from moediff.config.base import Config
+from moediff.config.kinds import KINDS
 from moediff.core.errors import ConfigError
 
 
@@ -75,11 +76,11 @@ def _expand_like(config: Config) -> Config:
             raise ConfigError(
                 f"models.{name}.like: '{base}' is not another model; models: {', '.join(models)}"
             )
-        if trained[base].keys() & {"load", "rows"}:
-            kind = "loaded" if "load" in trained[base] else "rows of other code"
-            raise ConfigError(
-                f"models.{name}.like: '{base}' is {kind}; only a trained model can be copied"
-            )
+        for key, kind in KINDS.items():
+            if key in trained[base] and not kind.trained:
+                raise ConfigError(
+                    f"models.{name}.like: '{base}' is {kind.name}; only a trained model can be copied"
+                )
         return {**train_keys(base, (*seen, name)), **own}
 
     merged = {name: train_keys(name, ()) for name in trained}

@@ -14,6 +14,7 @@ import torch
 from moediff.activations import external
 from moediff.activations.shards import TYPES
 from moediff.config import activations, base, comparisons, models
+from moediff.config.kinds import EXTERNAL, LOADED, kind_of, models_of
 from moediff.config.rows import row_paths
 from moediff.core.device import pick_precision
 from moediff.dictionaries.blocks import Shape
@@ -74,7 +75,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     value = 2 if config["activations"]["dtype"] == "float16" else 4
     widths = {}
     for name, model in config["models"].items():
-        if "rows" in model:
+        if kind_of(model) is EXTERNAL:
             count, widths[name] = _size_of_rows(config, name)
             row_bytes = widths[name] * value + COLUMN_BYTES
             stages.append(_stage("activations", name, count, None, row_bytes))
@@ -83,7 +84,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         widths[name] = models.model_width(config, name) or WIDTH_UNKNOWN
         cached = (tokens["fit"] + tokens["validation"]) * number
         row_bytes = widths[name] * value * len(activations.points(config)) + COLUMN_BYTES
-        if "load" in model:
+        if kind_of(model) is LOADED:
             stages.append(_stage("activations", name, cached, None, row_bytes))
             continue
         rates = models.peak_rates(config, name)
@@ -110,7 +111,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         size = 4 * 2 * recipe["features"] * sum(sources) * (1 + 2 * 3)
         row = _stage("dictionary", name, recipe["rows"], measured[key], 0)
         stages.append(row | {"gigabytes": round(size / 1e9, 3)})
-    copied = any("rows" in model for model in config["models"].values())
+    copied = bool(models_of(config, EXTERNAL))
     hours = [stage["hours"] for stage in stages if stage["hours"] is not None]
     return {
         "stages": stages,
