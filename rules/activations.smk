@@ -19,7 +19,7 @@ if "corpus" in config:
         conda:
             "../envs/moediff.yaml"
         resources:
-            gpu=GPU,
+            **needs("activations", model_weights),
         params:
             reading=reading_settings,
             across=config["corpus"]["sequence"]["attend_across_documents"],
@@ -43,7 +43,7 @@ if "corpus" in config:
         conda:
             "../envs/moediff.yaml"
         resources:
-            gpu=GPU,
+            **needs("activations", model_weights, forward_work),
         params:
             reading=reading_settings,
             batch=config["activations"]["batch"],
@@ -67,6 +67,8 @@ rule external_measure:
         model=one_of(EXTERNAL),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("external"),
     params:
         path=rows_path,
         array=rows_array,
@@ -90,6 +92,8 @@ rule external_store:
         model=one_of(EXTERNAL),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("external"),
     params:
         path=rows_path,
         array=rows_array,
@@ -114,6 +118,8 @@ rule manifest:
         split="fit|validation",
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["activations"],
     script:

@@ -19,7 +19,7 @@ rule metrics:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -45,6 +45,8 @@ rule gather_fve:
         benchmark_of("gather_fve")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["metrics"],
     script:
@@ -64,6 +66,8 @@ rule linear_map:
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
+    resources:
+        **needs("components"),
     params:
         sources=source_names,
         points=source_points,
@@ -88,7 +92,7 @@ rule deletion:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -113,6 +117,8 @@ rule gather_classes:
         benchmark_of("gather_classes")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["deletion"],
     script:
@@ -136,7 +142,7 @@ rule panel:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -166,7 +172,7 @@ rule matching:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -195,7 +201,7 @@ rule examples:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         points=source_points,
         version=VERSIONS["examples"],
@@ -218,6 +224,8 @@ rule gather_panels:
         benchmark_of("gather_panels")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["panel"],
     script:
@@ -246,7 +254,7 @@ if "corpus" in config:
             "../envs/moediff.yaml"
         threads: THREADS
         resources:
-            gpu=GPU,
+            **needs("reruns", source_model_weights),
         params:
             sources=source_names,
             models=source_models,
@@ -281,7 +289,7 @@ if "corpus" in config:
             "../envs/moediff.yaml"
         threads: THREADS
         resources:
-            gpu=GPU,
+            **needs("reruns", source_model_weights),
         params:
             sources=source_names,
             models=source_models,

@@ -25,6 +25,8 @@ rule judge:
         benchmark_of("judge")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         claims=CLAIMS,
         analysis=roles.primary_analysis(config, PRIMARY),

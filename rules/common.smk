@@ -1,12 +1,11 @@
 # What all rules share: the config, names and paths. Input functions stand in inputs/; no rule there, no function elsewhere.
-import shutil
 import sys
 from pathlib import Path
 
 import yaml
 from moediff import config as settings
 from moediff.claims import reading
-from moediff.config import layout, roles, schema
+from moediff.config import layout, resources, roles, schema
 from moediff.config.complete import complete
 from moediff.core.errors import ConfigError
 
@@ -27,10 +26,9 @@ FITS = settings.fits(config)
 # Jobs that fit several dictionaries.
 SHARED = [together for together in settings.shared_fits(config) if len(together) > 1]
 MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
-# What a job of models or dictionaries takes of the resource gpu; a cluster profile sets its own.
-GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
-# Two heavy jobs share the cores: two models on one thread each train faster than one on two.
-THREADS = max(1, (workflow.cores or 2) // 2)
+# Two heavy jobs share the cores: two models on one thread each train faster than one on two. Where a
+# cluster runs the jobs, the machine that reads this has no say.
+THREADS = max(1, workflow.cores // 2) if workflow.cores else 4
 VERSIONS = settings.STAGE_VERSIONS
 # What planted worlds are fitted by: our default recipe and the paper's, whatever the config's are.
 PLANTED_RECIPES = {
@@ -75,6 +73,21 @@ def log_of(name):
 
 def benchmark_of(name):
     return at("benchmark", job=name)
+
+
+def needs(stage, weights=lambda wildcards: 0, work=lambda wildcards: 0):
+    """Resources of a rule: `gpu`, and memory and minutes that grow with its input and each attempt.
+
+    `weights` gives megabytes of a model or dictionary, `work` its parameters times tokens or rows.
+    """
+
+    def amount(name):
+        return lambda wildcards, input, attempt: resources.needs(
+            stage, config["device"], input.size_mb, weights(wildcards), work(wildcards), attempt
+        )[name]
+
+    gpu = resources.needs(stage, config["device"])["gpu"]
+    return {"gpu": gpu, "mem_mb": amount("mem_mb"), "runtime": amount("runtime")}
 
 
 def refuse(what, why):

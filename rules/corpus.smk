@@ -12,6 +12,8 @@ rule documents:
         benchmark_of("documents/{domain}")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("documents"),
     params:
         settings=domain_settings,
         splits=config["corpus"]["splits"],
@@ -34,6 +36,8 @@ rule tokenizer:
     conda:
         "../envs/moediff.yaml"
     threads: 2
+    resources:
+        **needs("tokens"),
     params:
         settings=config["corpus"]["tokenizer"],
         version=VERSIONS["tokenizer"],
@@ -60,6 +64,8 @@ for split in settings.SPLITS:
         conda:
             "../envs/moediff.yaml"
         threads: 2
+        resources:
+            **needs("tokens"),
         params:
             split=split,
             domains=DOMAINS,
@@ -89,6 +95,8 @@ rule retokenise:
         model=one_of(settings.own_tokenizers(config)),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tokens"),
     params:
         version=VERSIONS["token_shards"],
     script:
@@ -108,6 +116,8 @@ rule ngrams:
         benchmark_of("ngrams")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tokens"),
     params:
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["ngrams"],

@@ -22,6 +22,8 @@ for form, names in EXPORTS.items():
             benchmark_of(f"export/{form}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}")
         conda:
             "../envs/moediff.yaml"
+        resources:
+            **needs("analysis", dictionary_weights),
         params:
             layout=form,
             version=VERSIONS["exports"],

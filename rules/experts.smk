@@ -17,7 +17,7 @@ rule affinity:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -47,7 +47,7 @@ rule masking:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("reruns", one_model_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -80,7 +80,7 @@ rule attribution:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("reruns", one_model_weights),
     params:
         sources=source_names,
         points=source_points,

@@ -15,6 +15,8 @@ rule load:
         model=one_of(LOADED),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("loading", model_weights),
     params:
         settings=model_settings,
         length=config["corpus"]["sequence"]["length"],

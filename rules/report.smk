@@ -13,6 +13,8 @@ rule plot_training:
         benchmark_of("plot_training")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -36,6 +38,8 @@ rule plot_fve:
         benchmark_of("plot_fve")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         member=PAIR.member.name if PAIR else FITS[0].member.name,
         plots=config["plots"],
@@ -60,6 +64,8 @@ rule plot_features:
         benchmark_of("plot_features")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         dictionary=(
             [PAIR.member.comparison, PAIR.member.name, PAIR.recipe, PAIR.seed] if PAIR else []
@@ -82,6 +88,8 @@ rule plot_classes:
         benchmark_of("plot_classes")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         recipe=PAIR.recipe if PAIR else FITS[0].recipe,
         plots=config["plots"],
@@ -101,6 +109,8 @@ rule plot_domains:
         benchmark_of("plot_domains")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -120,6 +130,8 @@ rule plot_affinity:
         benchmark_of("plot_affinity")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -138,6 +150,8 @@ rule plot_panel:
         benchmark_of("plot_panel")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -156,6 +170,8 @@ rule plot_planted:
         benchmark_of("plot_planted")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -186,6 +202,8 @@ rule report:
         benchmark_of("report")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         rows=rows_settings(),
         judged=roles.whole_learners(config),
@@ -208,7 +226,7 @@ rule budget:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("training"),
     params:
         config={key: config[key] for key in config if key not in ("results", "plots", "device")},
         version=VERSIONS["budget"],

@@ -18,7 +18,7 @@ rule sweep_trial:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("training", model_weights, trial_work),
     params:
         architecture=architecture,
         training=trial_settings,
@@ -41,6 +41,8 @@ rule sweep_best:
         benchmark_of("sweep_best/{model}")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["models"],
     script:
@@ -68,7 +70,7 @@ rule train:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("training", model_weights, training_work),
     params:
         architecture=architecture,
         training=training_settings,

@@ -83,3 +83,9 @@ def rows_domains(wildcards):
 def rows_settings():
     """Where the rows of other code are read from, for the report."""
     return {name: config["models"][name]["rows"] for name in EXTERNAL}
+
+
+def forward_work(wildcards):
+    """Parameters times tokens of the pass over one shard."""
+    parameters = model_weights(wildcards) * resources.MEGABYTE / 4
+    return parameters * resources.shard_tokens(config, wildcards.split)

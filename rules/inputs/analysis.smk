@@ -123,3 +123,8 @@ def first_tokenizer(wildcards):
     if source.model in settings.own_tokenizers(config):
         return manifest(source.model, source.seed)
     return at("tokenizer")
+
+
+def source_model_weights(wildcards):
+    """Megabytes of all models of a dictionary's sources, which are opened together."""
+    return sum(resources.model_mb(config, model) for model in source_models(wildcards))

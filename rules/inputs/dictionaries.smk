@@ -68,3 +68,29 @@ def source_points(wildcards):
 def source_views(wildcards):
     """How a control shows the rows of every source; None: as they are."""
     return [source.view for source in member_of(wildcards).sources]
+
+
+# --- resources ---
+
+
+def dictionary_weights(wildcards):
+    return resources.dictionary_mb(config, member_of(wildcards), wildcards.recipe)
+
+
+def together_weights(fits):
+    return sum(resources.dictionary_mb(config, fit.member, fit.recipe) for fit in fits)
+
+
+def together_work(fits):
+    """Parameters times rows of fits that share a job."""
+    return sum(
+        resources.dictionary_mb(config, fit.member, fit.recipe)
+        * resources.MEGABYTE
+        / 4
+        * config["recipes"][fit.recipe]["rows"]
+        for fit in fits
+    )
+
+
+def fit_work(wildcards):
+    return together_work([fit_of(wildcards)])

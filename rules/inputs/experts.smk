@@ -38,3 +38,7 @@ def one_tokens(wildcards):
 
 def one_device_map(wildcards):
     return config["models"][one_source(wildcards).model].get("device_map")
+
+
+def one_model_weights(wildcards):
+    return resources.model_mb(config, one_source(wildcards).model)

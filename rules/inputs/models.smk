@@ -32,3 +32,7 @@ def manifests():
 def ngrams():
     """The n-grams that language models must beat; none where there is no such model."""
     return [at("ngrams")] if LANGUAGE_MODELS else []
+
+
+def model_weights(wildcards):
+    return resources.model_mb(config, wildcards.model)

@@ -38,3 +38,15 @@ def histories():
         for m in TRAINED
         for seed in settings.seeds(config, m)
     ]
+
+
+def training_work(wildcards):
+    """Parameters times tokens of a training run."""
+    parameters = model_weights(wildcards) * resources.MEGABYTE / 4
+    return parameters * config["corpus"]["tokens"]["train"] * config["training"]["epochs"]
+
+
+def trial_work(wildcards):
+    """The same of a trial of the sweep."""
+    parameters = model_weights(wildcards) * resources.MEGABYTE / 4
+    return parameters * config["training"]["sweep_tokens"]

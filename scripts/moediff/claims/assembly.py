@@ -76,7 +76,7 @@ def gather(
         where = layout.parse("model", path)
         if where["model"] in kinds:
             losses = history.final_losses(artifact.read_parquet(path))
-            evidence.final_losses[f"{where['model']}/seed-{where['seed']}"] = losses["all"]
+            evidence.final_losses[layout.run_name(where["model"], where["seed"])] = losses["all"]
     for path in ngrams:
         for row in artifact.read_json(path)["rows"]:
             if (row["model"], row["domain"]) == ("trigram", "all"):

@@ -79,6 +79,11 @@ def parse(kind: str, place: str) -> dict[str, str]:
     return match.groupdict()
 
 
+def run_name(model: str, seed: int | str) -> str:
+    """What one training run is called in a message."""
+    return f"{model}/seed-{seed}"
+
+
 def point_name(hook: str, layer: float) -> str:
     """What a hook point is called; its layer is written as in the config."""
     return f"{hook}.{layer}"
