@@ -1,4 +1,4 @@
-# Token shards -> a trained language model; of several peak rates the best is found first.
+# Token shards (and a model to begin with) -> a trained language model; of several peak rates the best is found first.
 
 
 # A trial of the sweep is judged on the end of the train split: validation only reports.
@@ -6,6 +6,7 @@ rule sweep_trial:
     input:
         train=token_shards("train"),
         vocabulary=result("corpus/vocabulary.json"),
+        init=trial_init_files,
     output:
         result("models/{model}/sweep/lr-{rate}.json"),
     log:
@@ -21,10 +22,10 @@ rule sweep_trial:
         gpu=GPU,
     params:
         architecture=architecture,
-        training=trial_settings,
-        sweep_tokens=config["training"]["sweep_tokens"],
+        training=trial_params,
+        sweep_tokens=sweep_tokens,
         across=config["corpus"]["sequence"]["attend_across_documents"],
-        seed=config["training"]["seeds"][0],
+        seed=trial_seed,
         version=VERSIONS["models"],
     script:
         "../scripts/training/sweep_trial.py"
@@ -53,6 +54,7 @@ rule train:
         validation=token_shards("validation"),
         vocabulary=result("corpus/vocabulary.json"),
         rate=best_rate_file,
+        init=init_files,
     output:
         manifest=result("models/{model}/seed-{seed}/model.json"),
         weights=result("models/{model}/seed-{seed}/model.safetensors"),
@@ -71,7 +73,7 @@ rule train:
         gpu=GPU,
     params:
         architecture=architecture,
-        training=training_settings,
+        training=training_params,
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["models"],
     script:

@@ -66,7 +66,7 @@ with job(snakemake) as log:
         if name in measured and params.penalties:
             measured[name]["withheld"] = [params.penalties]
     ends = {
-        "/".join(path.split("/")[-3:-1]): history.final_losses(artifact.read_parquet(path))["all"]
+        "/".join(path.split("/")[-3:-1]): history.final_losses(history.read(path))["all"]
         for path in found.histories
         if path.split("/")[-3] in kinds
     }

@@ -8,8 +8,16 @@ from moediff.config.base import ROW_SPLITS, SPLITS
 from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
 from moediff.config.corpus import sequences, shard_count, text_bytes, text_files, tokenizer_files
 from moediff.config.layout import Fit, Source
-from moediff.config.models import checkpoint_files, own_tokenizers, peak_rates, seeds
+from moediff.config.models import checkpoint_files, own_tokenizers, seeds
 from moediff.config.rows import row_domains, row_files, row_paths
+from moediff.config.training import (
+    init_of,
+    peak_rates,
+    training_of,
+    training_params,
+    trial_params,
+    trial_seed,
+)
 from moediff.config.versions import STAGE_VERSIONS
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "Source",
     "checkpoint_files",
     "fits",
+    "init_of",
     "is_panel",
     "kinds",
     "model_shards",
@@ -36,4 +45,8 @@ __all__ = [
     "text_bytes",
     "text_files",
     "tokenizer_files",
+    "training_of",
+    "training_params",
+    "trial_params",
+    "trial_seed",
 ]
