@@ -75,7 +75,7 @@ def gather(
     for path in histories:
         where = layout.parse("model", path)
         if where["model"] in kinds:
-            losses = history.final_losses(artifact.read_parquet(path))
+            losses = history.final_losses(history.read(path))
             evidence.final_losses[layout.run_name(where["model"], where["seed"])] = losses["all"]
     for path in ngrams:
         for row in artifact.read_json(path)["rows"]:

@@ -13,6 +13,7 @@ from moediff.config.kinds import language_models
 from moediff.config.models import check_model
 from moediff.config.recipes import check_recipe
 from moediff.config.schema import fill
+from moediff.config.training import check_training
 from moediff.core.errors import ConfigError
 
 
@@ -35,6 +36,7 @@ def _check(config: Config) -> None:
         raise ConfigError("config: the key 'corpus' is missing")
     for name, model in config["models"].items():
         check_model(name, model, config)
+        check_training(name, config)
     check_hook(config)
     for name, recipe in config["recipes"].items():
         check_recipe(name, recipe, config)

@@ -94,7 +94,8 @@ def _resolve(schema: Mapping, value: Any, definitions: Mapping, path: tuple) -> 
     """Fill defaults into `value` and return the schema that applies to it, free of choices.
 
     A choice (`oneOf`) is settled by the constants and required keys of its branches, so that an
-    error names the wrong key and not a list of schemas.
+    error names the wrong key and not a list of schemas. A mapping with `defaults: false` holds keys
+    of another section given again: what it leaves out is that section's, not a default.
     """
     schema = _dereference(schema, definitions)
     if "oneOf" in schema:
@@ -105,7 +106,7 @@ def _resolve(schema: Mapping, value: Any, definitions: Mapping, path: tuple) -> 
     properties = dict(schema.get("properties", {}))
     for key, part in properties.items():
         part = _dereference(part, definitions)
-        if key not in value and "default" in part:
+        if key not in value and "default" in part and schema.get("defaults", True):
             value[key] = copy.deepcopy(part["default"])
     others = schema.get("additionalProperties")
     if isinstance(others, dict):
