@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 if not shutil.which("nvidia-smi"):  # before torch, which imports Triton where it is installed
@@ -177,6 +178,23 @@ def dense_tables(dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor, to
         found[2].append(block.encoder_bias)
     decoder, encoder, bias = (torch.cat(parts) for parts in found)
     return decoder, encoder, bias
+
+
+def state_bytes(dictionary: Dictionary) -> dict[str, tuple[str, bytes]]:
+    """Dtype and bytes of every tensor of a dictionary."""
+    return {
+        name: (str(tensor.dtype), tensor.detach().numpy().tobytes())
+        for name, tensor in dictionary.state_dict().items()
+    }
+
+
+@contextmanager
+def unchanged(*dictionaries: Dictionary) -> Iterator[None]:
+    """Fail when what is measured here leaves a dictionary other than it was: a caller uses it again."""
+    before = [state_bytes(dictionary) for dictionary in dictionaries]
+    assert all(dictionary.mean.dtype == torch.float32 for dictionary in dictionaries)
+    yield
+    assert [state_bytes(dictionary) for dictionary in dictionaries] == before
 
 
 @pytest.fixture(scope="session")
