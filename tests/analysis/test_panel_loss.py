@@ -30,8 +30,9 @@ from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.hooks.capture import Capture
-from moediff.hooks.points import Point, blocks
+from moediff.hooks.points import Point
 from moediff.models import build, loading
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 from spliced import identity, made, of, plain_reconstruction, text
 from workflow import ROOT

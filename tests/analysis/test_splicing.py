@@ -28,8 +28,9 @@ from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, TokenSplit, read_token_shard, write_token_shard
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import replacing
-from moediff.hooks.points import HOOKS, Point, blocks
+from moediff.hooks.points import HOOKS, Point
 from moediff.models import families, loading
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 from moediff.training import objectives
 from spliced import identity, made, of, plain_reconstruction, text, zeros

@@ -23,7 +23,8 @@ from moediff.experts.attribution import written
 from moediff.experts.masking import masked_firing
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import masked_gates
-from moediff.hooks.points import Point, blocks
+from moediff.hooks.points import Point
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 from routed import FIRST, fires, made_dictionary, passed_by, pre_activations, routed_rows
 

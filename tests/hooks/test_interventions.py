@@ -14,8 +14,9 @@ from families import FAMILIES, MOE_FAMILIES, tiny
 from moediff.core.errors import UserError
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import recording, replacing
-from moediff.hooks.points import HOOKS, Point, blocks
+from moediff.hooks.points import HOOKS, Point
 from moediff.hooks.proofs import prove
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 
 RANDOM = np.random.default_rng(0)

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from moediff.core.errors import UserError
 from moediff.hooks.capture import Capture
-from moediff.hooks.points import Point, adder, blocks, first_output, stream_of
-from moediff.models.families import family_of, find_router
+from moediff.hooks.points import Point, adder, first_output, stream_of
+from moediff.models.families import blocks, family_of, find_router, residual_scale
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def replacing(
 def _replace(model: PreTrainedModel, point: Point, values: Tensor, mask: Tensor) -> list[Any]:
     """Handles of the hooks that put rows in place; see the table of `hooks` for the points."""
     block, hook = blocks(model)[point.layer], point.hook
-    scale = getattr(block, "residual_multiplier", 1.0)  # Granite scales what is added
+    scale = residual_scale(block)
     entered: list[Tensor] = []  # resid_pre of the pass under way
 
     def put(stream: Tensor, rows: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from moediff.models.families import routers, top_k
+
 
 class RouterTap:
     """Reads the logits of every router of a model while it runs; empty for a dense model."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.logits: list[Tensor] = []  # one [token, expert] a layer
-        routers = [module for name, module in model.named_modules() if name.endswith(".mlp.gate")]
-        self.handles = [router.register_forward_hook(self._read) for router in routers]
+        self.handles = [r.register_forward_hook(self._read) for r in routers(model).values()]
 
     def _read(self, module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
         self.logits.append(output[0])
@@ -46,4 +47,4 @@ def balance_loss(logits: list[Tensor], top_k: int) -> Tensor:
 
 def top_k_of(model: PreTrainedModel) -> int:
     """Experts that a token uses (1 for a dense model)."""
-    return getattr(model.config, "num_experts_per_tok", 1)
+    return top_k(model) or 1
