@@ -23,8 +23,8 @@ from moediff.analysis.panel_loss import (
     own_deletions,
     source_losses,
 )
-from moediff.analysis.reruns import Losses, Side
-from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, splice, without
+from moediff.analysis.sides import Side
+from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, splice, without
 from moediff.core import artifact
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
