@@ -223,7 +223,7 @@ def mixed_by_hand(row: Tensor, left: list[int], chosen: list[int], jitter: float
     return gates
 
 
-@pytest.mark.parametrize("gone", [(), (3,), (0, 5), (6, 7)], ids=str)
+@pytest.mark.parametrize("gone", [(), (3,), (0, 5), (6, 7), (0, 2, 4)], ids=str)
 @pytest.mark.parametrize("family", EVERY)
 def test_masked_experts_are_gone_and_the_rest_is_weighed_as_the_family_does(
     family: str, gone: tuple[int, ...]
