@@ -4,7 +4,7 @@
 rule plot_training:
     input:
         histories=histories(),
-        ngrams=result("models/ngrams.json"),
+        ngrams=at("ngrams"),
     output:
         report(plot_files("training"), category="Plots", labels={"plot": "training"}),
     log:
@@ -13,6 +13,8 @@ rule plot_training:
         benchmark_of("plot_training")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -36,6 +38,8 @@ rule plot_fve:
         benchmark_of("plot_fve")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         member=PAIR.member.name if PAIR else FITS[0].member.name,
         plots=config["plots"],
@@ -60,6 +64,8 @@ rule plot_features:
         benchmark_of("plot_features")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         dictionary=(
             [PAIR.member.comparison, PAIR.member.name, PAIR.recipe, PAIR.seed] if PAIR else []
@@ -82,6 +88,8 @@ rule plot_classes:
         benchmark_of("plot_classes")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         recipe=PAIR.recipe if PAIR else FITS[0].recipe,
         plots=config["plots"],
@@ -101,6 +109,8 @@ rule plot_domains:
         benchmark_of("plot_domains")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -111,7 +121,7 @@ rule plot_domains:
 rule plot_affinity:
     input:
         features=pair_file("features.parquet"),
-        affinity=pair_file(f"experts/{ROUTED.name}/affinity.parquet") if ROUTED else [],
+        affinity=routed_file("affinity.parquet"),
     output:
         report(plot_files("affinity"), category="Plots", labels={"plot": "experts and features"}),
     log:
@@ -120,6 +130,8 @@ rule plot_affinity:
         benchmark_of("plot_affinity")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -138,6 +150,8 @@ rule plot_panel:
         benchmark_of("plot_panel")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -156,6 +170,8 @@ rule plot_planted:
         benchmark_of("plot_planted")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         plots=config["plots"],
         version=VERSIONS["plots"],
@@ -166,18 +182,18 @@ rule plot_planted:
 rule report:
     input:
         fve=result("fve.json"),
-        metrics=fit_files("metrics.json"),
+        metrics=files_of(FITS, "metrics.json"),
         manifests=manifests(),
         histories=histories(),
         ngrams=ngrams(),
         claims=result("claims.json"),
         classes=result("classes.json"),
         panels=result("panel.json"),
-        plots=[result(f"plots/{name}.svg") for name in PLOTS],
+        plots=[at("plot", chart=name, format="svg") for name in PLOTS],
         features=browsed_files("features.parquet"),
         examples=browsed_files("examples.parquet"),
-        recurs=pair_file("recurs.parquet") if PAIR and saes_of(PAIR.member, PAIR.recipe) else [],
-        experts=pair_file(f"experts/{ROUTED.name}/affinity.parquet") if ROUTED else [],
+        recurs=pair_file("recurs.parquet") if PAIR and roles.saes_of(config, FITS, PAIR) else [],
+        experts=routed_file("affinity.parquet"),
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
     log:
@@ -186,9 +202,11 @@ rule report:
         benchmark_of("report")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         rows=rows_settings(),
-        judged=whole_learners(),
+        judged=roles.whole_learners(config),
         barely=CLAIMS["limits"]["nats_over_trigram"],
         version=VERSIONS["plots"],
     script:
@@ -208,7 +226,7 @@ rule budget:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("training"),
     params:
         config={key: config[key] for key in config if key not in ("results", "plots", "device")},
         version=VERSIONS["budget"],

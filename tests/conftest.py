@@ -220,5 +220,6 @@ RECIPE = schema.defaults(SCHEMA, "recipe") | {
 }  # fmt: skip
 PLAN = Plan(
     peak_lr=1e-2, batch=4, epochs=2, warmup=0.1, final_lr=0.1, betas=(0.9, 0.99),
-    weight_decay=0.01, clip=1.0, balance=0.01, precision="float32", evaluations=4, data_seed=0,
+    weight_decay=0.01, clip=1.0, router_losses={"balance": 0.01}, precision="float32",
+    evaluations=4, data_seed=0,
 )  # fmt: skip

@@ -8,16 +8,15 @@ with job(snakemake):
     from moediff.core import artifact
     from moediff.report import theme
     from moediff.report.charts.training import training_chart
+    from moediff.training import history
 
-    tables = []
+    curves = []
     for path in snakemake.input.histories:
         model, seed = path.split("/")[-3], path.split("/")[-2].removeprefix("seed-")
-        table = artifact.read_parquet(path)
-        tables.append(table.with_columns(pl.lit(model).alias("model"), pl.lit(seed).alias("seed")))
-    overall = (pl.col("split") == "validation") & (pl.col("domain") == "all")
-    history = pl.concat(tables).filter(overall)
+        curve = history.learning_curve(history.read(path))
+        curves.append(curve.with_columns(model=pl.lit(model), seed=pl.lit(seed)))
     ngrams = pl.DataFrame(artifact.read_json(snakemake.input.ngrams)["rows"])
     chart = training_chart(
-        history, ngrams.filter(pl.col("domain") == "all"), snakemake.params.plots
+        pl.concat(curves), ngrams.filter(pl.col("domain") == "all"), snakemake.params.plots
     )
     theme.save(chart, snakemake.output)

@@ -9,9 +9,11 @@ from moediff.config.activations import check_hook
 from moediff.config.base import Config
 from moediff.config.comparisons import check_comparison
 from moediff.config.corpus import check_corpus
+from moediff.config.kinds import language_models
 from moediff.config.models import check_model
 from moediff.config.recipes import check_recipe
 from moediff.config.schema import fill
+from moediff.config.training import check_training
 from moediff.core.errors import ConfigError
 
 
@@ -30,10 +32,11 @@ def _check(config: Config, schema: Mapping[str, Any]) -> None:
         raise ConfigError(f"features.bounds: [{low}, {high}] must rise from 0 to 1")
     if "corpus" in config:
         check_corpus(config["corpus"])
-    elif not all("rows" in model for model in config["models"].values()):
+    elif language_models(config):
         raise ConfigError("config: the key 'corpus' is missing")
     for name, model in config["models"].items():
         check_model(name, model, config)
+        check_training(name, config)
     check_hook(config)
     rules = schema["$defs"]["recipe"]["properties"]["select"]
     for name, recipe in config["recipes"].items():
