@@ -5,7 +5,7 @@ from moediff.job import job
 with job(snakemake) as log:
     from statistics import mean
 
-    from moediff.analysis.evaluation import POOLED, THRESHOLD
+    from moediff.analysis.measured import POOLED, THRESHOLD
     from moediff.claims import findings, judging
     from moediff.core import artifact
     from moediff.training import history

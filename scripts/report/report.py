@@ -9,11 +9,11 @@ with job(snakemake):
 
     import polars as pl
 
-    from moediff.analysis import controls, examples
+    from moediff.analysis import controls, example_files
     from moediff.config.base import ROW_SPLITS
     from moediff.config.rows import row_patterns
     from moediff.core import artifact
-    from moediff.report import browser, page, theme
+    from moediff.report import browser, labels, page
     from moediff.training import history
 
     titles = {
@@ -49,7 +49,7 @@ with job(snakemake):
     called = ("comparison", "member", "recipe", "seed")
 
     def dictionary_of(found):
-        return theme.dictionary_label(*(found[key] for key in called))
+        return labels.dictionary_label(*(found[key] for key in called))
 
     names = [(found, dictionary_of(found)) for found in metrics]
     language = {
@@ -162,7 +162,7 @@ with job(snakemake):
     def looked_at(features, texts):
         """A dictionary to look through; the first is the pair, with all that is known of it."""
         *names, seed = Path(features).parts[-5:-1]
-        label = theme.dictionary_label(*names, seed.removeprefix("seed-"))
+        label = labels.dictionary_label(*names, seed.removeprefix("seed-"))
         table, experts = artifact.read_parquet(features), None
         if features == snakemake.input.features[0]:
             for path in snakemake.input.recurs:
@@ -177,7 +177,7 @@ with job(snakemake):
                     "feature", pl.lit(Path(path).parts[-2]).alias("source"), "layer", "expert",
                     pl.col("corrected").alias("information"),
                 )  # fmt: skip
-        return browser.Browsed(label, table, examples.read(texts), experts)
+        return browser.Browsed(label, table, example_files.read(texts), experts)
 
     looked = map(looked_at, snakemake.input.features, snakemake.input.examples)
     if snakemake.input.features:

@@ -13,7 +13,7 @@ import torch
 from conftest import PRESETS, SCHEMA
 from moediff.config.complete import complete
 from moediff.config.layout import Member, Source
-from moediff.report import budget, page, theme
+from moediff.report import budget, labels, page, theme
 from moediff.report.charts.dictionaries import fve_chart
 from moediff.report.charts.features import density_chart, relative_norm_chart
 from moediff.report.charts.training import training_chart
@@ -132,7 +132,7 @@ def test_a_long_table_scrolls_by_itself() -> None:
     ],
 )
 def test_a_panel_is_called_by_ranges_of_seeds(member: str, called: str) -> None:
-    assert theme.member_label(member) == called
+    assert labels.member_label(member) == called
 
 
 def test_names_that_members_have_are_taken_apart_whole() -> None:
@@ -141,7 +141,7 @@ def test_names_that_members_have_are_taken_apart_whole() -> None:
         Source("c-d", 12, view="permuted"),
         Source("e", 3, point="mlp_out.2", view="rotated"),
     )
-    called = theme.member_label(Member("x", sources).name)
+    called = labels.member_label(Member("x", sources).name)
     assert called == " + ".join(source.name for source in sources)
 
 

@@ -25,6 +25,6 @@ STAGE_VERSIONS = {
     "examples": 1,
     "exports": 1,
     "planted": 1,
-    "plots": 3,
+    "plots": 4,
     "budget": 1,
 }

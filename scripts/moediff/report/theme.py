@@ -1,11 +1,10 @@
-"""What all charts have in common: one theme, the colours, what a dictionary is called, how a chart is saved.
+"""What all charts have in common: one theme, the colours, how a chart is saved.
 
 Colours are those of Okabe and Ito, told apart by colour-blind readers and in print.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,8 +23,6 @@ KIND_COLOURS = {
     "MoE-only": "#0072B2", "common": "#009E73", "dense-only": "#D55E00", "tied": "#CC79A7",
 }  # fmt: skip
 Size = Mapping[str, int]
-# One source in the name of a member: its model (whose name may hold `_`), its seed, its view and point.
-SOURCE = re.compile(r"([\w-]+)\.(\d+)((?:\.[a-z]+)?(?:@[a-z_]+\.\d+)?)(?:_|$)")
 
 alt.data_transformers.disable_max_rows()  # a chart has a row a feature
 
@@ -54,33 +51,6 @@ def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
             options = {"inline": True} if kind == "html" else {}
             options |= {"scale_factor": 2} if kind == "png" else {}
             chart.save(str(partial), format=kind, **options)
-
-
-def dictionary_label(comparison: str, member: str, recipe: str, seed: int | str) -> str:
-    """What a dictionary is called in every chart and table: two never share a name."""
-    return f"{comparison}: {member_label(member)}, {recipe}, seed {seed}"
-
-
-def member_label(member: str) -> str:
-    """The sources of a member; of a panel, seeds of one model that follow each other as a range."""
-    runs: list[tuple[str, int, int, str]] = []  # model, first and last seed, view and point
-    sources = SOURCE.findall(member)
-    for model, number, seen in sources:
-        seed = int(number)
-        if len(sources) > 2 and runs and runs[-1] == (model, runs[-1][1], seed - 1, seen):
-            runs[-1] = (model, runs[-1][1], seed, seen)
-        else:
-            runs.append((model, seed, seed, seen))
-    return " + ".join(
-        f"{model}.{first}{f'-{last}' if last > first else ''}{seen}"
-        for model, first, last, seen in runs
-    )
-
-
-def labelled(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows with what their dictionary is called."""
-    named = rows.select("comparison", "member", "recipe", "seed").iter_rows()
-    return rows.with_columns(pl.Series("dictionary", [dictionary_label(*row) for row in named]))
 
 
 def class_colour(colours: Mapping[str, str], table: pl.DataFrame) -> alt.Color:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import polars as pl
 
+from moediff.report.charts import Tables
 from moediff.report.theme import Size
+
+
+def training(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of every model and seed, over all domains."""
+    history = pl.concat(
+        table.with_columns(pl.lit(model).alias("model"), pl.lit(str(seed)).alias("seed"))
+        for table, (model, seed) in zip(tables["histories"], settings["histories"], strict=True)
+    ).filter(pl.col("split") == "validation", pl.col("domain") == "all")
+    (ngrams,) = tables["ngrams"]
+    levels = pl.DataFrame(ngrams["rows"]).filter(pl.col("domain") == "all")
+    return training_chart(history, levels, size)
 
 
 def training_chart(history: pl.DataFrame, ngrams: pl.DataFrame, size: Size) -> alt.Chart:
