@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from moediff.models import build
 from moediff.models.inputs import model_inputs
 from moediff.report.budget import MadeTokens
-from moediff.training import loop, objectives, router_losses
+from moediff.training.loss_sums import LossSums
 from moediff.training.plan import Plan
+from moediff.training.step import Step, make_optimizer
 
 DENSE = {
     "d_model": 128, "layers": 5, "heads": 4, "ffn": 512, "experts": 1, "top_k": 1,
@@ -59,25 +60,21 @@ def main() -> None:
     found = {}
     plan = Plan(
         peak_lr=1e-3, batch=options.batch, epochs=1, warmup=0.05, final_lr=0.1, betas=(0.9, 0.99),
-        weight_decay=0.01, clip=1.0, balance=0.01, precision="float32", evaluations=1, data_seed=0,
+        weight_decay=0.01, clip=1.0, router_losses={"balance": 0.01}, precision="float32",
+        evaluations=1, data_seed=0,
     )  # fmt: skip
     data = MadeTokens(options.batch, 256, 4096)
     rows = np.arange(options.batch)
     for name, shape in SHAPES.items():
-        pair = []
-        for _ in range(2):
-            model = build.build(shape, 4096, 256, 0, 0)
-            pair.append((model, loop.make_optimizer(model, plan)))
-        tap = router_losses.RouterTap(pair[0][0])
-        sums = objectives.LossSums(data.domains)
+        model, other = (build.build(shape, 4096, 256, 0, 0) for _ in range(2))
+        step, sums = Step(model, plan, model.device), LossSums(data.domains)
+        optimizer = make_optimizer(other, plan)
 
-        def ours(model=pair[0][0], optimizer=pair[0][1], tap=tap, sums=sums) -> None:
-            loss, balance = loop.train_step(
-                model, optimizer, tap, plan, data, rows, 1e-3, model.device, torch.float32
-            )
-            sums.add(loss, data, rows, balance)
+        def ours(step=step, sums=sums) -> None:
+            loss, router_losses = step.take(data, rows, 1e-3)
+            sums.add(loss, data, rows, router_losses)
 
-        def plain(model=pair[1][0], optimizer=pair[1][1]) -> None:
+        def plain(model=other, optimizer=optimizer) -> None:
             bare(model, optimizer, data, rows)
 
         ours(), plain()

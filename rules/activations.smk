@@ -9,7 +9,7 @@ if "corpus" in config:
             model=model_files,
             tokens=tokens_of,
         output:
-            result("activations/{model}/seed-{seed}/points.json"),
+            at("points"),
         log:
             log_of("calibrate/{model}-{seed}"),
         benchmark:
@@ -19,7 +19,7 @@ if "corpus" in config:
         conda:
             "../envs/moediff.yaml"
         resources:
-            gpu=GPU,
+            **needs("activations", model_weights),
         params:
             reading=reading_settings,
             across=config["corpus"]["sequence"]["attend_across_documents"],
@@ -31,7 +31,7 @@ if "corpus" in config:
         input:
             model=model_files,
             tokens=tokens_of,
-            points=result("activations/{model}/seed-{seed}/points.json"),
+            points=at("points"),
         output:
             shard_file(),
         log:
@@ -43,7 +43,7 @@ if "corpus" in config:
         conda:
             "../envs/moediff.yaml"
         resources:
-            gpu=GPU,
+            **needs("activations", model_weights, forward_work),
         params:
             reading=reading_settings,
             batch=config["activations"]["batch"],
@@ -58,15 +58,17 @@ rule external_measure:
     input:
         rows_files,
     output:
-        result("activations/{model}/seed-{seed}/points.json"),
+        at("points"),
     log:
         log_of("external_measure/{model}-{seed}"),
     benchmark:
         benchmark_of("external_measure/{model}-{seed}")
     wildcard_constraints:
-        model=one_of(FOREIGN),
+        model=one_of(EXTERNAL),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("external"),
     params:
         path=rows_path,
         array=rows_array,
@@ -79,7 +81,7 @@ rule external_measure:
 rule external_store:
     input:
         rows=rows_files,
-        measured=result("activations/{model}/seed-{seed}/points.json"),
+        measured=at("points"),
     output:
         shard_file(),
     log:
@@ -87,9 +89,11 @@ rule external_store:
     benchmark:
         benchmark_of("external_store/{model}-{seed}/{split}-{shard}")
     wildcard_constraints:
-        model=one_of(FOREIGN),
+        model=one_of(EXTERNAL),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("external"),
     params:
         path=rows_path,
         array=rows_array,
@@ -105,7 +109,7 @@ rule manifest:
     input:
         split_shards,
     output:
-        result("activations/{model}/seed-{seed}/{split}.json"),
+        at("manifest"),
     log:
         log_of("manifest/{model}-{seed}-{split}"),
     benchmark:
@@ -114,6 +118,8 @@ rule manifest:
         split="fit|validation",
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["activations"],
     script:

@@ -5,7 +5,7 @@ rule metrics:
     input:
         dictionary=of_fit("dictionary.safetensors"),
         early=of_fit("early.safetensors"),
-        components=result("baselines/{comparison}/{member}/components.safetensors"),
+        components=at("baseline", file="components.safetensors"),
         validation=member_shards("validation"),
         rows=row_manifests,
     output:
@@ -19,7 +19,7 @@ rule metrics:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -32,7 +32,7 @@ rule metrics:
 
 rule gather_fve:
     input:
-        fit_files("metrics.json"),
+        files_of(FITS, "metrics.json"),
     output:
         report(
             result("fve.json"),
@@ -45,6 +45,8 @@ rule gather_fve:
         benchmark_of("gather_fve")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["metrics"],
     script:
@@ -53,10 +55,10 @@ rule gather_fve:
 
 rule linear_map:
     input:
-        fit=anchor_shards("fit"),
-        validation=anchor_shards("validation"),
+        fit=linear_map_shards("fit"),
+        validation=linear_map_shards("validation"),
     output:
-        result("baselines/{comparison}/{member}/anchor.parquet"),
+        at("baseline", file="anchor.parquet"),
     log:
         log_of("linear_map/{comparison}-{member}"),
     benchmark:
@@ -64,6 +66,8 @@ rule linear_map:
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
+    resources:
+        **needs("components"),
     params:
         sources=source_names,
         points=source_points,
@@ -88,7 +92,7 @@ rule deletion:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -100,7 +104,7 @@ rule deletion:
 
 rule gather_classes:
     input:
-        fit_files("deletion.json", sources=2),
+        files_of(roles.with_sources(FITS, 2), "deletion.json"),
     output:
         report(
             result("classes.json"),
@@ -113,6 +117,8 @@ rule gather_classes:
         benchmark_of("gather_classes")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["deletion"],
     script:
@@ -136,7 +142,7 @@ rule panel:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -166,7 +172,7 @@ rule matching:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -195,7 +201,7 @@ rule examples:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         points=source_points,
         version=VERSIONS["examples"],
@@ -205,7 +211,7 @@ rule examples:
 
 rule gather_panels:
     input:
-        panel_files("panel.json"),
+        files_of(roles.panels(config, FITS), "panel.json"),
     output:
         report(
             result("panel.json"),
@@ -218,6 +224,8 @@ rule gather_panels:
         benchmark_of("gather_panels")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["panel"],
     script:
@@ -246,7 +254,7 @@ if "corpus" in config:
             "../envs/moediff.yaml"
         threads: THREADS
         resources:
-            gpu=GPU,
+            **needs("reruns", source_model_weights),
         params:
             sources=source_names,
             models=source_models,
@@ -281,7 +289,7 @@ if "corpus" in config:
             "../envs/moediff.yaml"
         threads: THREADS
         resources:
-            gpu=GPU,
+            **needs("reruns", source_model_weights),
         params:
             sources=source_names,
             models=source_models,

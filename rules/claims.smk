@@ -3,14 +3,14 @@
 
 rule judge:
     input:
-        metrics=pair_files("metrics.json"),
-        features=pair_files("features.parquet"),
-        deletion=pair_files("deletion.json"),
-        panels=primary_panel_files("panel.json"),
-        panel_metrics=primary_panel_files("metrics.json"),
-        known_panels=known_panel_files("panel.json"),
+        metrics=files_of(roles.pairs(FITS), "metrics.json"),
+        features=files_of(roles.pairs(FITS), "features.parquet"),
+        deletion=files_of(roles.pairs(FITS), "deletion.json"),
+        panels=files_of(PRIMARY_PANELS, "panel.json"),
+        panel_metrics=files_of(PRIMARY_PANELS, "metrics.json"),
+        known_panels=files_of(KNOWN_PANELS, "panel.json"),
         classes=result("classes.json"),
-        panel_losses=primary_panel_files("panel_loss.json") if "corpus" in config else [],
+        panel_losses=files_of(PRIMARY_PANELS, "panel_loss.json") if "corpus" in config else [],
         histories=histories(),
         ngrams=ngrams(),
     output:
@@ -25,11 +25,13 @@ rule judge:
         benchmark_of("judge")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         claims=CLAIMS,
-        analysis=analysis(),
-        whole=whole_learners(),
-        penalties=penalties_fault(),
+        analysis=roles.primary_analysis(config, PRIMARY),
+        whole=roles.whole_learners(config),
+        penalties=PENALTIES_FAULT,
         version=VERSIONS["claims"],
     script:
         "../scripts/claims/judge.py"

@@ -1,12 +1,11 @@
 # What all rules share: the config, names and paths. Input functions stand in inputs/; no rule there, no function elsewhere.
-import shutil
 import sys
 from pathlib import Path
 
 import yaml
 from moediff import config as settings
 from moediff.claims import reading
-from moediff.config import schema
+from moediff.config import layout, resources, roles, schema
 from moediff.config.complete import complete
 from moediff.core.errors import ConfigError
 from moediff.report.charts import CHARTS
@@ -22,18 +21,15 @@ except ConfigError as error:
     sys.exit(f"config error: {error}")
 
 DOMAINS = list(config.get("corpus", {}).get("domains", []))
-TRAINED = [name for name, model in config["models"].items() if "train" in model]
-LOADED = [name for name, model in config["models"].items() if "load" in model]
-FOREIGN = [name for name, model in config["models"].items() if "rows" in model]
-LANGUAGE_MODELS = [name for name in config["models"] if name not in FOREIGN]
+TRAINED, LOADED, EXTERNAL = (settings.models_of(config, kind) for kind in settings.KINDS.values())
+LANGUAGE_MODELS = settings.language_models(config)
 FITS = settings.fits(config)
 # Jobs that fit several dictionaries.
 SHARED = [together for together in settings.shared_fits(config) if len(together) > 1]
 MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
-# What a job of models or dictionaries takes of the resource gpu; a cluster profile sets its own.
-GPU = 1 if config["device"] != "cpu" and shutil.which("nvidia-smi") else 0
-# Two heavy jobs share the cores: two models on one thread each train faster than one on two.
-THREADS = max(1, (workflow.cores or 2) // 2)
+# Two heavy jobs share the cores: two models on one thread each train faster than one on two. Where a
+# cluster runs the jobs, the machine that reads this has no say.
+THREADS = max(1, workflow.cores // 2) if workflow.cores else 4
 VERSIONS = settings.STAGE_VERSIONS
 # What planted worlds are fitted by: our default recipe and the paper's, whatever the config's are.
 PLANTED_RECIPES = {
@@ -42,7 +38,14 @@ PLANTED_RECIPES = {
 }
 # A member whose models can be run again: a control's rows are no model's.
 AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@-]+"
-PRIMARY = CLAIMS["primary"]  # the analysis that claims are judged by
+# The analysis that claims are judged by, its panels, and those whose answer is known.
+PRIMARY = CLAIMS["primary"]
+PRIMARY_PANELS = roles.primary_panels(config, FITS, PRIMARY)
+KNOWN_PANELS = roles.known_panels(config, FITS, PRIMARY)
+# Why the two recipes that claims compare do not tell what their ratio of penalties does; empty: they do.
+PENALTIES_FAULT = reading.penalties_fault(
+    *(config["recipes"].get(CLAIMS["penalties"][side]) for side in ("strong", "weak"))
+)
 
 
 def result(path):
@@ -50,21 +53,42 @@ def result(path):
     return f"{config['results']}/{path}"
 
 
-# A dictionary's folder among those of one kind.
-FIT = "{comparison}/{member}/{recipe}/seed-{seed}"
+def at(kind, **values):
+    """A path of `layout.PATHS` under the results folder; what is not given is a wildcard."""
+    return result(layout.path(kind, **values))
 
 
 def of_fit(name):
     """A file of the dictionary that the wildcards name."""
-    return result(f"dictionaries/{FIT}/{name}")
+    return at("dictionary", file=name)
+
+
+def of_source(name):
+    """A file of one source's experts, of the dictionary that the wildcards name."""
+    return at("experts", file=name)
 
 
 def log_of(name):
-    return result(f"logs/{name}.log")
+    return at("log", job=name)
 
 
 def benchmark_of(name):
-    return result(f"benchmarks/{name}.tsv")
+    return at("benchmark", job=name)
+
+
+def needs(stage, weights=lambda wildcards: 0, work=lambda wildcards: 0):
+    """Resources of a rule: `gpu`, and memory and minutes that grow with its input and each attempt.
+
+    `weights` gives megabytes of a model or dictionary, `work` its parameters times tokens or rows.
+    """
+
+    def amount(name):
+        return lambda wildcards, input, attempt: resources.needs(
+            stage, config["device"], input.size_mb, weights(wildcards), work(wildcards), attempt
+        )[name]
+
+    gpu = resources.needs(stage, config["device"])["gpu"]
+    return {"gpu": gpu, "mem_mb": amount("mem_mb"), "runtime": amount("runtime")}
 
 
 def refuse(what, why):
@@ -98,5 +122,4 @@ include: "inputs/dictionaries.smk"
 include: "inputs/exchange.smk"
 include: "inputs/analysis.smk"
 include: "inputs/experts.smk"
-include: "inputs/claims.smk"
 include: "inputs/report.smk"

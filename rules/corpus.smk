@@ -5,13 +5,15 @@ rule documents:
     input:
         domain_files,
     output:
-        result("corpus/{domain}.parquet"),
+        at("documents"),
     log:
         log_of("documents/{domain}"),
     benchmark:
         benchmark_of("documents/{domain}")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("documents"),
     params:
         settings=domain_settings,
         splits=config["corpus"]["splits"],
@@ -25,8 +27,8 @@ rule tokenizer:
     input:
         tokenizer_sources,
     output:
-        tokenizer=result("corpus/tokenizer.json"),
-        vocabulary=result("corpus/vocabulary.json"),
+        tokenizer=at("tokenizer"),
+        vocabulary=at("vocabulary"),
     log:
         log_of("tokenizer"),
     benchmark:
@@ -34,6 +36,8 @@ rule tokenizer:
     conda:
         "../envs/moediff.yaml"
     threads: 2
+    resources:
+        **needs("tokens"),
     params:
         settings=config["corpus"]["tokenizer"],
         version=VERSIONS["tokenizer"],
@@ -49,8 +53,8 @@ for split in settings.SPLITS:
             f"token_shards_{split}"
         input:
             corpus=corpus_files(),
-            tokenizer=result("corpus/tokenizer.json"),
-            vocabulary=result("corpus/vocabulary.json"),
+            tokenizer=at("tokenizer"),
+            vocabulary=at("vocabulary"),
         output:
             token_shards(split),
         log:
@@ -60,6 +64,8 @@ for split in settings.SPLITS:
         conda:
             "../envs/moediff.yaml"
         threads: 2
+        resources:
+            **needs("tokens"),
         params:
             split=split,
             domains=DOMAINS,
@@ -76,11 +82,11 @@ for split in settings.SPLITS:
 # The text of a token shard by the tokenizer of a checkpoint that has its own.
 rule retokenise:
     input:
-        tokens=result("corpus/{split}/{shard}.h5"),
+        tokens=at("tokens"),
         corpus=corpus_files(),
-        model=result("models/{model}/seed-0/model.json"),
+        model=at("model", seed=0, file="model.json"),
     output:
-        result("retokenised/{model}/{split}/{shard}.h5"),
+        at("retokenised"),
     log:
         log_of("retokenise/{model}-{split}-{shard}"),
     benchmark:
@@ -89,6 +95,8 @@ rule retokenise:
         model=one_of(settings.own_tokenizers(config)),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tokens"),
     params:
         version=VERSIONS["token_shards"],
     script:
@@ -99,15 +107,17 @@ rule ngrams:
     input:
         train=token_shards("train"),
         validation=token_shards("validation"),
-        vocabulary=result("corpus/vocabulary.json"),
+        vocabulary=at("vocabulary"),
     output:
-        result("models/ngrams.json"),
+        at("ngrams"),
     log:
         log_of("ngrams"),
     benchmark:
         benchmark_of("ngrams")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tokens"),
     params:
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["ngrams"],

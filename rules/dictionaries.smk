@@ -5,13 +5,15 @@ rule principal_components:
     input:
         member_shards("fit"),
     output:
-        result("baselines/{comparison}/{member}/components.safetensors"),
+        at("baseline", file="components.safetensors"),
     log:
         log_of("principal_components/{comparison}-{member}"),
     benchmark:
         benchmark_of("principal_components/{comparison}-{member}")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("components"),
     params:
         sources=source_names,
         points=source_points,
@@ -36,7 +38,7 @@ rule fit:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("dictionaries", dictionary_weights, fit_work),
     params:
         sources=source_names,
         points=source_points,
@@ -65,7 +67,11 @@ for number, together in enumerate(SHARED):
             "../envs/moediff.yaml"
         threads: THREADS
         resources:
-            gpu=GPU,
+            **needs(
+                "dictionaries",
+                lambda wildcards, together=together: together_weights(together),
+                lambda wildcards, together=together: together_work(together),
+            ),
         params:
             sources=[source.name for source in together[0].member.sources],
             points=[source.point for source in together[0].member.sources],
@@ -75,7 +81,7 @@ for number, together in enumerate(SHARED):
         script:
             "../scripts/dictionaries/fit.py"
 
-    workflow.ruleorder(f"dictionaries_{number}", "dictionary")
+    workflow.ruleorder(f"dictionaries_{number}", "fit")
 
 
 # Checkpoints of interrupted runs; finished results do not need them.
@@ -85,6 +91,6 @@ rule clean_state:
     conda:
         "../envs/moediff.yaml"
     params:
-        state=result("state"),
+        state=at("state"),
     shell:
         "rm -rf {params.state:q} 2> {log:q}"

@@ -5,25 +5,27 @@ EXPORTS = {
     "crosscoder": ("model.safetensors", "config.json"),
     "hub": ("dictionary.safetensors", "config.json", "README.md"),
 }
-for layout, names in EXPORTS.items():
+for form, names in EXPORTS.items():
 
     rule:
         name:
-            f"export_{layout}"
+            f"export_{form}"
         input:
-            dictionary=exported(layout),
+            dictionary=exported(form),
             # For the numbers in the model card.
-            metrics=of_fit("metrics.json") if layout == "hub" else [],
+            metrics=of_fit("metrics.json") if form == "hub" else [],
         output:
-            [result(f"exports/{layout}/{FIT}/{name}") for name in names],
+            [at("export", layout=form, file=name) for name in names],
         log:
-            log_of(f"export/{layout}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}"),
+            log_of(f"export/{form}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}"),
         benchmark:
-            benchmark_of(f"export/{layout}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}")
+            benchmark_of(f"export/{form}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}")
         conda:
             "../envs/moediff.yaml"
+        resources:
+            **needs("analysis", dictionary_weights),
         params:
-            layout=layout,
+            layout=form,
             version=VERSIONS["exports"],
         script:
             "../scripts/exchange/export.py"

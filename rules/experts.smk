@@ -6,7 +6,7 @@ rule affinity:
         dictionary=of_fit("dictionary.safetensors"),
         validation=routed_shards,
     output:
-        of_fit("experts/{source}/affinity.parquet"),
+        of_source("affinity.parquet"),
     log:
         log_of("affinity/{comparison}-{member}-{recipe}-{seed}-{source}"),
     benchmark:
@@ -17,7 +17,7 @@ rule affinity:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("analysis", dictionary_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -31,12 +31,12 @@ rule masking:
     input:
         dictionary=of_fit("dictionary.safetensors"),
         validation=routed_shards,
-        affinity=of_fit("experts/{source}/affinity.parquet"),
+        affinity=of_source("affinity.parquet"),
         model=one_manifest,
         weights=one_weights,
         tokens=one_tokens,
     output:
-        of_fit("experts/{source}/masked.parquet"),
+        of_source("masked.parquet"),
     log:
         log_of("masking/{comparison}-{member}-{recipe}-{seed}-{source}"),
     benchmark:
@@ -47,7 +47,7 @@ rule masking:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("reruns", one_model_weights),
     params:
         sources=source_names,
         points=source_points,
@@ -69,7 +69,7 @@ rule attribution:
         weights=one_weights,
         tokens=one_tokens,
     output:
-        of_fit("experts/{source}/written.parquet"),
+        of_source("written.parquet"),
     log:
         log_of("attribution/{comparison}-{member}-{recipe}-{seed}-{source}"),
     benchmark:
@@ -80,7 +80,7 @@ rule attribution:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("reruns", one_model_weights),
     params:
         sources=source_names,
         points=source_points,

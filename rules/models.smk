@@ -4,9 +4,9 @@
 rule load:
     input:
         checkpoint_files,
-        vocabulary=result("corpus/vocabulary.json"),
+        vocabulary=at("vocabulary"),
     output:
-        manifest=result("models/{model}/seed-{seed}/model.json"),
+        manifest=at("model", file="model.json"),
     log:
         log_of("load/{model}-{seed}"),
     benchmark:
@@ -15,6 +15,8 @@ rule load:
         model=one_of(LOADED),
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("loading", model_weights),
     params:
         settings=model_settings,
         length=config["corpus"]["sequence"]["length"],

@@ -20,6 +20,8 @@ for together in CHART_JOBS:
             benchmark_of(f"charts/{together}")
         conda:
             "../envs/moediff.yaml"
+        resources:
+            **needs("tables"),
         params:
             charts=charts_of(together),
             settings=chart_settings(),
@@ -32,9 +34,9 @@ for together in CHART_JOBS:
 # A chart of what this config does not compute is refused.
 rule no_chart:
     input:
-        lambda wildcards: refuse(result(f"plots/{wildcards.chart}"), lacking(wildcards.chart)),
+        lambda wildcards: refuse(f"plots/{wildcards.chart}", lacking(wildcards.chart)),
     output:
-        result("plots/{chart}.{format}"),
+        at("plot"),
     wildcard_constraints:
         chart=one_of(name for name in CHARTS if lacking(name)),
 
@@ -42,18 +44,18 @@ rule no_chart:
 rule report:
     input:
         fve=result("fve.json"),
-        metrics=fit_files("metrics.json"),
+        metrics=files_of(FITS, "metrics.json"),
         manifests=manifests(),
         histories=histories(),
         ngrams=ngrams(),
         claims=result("claims.json"),
         classes=result("classes.json"),
         panels=result("panel.json"),
-        plots=[result(f"plots/{name}.svg") for name in PLOTS],
+        plots=[at("plot", chart=name, format="svg") for name in PLOTS],
         features=browsed_files("features.parquet"),
         examples=browsed_files("examples.parquet"),
-        recurs=pair_file("recurs.parquet") if PAIR and saes_of(PAIR.member, PAIR.recipe) else [],
-        experts=pair_file(f"experts/{ROUTED.name}/affinity.parquet") if ROUTED else [],
+        recurs=pair_file("recurs.parquet") if PAIR and roles.saes_of(config, FITS, PAIR) else [],
+        experts=routed_file("affinity.parquet"),
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
     log:
@@ -62,9 +64,11 @@ rule report:
         benchmark_of("report")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         rows=rows_settings(),
-        judged=whole_learners(),
+        judged=roles.whole_learners(config),
         barely=CLAIMS["limits"]["nats_over_trigram"],
         version=VERSIONS["plots"],
     script:
@@ -84,7 +88,7 @@ rule budget:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("training"),
     params:
         config={key: config[key] for key in config if key not in ("results", "plots", "device")},
         version=VERSIONS["budget"],

@@ -11,6 +11,8 @@ rule planted:
         benchmark_of("planted")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("synthetic"),
     params:
         settings=config["planted"],
         recipes=PLANTED_RECIPES,

@@ -1,13 +1,14 @@
-# Token shards -> a trained language model; of several peak rates the best is found first.
+# Token shards (and a model to begin with) -> a trained language model; of several peak rates the best is found first.
 
 
 # A trial of the sweep is judged on the end of the train split: validation only reports.
 rule sweep_trial:
     input:
         train=token_shards("train"),
-        vocabulary=result("corpus/vocabulary.json"),
+        vocabulary=at("vocabulary"),
+        init=trial_init_files,
     output:
-        result("models/{model}/sweep/lr-{rate}.json"),
+        at("trial"),
     log:
         log_of("sweep_trial/{model}-{rate}"),
     benchmark:
@@ -18,13 +19,13 @@ rule sweep_trial:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("training", model_weights, trial_work),
     params:
         architecture=architecture,
-        training=trial_settings,
-        sweep_tokens=config["training"]["sweep_tokens"],
+        training=trial_params,
+        sweep_tokens=sweep_tokens,
         across=config["corpus"]["sequence"]["attend_across_documents"],
-        seed=config["training"]["seeds"][0],
+        seed=trial_seed,
         version=VERSIONS["models"],
     script:
         "../scripts/training/sweep_trial.py"
@@ -34,13 +35,15 @@ rule sweep_best:
     input:
         trial_files,
     output:
-        result("models/{model}/sweep/best.json"),
+        at("best_rate"),
     log:
         log_of("sweep_best/{model}"),
     benchmark:
         benchmark_of("sweep_best/{model}")
     conda:
         "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
     params:
         version=VERSIONS["models"],
     script:
@@ -51,13 +54,14 @@ rule train:
     input:
         train=token_shards("train"),
         validation=token_shards("validation"),
-        vocabulary=result("corpus/vocabulary.json"),
+        vocabulary=at("vocabulary"),
         rate=best_rate_file,
+        init=init_files,
     output:
-        manifest=result("models/{model}/seed-{seed}/model.json"),
-        weights=result("models/{model}/seed-{seed}/model.safetensors"),
-        config=result("models/{model}/seed-{seed}/config.json"),
-        history=result("models/{model}/seed-{seed}/history.parquet"),
+        manifest=at("model", file="model.json"),
+        weights=at("model", file="model.safetensors"),
+        config=at("model", file="config.json"),
+        history=at("model", file="history.parquet"),
     log:
         log_of("train/{model}-{seed}"),
     benchmark:
@@ -68,10 +72,10 @@ rule train:
         "../envs/moediff.yaml"
     threads: THREADS
     resources:
-        gpu=GPU,
+        **needs("training", model_weights, training_work),
     params:
         architecture=architecture,
-        training=training_settings,
+        training=training_params,
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["models"],
     script:

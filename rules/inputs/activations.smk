@@ -11,7 +11,7 @@ def token_files(model, split, shard):
     """A token shard as a model reads it, and the same text by every other tokenizer."""
     own = settings.own_tokenizers(config)
     found = {None: token_shard(split, shard)}
-    found |= {name: result(f"retokenised/{name}/{split}/{int(shard):05d}.h5") for name in own}
+    found |= {name: at("retokenised", model=name, split=split, shard=int(shard)) for name in own}
     mine = found.pop(model if model in own else None)
     return [mine, *found.values()]
 
@@ -24,7 +24,7 @@ def tokens_of(wildcards):
 
 def activation_shards(source, split):
     return [
-        result(f"activations/{source.model}/seed-{source.seed}/{split}/{shard:05d}.zarr.zip")
+        at("activations", model=source.model, seed=source.seed, split=split, shard=shard)
         for shard in range(settings.model_shards(config, source.model, split))
     ]
 
@@ -36,7 +36,7 @@ def split_shards(wildcards):
 
 def shard_file():
     """An activation shard; a temporary one where the disk is too small to keep all."""
-    path = result("activations/{model}/seed-{seed}/{split}/{shard}.zarr.zip")
+    path = at("activations")
     return path if config["activations"]["keep"] else temp(path)
 
 
@@ -44,7 +44,7 @@ def row_manifests(wildcards):
     """What was kept of every source of a member, split by split."""
     sources = dict.fromkeys((s.model, s.seed) for s in member_of(wildcards).sources)
     return [
-        result(f"activations/{model}/seed-{seed}/{split}.json")
+        at("manifest", model=model, seed=seed, split=split)
         for model, seed in sources
         for split in settings.ROW_SPLITS
     ]
@@ -65,7 +65,7 @@ def all_rows_files():
     """Every file of other code."""
     return [
         file
-        for name in FOREIGN
+        for name in EXTERNAL
         for split in settings.ROW_SPLITS
         for path in settings.row_paths(config, name, split)
         for file in settings.row_files(path)
@@ -82,4 +82,10 @@ def rows_domains(wildcards):
 
 def rows_settings():
     """Where the rows of other code are read from, for the report."""
-    return {name: config["models"][name]["rows"] for name in FOREIGN}
+    return {name: config["models"][name]["rows"] for name in EXTERNAL}
+
+
+def forward_work(wildcards):
+    """Parameters times tokens of the pass over one shard."""
+    parameters = model_weights(wildcards) * resources.MEGABYTE / 4
+    return parameters * resources.shard_tokens(config, wildcards.split)

@@ -1,33 +1,9 @@
-# Which files of which dictionaries there are; what is asked of pairs, panels and SAEs; what a model needs to be run again.
+# What is asked of pairs, panels and SAEs; and what a model needs to be run again.
 
 
-def fit_files(name, sources=None):
-    """A file of every dictionary, or of those with `sources` sources."""
-    return [
-        result(f"{fit_folder(fit)}/{name}")
-        for fit in FITS
-        if sources in (None, len(fit.member.sources))
-    ]
-
-
-def pair_files(name):
-    """A file of every dictionary over two models as they are."""
-    return [
-        result(f"{fit_folder(fit)}/{name}")
-        for fit in FITS
-        if len(fit.member.sources) == 2 and not any(source.view for source in fit.member.sources)
-    ]
-
-
-def has_pairs():
-    return any(len(fit.member.sources) == 2 for fit in FITS)
-
-
-def panel_files(name):
-    """A file of every dictionary that is a panel."""
-    return [
-        result(f"{fit_folder(fit)}/{name}") for fit in FITS if settings.is_panel(config, fit.member)
-    ]
+def files_of(fits, name):
+    """A file of each of these dictionaries."""
+    return [result(fit.path(name)) for fit in fits]
 
 
 def member_kinds(wildcards):
@@ -54,50 +30,35 @@ def panel_shards(wildcards):
     return shards_of(member, "validation")
 
 
-def anchor_shards(split):
+def linear_map_shards(split):
     """Input function: shards of several sources, which alone can be predicted from each other."""
 
-    def found(wildcards):
+    def shards(wildcards):
         member = member_of(wildcards)
         if len(member.sources) < 2:
             refuse(
                 f"{member.comparison}/{member.name}/anchor.parquet",
-                "an anchor needs several sources",
+                "a linear map between sources needs several",
             )
         return shards_of(member, split)
 
-    return found
-
-
-def saes_of(member, recipe):
-    """The SAEs of a crosscoder's models at its hook points, of one recipe and its first seed: one a source."""
-    sides = {(source.model, source.point) for source in member.sources}
-    found = {}
-    for fit in FITS:
-        source, *others = fit.member.sources
-        if (
-            not others
-            and source.view is None
-            and (source.model, source.point) in sides
-            and (fit.recipe, fit.seed) == (recipe, config["recipes"][recipe]["seeds"][0])
-        ):
-            found.setdefault(source, fit)
-    return list(found.values())
+    return shards
 
 
 def sae_fits(wildcards):
-    found = saes_of(member_of(wildcards), wildcards.recipe)
-    if not found:
+    """The SAEs in which features of the named dictionary can come again."""
+    saes = roles.saes_of(config, FITS, fit_of(wildcards))
+    if not saes:
         refuse(
             f"{asked_for(wildcards)}/recurs.parquet",
             "no SAE of its models has its recipe; add a comparison {each: [model]} under that "
             "recipe for each of them",
         )
-    return found
+    return saes
 
 
 def sae_dictionaries(wildcards):
-    return [dictionary_files(fit)[0] for fit in sae_fits(wildcards)]
+    return files_of(sae_fits(wildcards), "dictionary.safetensors")
 
 
 def sae_shards(wildcards):
@@ -115,10 +76,13 @@ def sae_points(wildcards):
 
 def sae_models(wildcards):
     """Names of the SAEs' sources by model."""
-    found = {}
+    by_model = {}
     for fit in sae_fits(wildcards):
-        found.setdefault(fit.member.sources[0].model, []).append(fit.member.name)
-    return found
+        by_model.setdefault(fit.member.sources[0].model, []).append(fit.member.name)
+    return by_model
+
+
+# --- models run again ---
 
 
 def source_models(wildcards):
@@ -136,7 +100,7 @@ def source_weights(wildcards):
 def source_measured(wildcards):
     """What every source's hook points were found to be."""
     return [
-        result(f"activations/{source.model}/seed-{source.seed}/points.json")
+        at("points", model=source.model, seed=source.seed)
         for source in member_of(wildcards).sources
     ]
 
@@ -149,10 +113,8 @@ def source_tokenizers(wildcards):
 
 def tokens_again(wildcards):
     """The token shards on which models are run again, each by the corpus's tokenizer and then by every other."""
-    per_shard = config["corpus"]["shard_tokens"] // config["corpus"]["sequence"]["length"]
-    needed = -(-config["reruns"]["sequences"] // per_shard)
-    shards = min(needed, settings.shard_count(config, "validation"))
-    return [path for n in range(shards) for path in token_files(None, "validation", n)]
+    shards = settings.shards_again(config)
+    return [path for number in range(shards) for path in token_files(None, "validation", number)]
 
 
 def first_tokenizer(wildcards):
@@ -160,4 +122,9 @@ def first_tokenizer(wildcards):
     source = member_of(wildcards).sources[0]
     if source.model in settings.own_tokenizers(config):
         return manifest(source.model, source.seed)
-    return result("corpus/tokenizer.json")
+    return at("tokenizer")
+
+
+def source_model_weights(wildcards):
+    """Megabytes of all models of a dictionary's sources, which are opened together."""
+    return sum(resources.model_mb(config, model) for model in source_models(wildcards))

@@ -17,7 +17,7 @@ def domain_bytes(wildcards):
 
 
 def corpus_files():
-    return [result(f"corpus/{domain}.parquet") for domain in DOMAINS]
+    return [at("documents", domain=domain) for domain in DOMAINS]
 
 
 def tokenizer_sources(wildcards):
@@ -27,7 +27,7 @@ def tokenizer_sources(wildcards):
 
 
 def token_shard(split, shard):
-    return result(f"corpus/{split}/{int(shard):05d}.h5")
+    return at("tokens", split=split, shard=int(shard))
 
 
 def token_shards(split):

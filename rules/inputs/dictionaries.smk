@@ -11,19 +11,19 @@ def settings_of(fit):
     }
 
 
+def fit_of(wildcards):
+    """The dictionary that the wildcards name; refused where the config has no such one."""
+    return settings.Fit(member_of(wildcards), wildcards.recipe, int(wildcards.seed))
+
+
 def fit_settings(wildcards):
-    fit = settings.Fit(member_of(wildcards), wildcards.recipe, int(wildcards.seed))
-    return [settings_of(fit)]
-
-
-def fit_folder(fit):
-    return f"dictionaries/{fit.member.comparison}/{fit.member.name}/{fit.recipe}/seed-{fit.seed}"
+    return [settings_of(fit_of(wildcards))]
 
 
 def dictionary_files(fit):
     """What the fit of a dictionary writes, in order."""
     names = ("dictionary.safetensors", "early.safetensors", "history.parquet")
-    return [result(f"{fit_folder(fit)}/{name}") for name in names]
+    return [result(fit.path(name)) for name in names]
 
 
 def member_of(wildcards):
@@ -36,14 +36,14 @@ def member_of(wildcards):
     if "recipe" in wildcards.keys():
         fit = settings.Fit(member, wildcards.recipe, int(wildcards.seed))
         if fit not in FITS:
-            known = dict.fromkeys(fit_folder(f) for f in FITS if f.member == member)
-            refuse(fit_folder(fit), f"not fitted by this config, but {', '.join(known)}")
+            known = dict.fromkeys(f.path() for f in FITS if f.member == member)
+            refuse(fit.path(), f"not fitted by this config, but {', '.join(known)}")
     return member
 
 
 def asked_for(wildcards):
     """The folder of the dictionary that the wildcards name, for a message."""
-    return fit_folder(settings.Fit(member_of(wildcards), wildcards.recipe, wildcards.seed))
+    return fit_of(wildcards).path()
 
 
 def shards_of(member, split):
@@ -68,3 +68,29 @@ def source_points(wildcards):
 def source_views(wildcards):
     """How a control shows the rows of every source; None: as they are."""
     return [source.view for source in member_of(wildcards).sources]
+
+
+# --- resources ---
+
+
+def dictionary_weights(wildcards):
+    return resources.dictionary_mb(config, member_of(wildcards), wildcards.recipe)
+
+
+def together_weights(fits):
+    return sum(resources.dictionary_mb(config, fit.member, fit.recipe) for fit in fits)
+
+
+def together_work(fits):
+    """Parameters times rows of fits that share a job."""
+    return sum(
+        resources.dictionary_mb(config, fit.member, fit.recipe)
+        * resources.MEGABYTE
+        / 4
+        * config["recipes"][fit.recipe]["rows"]
+        for fit in fits
+    )
+
+
+def fit_work(wildcards):
+    return together_work([fit_of(wildcards)])

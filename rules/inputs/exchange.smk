@@ -16,6 +16,6 @@ def exported(layout):
                 asked_for(wildcards),
                 "a crosscoder has several sources; export it for SAELens or the Hub",
             )
-        return result(f"{asked_for(wildcards)}/dictionary.safetensors")
+        return result(fit_of(wildcards).path("dictionary.safetensors"))
 
     return found

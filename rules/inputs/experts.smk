@@ -3,19 +3,18 @@
 
 def one_source(wildcards):
     """The source of a member that the wildcards name."""
-    found = {source.name: source for source in member_of(wildcards).sources}
-    if wildcards.source not in found:
+    sources = {source.name: source for source in member_of(wildcards).sources}
+    if wildcards.source not in sources:
         refuse(
             f"{asked_for(wildcards)}/experts/{wildcards.source}",
-            f"its sources are {', '.join(found)}",
+            f"its sources are {', '.join(sources)}",
         )
-    return found[wildcards.source]
+    return sources[wildcards.source]
 
 
 def routed_shards(wildcards):
     """Validation shards of a member, where the named source can have stored experts."""
-    model = one_source(wildcards).model
-    dense = model in TRAINED and config["models"][model]["train"]["experts"] == 1
+    dense = settings.has_experts(config, one_source(wildcards).model) is False
     if dense or config["activations"]["routing"] == "none":
         refuse(
             f"{asked_for(wildcards)}/experts/{wildcards.source}",
@@ -39,3 +38,7 @@ def one_tokens(wildcards):
 
 def one_device_map(wildcards):
     return config["models"][one_source(wildcards).model].get("device_map")
+
+
+def one_model_weights(wildcards):
+    return resources.model_mb(config, one_source(wildcards).model)

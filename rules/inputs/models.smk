@@ -13,16 +13,16 @@ def checkpoint_files(wildcards):
 
 
 def manifest(model, seed):
-    return result(f"models/{model}/seed-{seed}/model.json")
+    return at("model", model=model, seed=seed, file="model.json")
 
 
 def model_files(wildcards):
     """What a later stage needs of a model: its manifest, and its weights when trained here."""
-    folder = f"models/{wildcards.model}/seed-{wildcards.seed}"
     names = ["model.json"]
-    if wildcards.model in TRAINED:
+    if settings.kind(config, wildcards.model).trained:
         names += ["model.safetensors", "config.json"]
-    return [result(f"{folder}/{name}") for name in names]
+    model, seed = wildcards.model, wildcards.seed
+    return [at("model", model=model, seed=seed, file=name) for name in names]
 
 
 def manifests():
@@ -31,4 +31,8 @@ def manifests():
 
 def ngrams():
     """The n-grams that language models must beat; none where there is no such model."""
-    return [result("models/ngrams.json")] if LANGUAGE_MODELS else []
+    return [at("ngrams")] if LANGUAGE_MODELS else []
+
+
+def model_weights(wildcards):
+    return resources.model_mb(config, wildcards.model)

@@ -10,7 +10,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.dictionaries import principal_components
-    from moediff.dictionaries.dictionary import Dictionary
+    from moediff.dictionaries.dictionary import Dictionary, in_float64
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
@@ -19,6 +19,7 @@ with job(snakemake, torch_threads=True) as log:
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     recipe = facts["recipe"]
     device = pick_device(snakemake.config["device"])
+    dictionary = in_float64(dictionary, device)
     baseline = principal_components.Baseline.load(snakemake.input.components)
 
     def described(dictionary):
@@ -34,7 +35,9 @@ with job(snakemake, torch_threads=True) as log:
         )
 
     measured, table = described(dictionary)
-    measured_early, table_early = described(Dictionary.load(snakemake.input.early)[0])
+    measured_early, table_early = described(
+        in_float64(Dictionary.load(snakemake.input.early)[0], device)
+    )
     if len(names) == 2:
         nu = latent_scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
         table = features.with_scaling(table, nu)

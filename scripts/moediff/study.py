@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moediff.activations.rows import AlignedRows
+from moediff.config import layout
 from moediff.config.base import ROW_SPLITS
-from moediff.config.layout import AT
+from moediff.config.layout import Source
 from moediff.core.errors import UserError
 from moediff.corpus.sources import find_texts
-
-_NAME = re.compile(rf"(?P<model>[^.{AT}]+)(\.(?P<seed>\d+))?({AT}(?P<point>.+))?")
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Passage:
 class StudyRows(AlignedRows):
     """The rows of a study's sources over a split, and their text."""
 
-    corpus: Path
+    results: Path
 
     def text(self, row: int, around: int = 80) -> Passage:
         """The token of a row of the split with `around` characters on either side.
@@ -48,7 +46,9 @@ class StudyRows(AlignedRows):
             int(shard.read(name)[place]) for name in ("document", "domain", "start", "end")
         )
         name = self.domains[domain]
-        text = find_texts([self.corpus / f"{name}.parquet"], [document])[document]
+        text = find_texts([self.results / layout.path("documents", domain=name)], [document])[
+            document
+        ]
         return Passage(
             text[max(start - around, 0) : start],
             text[start:end],
@@ -69,15 +69,16 @@ def open_rows(results: Path | str, *sources: str, split: str = "validation") -> 
         raise UserError(f"open_rows: needs a source, and a split that is {' or '.join(ROW_SPLITS)}")
     paths: list[Sequence[Path]] = []
     points: list[str | None] = []
-    for source in sources:
-        found = _NAME.fullmatch(source)
-        if found is None:
-            raise UserError(f"'{source}': a source is written model, model.seed or model{AT}point")
-        place = folder / "activations" / found["model"] / f"seed-{found['seed'] or 0}" / split
-        paths.append(sorted(place.glob("*.zarr.zip")))
-        points.append(found["point"])
+    for name in sources:
+        source = Source.parse(name, seed=0)
+        shard = layout.path(
+            "activations", model=source.model, seed=source.seed, split=split, shard="*"
+        )
+        paths.append(sorted(folder.glob(shard)))
+        points.append(source.point)
         if not paths[-1]:
+            place = (folder / shard).parent
             raise UserError(f"{place}: no activation shards; run snakemake for this study first")
     rows = StudyRows(paths, points)
-    rows.corpus = folder / "corpus"
+    rows.results = folder
     return rows

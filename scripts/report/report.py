@@ -34,9 +34,7 @@ with job(snakemake):
     }
     ends: dict[str, list[dict[str, float]]] = {}
     for path in snakemake.input.histories:
-        ends.setdefault(path.split("/")[-3], []).append(
-            history.final_losses(artifact.read_parquet(path))
-        )
+        ends.setdefault(path.split("/")[-3], []).append(history.final_losses(history.read(path)))
     losses = {
         model: {domain: mean(end[domain] for end in found) for domain in found[0]}
         for model, found in ends.items()

@@ -11,7 +11,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from conftest import RECIPE, VOCABULARY, made_facts
+from conftest import RECIPE, VOCABULARY, made_facts, unchanged
 from moediff.activations.rows import AlignedRows
 from moediff.activations.shard_writer import ShardWriter
 from moediff.activations.shards import Stored
@@ -86,7 +86,8 @@ def test_rows_and_windows_equal_plain_loops_over_dense_activations(tmp_path, tok
     dictionary.threshold[5] = torch.inf
     sources = [torch.cat(part) for part in zip(*data.in_order(100), strict=True)]
     value = (pre_activations(dictionary, sources) * fires(dictionary, sources)).detach().numpy()
-    table = feature_examples(dictionary, data, words(), 64, CPU)
+    with unchanged(dictionary):
+        table = feature_examples(dictionary, data, words(), 64, CPU)
 
     token, document, sequence, position, domain = (
         data.column(name).astype(int).tolist()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
-import runpy
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -15,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conftest import DENSE, DROP, MOE
+from conftest import DENSE, DROP, MOE, unchanged
 from families import tiny
 from moediff.activations.kept_rows import kept_rows
 from moediff.analysis.reruns import Side, losses, targets
@@ -32,8 +30,8 @@ from moediff.hooks.points import HOOKS, Point, blocks
 from moediff.models import families, loading
 from moediff.models.inputs import packed_inputs
 from moediff.training import objectives
+from snake import run_script
 from spliced import identity, made, of, plain_reconstruction, text, zeros
-from workflow import ROOT
 
 
 def loud(model):
@@ -107,7 +105,8 @@ def test_losses_are_those_of_the_rest_of_the_model_run_by_itself(
     dictionary.threshold.fill_(0.05)
     dictionary.decoder_bias.normal_(generator=torch.Generator().manual_seed(5))
     gone = np.arange(24) % 3 == 0
-    found = spliced(sides, [text(shard, 2)], dictionary, deleted={"some": gone})
+    with unchanged(dictionary):
+        found = spliced(sides, [text(shard, 2)], dictionary, deleted={"some": gone})
 
     mask = torch.from_numpy(text(shard, 1)[0][1])
     starts = segment_starts(shard.document)
@@ -365,7 +364,7 @@ def test_a_splice_that_cannot_be_is_refused(shard, tiny_model) -> None:
     assert abs(of(found, kind=SPLICED) - of(found, kind=CLEAN)) <= 1e-6
 
 
-def test_the_job(monkeypatch, token_shard, tiny_model, tmp_path: Path) -> None:
+def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
     tokens = token_shard(sequences=6, length=24)
     shard, point = read_token_shard(tokens), Point("resid_post", 0)
     packed = shard.tokens, segment_starts(shard.document)
@@ -401,18 +400,16 @@ def test_the_job(monkeypatch, token_shard, tiny_model, tmp_path: Path) -> None:
             "tokenizers": 1, "drop": DROP, "across": False, "sequences": 4, "batch": 2,
             "frozen": True,
         }  # fmt: skip
-        job = SimpleNamespace(
-            input=SimpleNamespace(**files | inputs),
+        run_script(
+            "analysis/splice",
+            tmp_path,
+            input=files | inputs,
             output=[tmp_path / "splicing.parquet"],
-            params=SimpleNamespace(**params | changed),
-            wildcards=SimpleNamespace(comparison="c", member="m", recipe="r", seed="3"),
+            params=params | changed,
+            wildcards={"comparison": "c", "member": "m", "recipe": "r", "seed": "3"},
             config={"device": "cpu", "models": {"dense": {}, "moe": {}}},
-            log=[], threads=1, rule="splice",
-        )  # fmt: skip
-        monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-        runpy.run_path(str(ROOT / "scripts/analysis/splice.py"), {"snakemake": job})
-        return artifact.read_parquet(job.output[0])
+        )
+        return artifact.read_parquet(tmp_path / "splicing.parquet")
 
     found = run()
     assert found.columns == ["comparison", "member", "recipe", "seed", *COLUMNS]

@@ -348,8 +348,8 @@ def test_rows_of_other_code_alone_give_the_same_numbers(finished: Path, tmp_path
     edited = sorted((tmp_path / "acts").glob("dense-fit-*"))[1]
     edited.write_bytes(edited.read_bytes()[:-2] + b"ab")
     found = planned(tmp_path)
-    assert found["rows"] == 1
-    assert "measure_rows" not in found
+    assert found["external_store"] == 1
+    assert "external_measure" not in found
 
 
 @pytest.mark.slow

@@ -12,12 +12,13 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from conftest import dense_tables
+from conftest import dense_tables, unchanged
 from families import tiny
 from moediff.analysis.reruns import Rerun
 from moediff.core.errors import UserError
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import read_token_shard
+from moediff.dictionaries.dictionary import in_float64
 from moediff.experts import masking
 from moediff.experts.attribution import written
 from moediff.experts.masking import masked_firing
@@ -68,7 +69,8 @@ def fed(model, layer: int, inputs: dict) -> tuple[torch.Tensor, ...]:
 def test_shares_are_what_each_expert_computes_by_itself(stored, family: str, beside: bool) -> None:
     model, shard, data = stored(("mlp_out", 1), family, beside)
     dictionary, source = made_dictionary(data, 30), int(beside)
-    table = written(dictionary, data, source, Rerun(model, shard, False, 24, 5), CPU)
+    with unchanged(dictionary):
+        table = written(dictionary, data, source, Rerun(model, shard, False, 24, 5), CPU)
     names = [f"expert_{number}" for number in range(8)]
     rest = ["shared", "others", "constant"]
     assert table.columns == ["feature", "fired", "pre_activation", *names, *rest]
@@ -76,6 +78,7 @@ def test_shares_are_what_each_expert_computes_by_itself(stored, family: str, bes
     assert table["fired"].min() > 10
     np.testing.assert_allclose(total, 1, atol=1e-9)
     # Again from the model's weights and the dictionary's dense tables.
+    dictionary = in_float64(dictionary)
     starts = segment_starts(shard.document)
     entered, gates, experts, left = fed(model, 1, packed_inputs(model, shard.tokens, starts))
     place = (data.column("sequence") - FIRST) * 32 + data.column("position")
@@ -223,7 +226,8 @@ def test_firings_lost_are_those_of_a_model_without_the_expert(stored, layer: int
     dictionary = made_dictionary(data, 24)
     wanted = np.arange(24) % 9 - 1  # of experts 0 to 7, or of none
     again = Rerun(model, shard, False, 6, 6)
-    table = masked_firing(dictionary, data, 1, again, layer, wanted, CPU)
+    with unchanged(dictionary):
+        table = masked_firing(dictionary, data, 1, again, layer, wanted, CPU)
     assert table["feature"].to_list() == np.flatnonzero(wanted >= 0).tolist()
     part = data.column("sequence") < FIRST + 6
     place = ((data.column("sequence") - FIRST) * 32 + data.column("position"))[part]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, OlmoeConfig, OlmoeForCausalLM
 
 from conftest import DENSE, MOE, VOCABULARY
+from moediff.config import resources
 from moediff.config.models import active_block_parameters
 from moediff.core import artifact, device
 from moediff.core.errors import DamagedError, UserError
@@ -195,3 +196,10 @@ def test_a_missing_device_is_refused(monkeypatch) -> None:
     assert device.pick_device("auto").type == "cpu"
     with pytest.raises(UserError, match="cuda"):
         device.pick_device("cuda")
+
+
+def test_parameters_known_from_the_config_are_the_model_s_but_for_its_norms(
+    architecture: dict,
+) -> None:
+    counted = parameters.count_parameters(build.build(architecture, 64, 64, 0, 0)).total
+    assert resources.model_parameters(architecture, 64) == pytest.approx(counted, rel=0.02)

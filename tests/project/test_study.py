@@ -15,7 +15,7 @@ from moediff.study import open_rows
     [
         ((), "fit", "needs a source"),
         (("moe",), "train", "fit or validation"),
-        (("moe.x",), "fit", "model, model.seed or model@point"),
+        (("moe.x",), "fit", "a source is written model.seed"),
         (("moe.3",), "fit", r"moe/seed-3/fit: no activation shards; run snakemake"),
     ],
 )

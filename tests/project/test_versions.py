@@ -67,7 +67,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     for name, shape in (("dense", DENSE), ("moe", MOE)):
         model = build.build(shape, 64, 64, 0, 0)
         history = loop.train(model, PLAN, split, split, folder / name, CPU)
-        losses += history["cross_entropy"].to_list()
+        losses += history.filter(name="cross_entropy")["value"].to_list()
         kept[name] = model.eval()
     found["models"] = losses
     paths, sums = [], []

@@ -64,6 +64,16 @@ def test_budget_counts_what_will_be_done(monkeypatch) -> None:
     assert found["hours"] == pytest.approx(sum(s["hours"] or 0 for s in found["stages"]), abs=1e-3)
 
 
+def test_budget_trains_a_model_by_its_own_keys(monkeypatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.05)
+    own = config()
+    own["models"]["moe"]["training"] = {"epochs": 3, "peak_lr": 1.0e-3, "trainable": "router"}
+    stages = {
+        stage["stage"]: stage for stage in budget.estimate(own, torch.device("cpu"))["stages"]
+    }
+    assert stages["training"]["amount"] == 2 * 3 * 20_000  # one rate: no sweep
+
+
 def test_a_disk_that_is_too_small_is_warned_of(monkeypatch, tmp_path: Path) -> None:
     stages = [
         {"stage": "activations", "gigabytes": 60.0}, {"stage": "dictionary", "gigabytes": 30.0},

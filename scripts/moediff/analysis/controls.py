@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from moediff.config.layout import Source
+
 OTHER_SEED, ROTATED, PERMUTED = "other seed", "rotated", "permuted"
 CONTROLS = (OTHER_SEED, ROTATED, PERMUTED)
 EXCLUSIVE, COMMON = ("A-only", "B-only"), "common"
@@ -18,10 +20,10 @@ EXCLUSIVE, COMMON = ("A-only", "B-only"), "common"
 
 def control_of(sources: Sequence[str]) -> str | None:
     """Which control two sources are, by their names (model.seed, a view, a hook point); None: none."""
-    first, second = (name.partition("@")[0].split(".") for name in sources)
-    if len(second) > 2:
-        return second[2]
-    return OTHER_SEED if first[0] == second[0] and first[1] != second[1] else None
+    first, second = map(Source.parse, sources)
+    if second.view:
+        return second.view
+    return OTHER_SEED if first.model == second.model and first.seed != second.seed else None
 
 
 def exclusive_share(counts: Mapping[str, int]) -> float | None:

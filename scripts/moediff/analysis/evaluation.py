@@ -15,10 +15,10 @@ from moediff.activations.rows import AlignedRows
 from moediff.analysis.measured import POOLED, THRESHOLD, Measured
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.principal_components import Baseline
-from moediff.dictionaries.selection import SELECT
+from moediff.dictionaries.selection import KEEPS_K
 
 HALVES = 2  # of the documents, as `half_of` draws them
 
@@ -65,10 +65,9 @@ def coded(
 ) -> Iterator[tuple[Tensor, Entries, Tensor]]:
     """Standardised rows [row, D], entries and values [n] of each batch, in order.
 
-    By the thresholds, all in float64, so that they cut every row the same way in any batch: the
-    dictionary is made so.
+    By the thresholds, all in float64, so that they cut every row the same way in any batch.
     """
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     progress = Progress(data.count, name, "rows")
     for sources in data.in_order(batch):
         rows = dictionary.standardise([part.to(device) for part in sources])
@@ -95,8 +94,8 @@ def measure(
     batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
     """
     k, rule = recipe["k"], recipe["select"]
-    modes = (THRESHOLD, rule) if rule in SELECT else (THRESHOLD,)
-    dictionary = dictionary.double().to(device)
+    modes = (THRESHOLD, rule) if rule in KEEPS_K else (THRESHOLD,)
+    dictionary = in_float64(dictionary, device)
     shape = dictionary.shape
     means = dictionary.standardise(
         [torch.from_numpy(m)[None].to(device) for m, _ in data.moments()]
@@ -122,12 +121,12 @@ def measure(
         half = half_of(document)
         domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
         rows = dictionary.standardise([part.to(device) for part in sources])
-        found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
+        rebuilt = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
         scores, weight = dictionary.score(rows)
         for mode in modes:
             select = None if mode == THRESHOLD else (mode, k)
             entries, values = dictionary.selected(scores, weight, select)
-            found[mode] = dictionary.decode(values, entries, len(rows))
+            rebuilt[mode] = dictionary.decode(values, entries, len(rows))
             active[mode] += len(values)
             if mode == THRESHOLD:
                 features = entries[1].cpu()
@@ -138,7 +137,7 @@ def measure(
                 fired_in += torch.bincount(cell, minlength=len(fired_in))
         for (method, name), total in sums.items():
             columns = shape.columns(names.index(name))
-            total.add(rows[:, columns], found[method][:, columns])
+            total.add(rows[:, columns], rebuilt[method][:, columns])
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}

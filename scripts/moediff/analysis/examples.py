@@ -26,7 +26,7 @@ from moediff.analysis.evaluation import coded
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.corpus.tokenizer import load_tokenizer
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 COUNT = 8
 BEFORE, AFTER = 16, 8
@@ -207,6 +207,7 @@ def feature_examples(
     each token of the window), `activations` (the feature's own at each of them, 0 where it does not
     fire) and `peak` (place of the row in the two lists). Activations are in standardised units.
     """
+    dictionary = in_float64(dictionary, device)  # once, for two passes
     strongest, done = Strongest(dictionary.shape.features), 0
     for row, feature, value, columns in _batches(
         dictionary, data, batch, device, "strongest rows", _FACTS

@@ -32,7 +32,7 @@ from moediff.core.progress import Progress
 from moediff.core.resampling import document_interval
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import recording, replacing
 from moediff.hooks.proofs import prove
@@ -175,7 +175,7 @@ def splice(
     by document. `frozen` also gives the losses with frozen routing,
     where a router is behind the point. Raises UserError where a point, a family or a mask does not fit.
     """
-    dictionary = dictionary.double().to(sides[0].model.device)
+    dictionary = in_float64(dictionary, sides[0].model.device)
     gone = _features(dictionary, deleted or {})
     wanted = {without(name): numbers for name, numbers in (within or {}).items()}
     kept = {SPLICED, *map(without, by_document)}

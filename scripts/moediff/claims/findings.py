@@ -17,6 +17,7 @@ import polars as pl
 
 from moediff.analysis.panel import EITHER, null_rows
 from moediff.claims.metrics import METRICS
+from moediff.config.layout import Source
 from moediff.core.resampling import (
     EXCESS,
     between_and_within,
@@ -76,7 +77,7 @@ class Pair:
 
 def model_of(source: str) -> str:
     """The model of a source's name, which is model.seed, a view, and a hook point."""
-    return source.partition(".")[0]
+    return Source.parse(source).model
 
 
 def pair_values(pair: Pair) -> dict[str, float]:

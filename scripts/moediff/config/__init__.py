@@ -6,13 +6,30 @@ Every job of a cluster run parses the Snakefile again, and rules ask for these n
 from moediff.config.activations import model_shards, points
 from moediff.config.base import ROW_SPLITS, SPLITS
 from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
-from moediff.config.corpus import sequences, shard_count, text_bytes, text_files, tokenizer_files
+from moediff.config.corpus import (
+    sequences,
+    shard_count,
+    shards_again,
+    text_bytes,
+    text_files,
+    tokenizer_files,
+)
+from moediff.config.kinds import KINDS, has_experts, kind, language_models, models_of
 from moediff.config.layout import Fit, Source
-from moediff.config.models import checkpoint_files, own_tokenizers, peak_rates, seeds
+from moediff.config.models import checkpoint_files, own_tokenizers, seeds
 from moediff.config.rows import row_domains, row_files, row_paths
+from moediff.config.training import (
+    init_of,
+    peak_rates,
+    training_of,
+    training_params,
+    trial_params,
+    trial_seed,
+)
 from moediff.config.versions import STAGE_VERSIONS
 
 __all__ = [
+    "KINDS",
     "ROW_SPLITS",
     "SPLITS",
     "STAGE_VERSIONS",
@@ -20,9 +37,14 @@ __all__ = [
     "Source",
     "checkpoint_files",
     "fits",
+    "has_experts",
+    "init_of",
     "is_panel",
+    "kind",
     "kinds",
+    "language_models",
     "model_shards",
+    "models_of",
     "own_tokenizers",
     "peak_rates",
     "points",
@@ -32,8 +54,13 @@ __all__ = [
     "seeds",
     "sequences",
     "shard_count",
+    "shards_again",
     "shared_fits",
     "text_bytes",
     "text_files",
     "tokenizer_files",
+    "training_of",
+    "training_params",
+    "trial_params",
+    "trial_seed",
 ]

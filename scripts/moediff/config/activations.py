@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from moediff.config.base import Config, as_list
 from moediff.config.corpus import shard_count
+from moediff.config.kinds import EXTERNAL, kind
+from moediff.config.layout import point_name
 from moediff.config.models import layer_count
 from moediff.config.rows import row_paths
 from moediff.core.errors import ConfigError
@@ -13,7 +15,7 @@ def points(config: Config) -> dict[str, tuple[str, float]]:
     """Hook points that are read of every model: name -> hook and layer as the config gives them."""
     activations = config["activations"]
     return {
-        f"{hook}.{layer}": (hook, layer)
+        point_name(hook, layer): (hook, layer)
         for layer in as_list(activations["layer"])
         for hook in as_list(activations["hook"])
     }
@@ -32,7 +34,7 @@ def resolve_layer(layer: float, layers: int, model: str) -> int:
 
 def model_shards(config: Config, model: str, split: str) -> int:
     """Activation shards of a model: one for each of its `rows`, or for each token shard."""
-    if "rows" in config["models"][model]:
+    if kind(config, model) is EXTERNAL:
         return len(row_paths(config, model, split))
     return shard_count(config, split)
 

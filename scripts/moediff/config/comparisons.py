@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from moediff.config.activations import model_shards, points
 from moediff.config.base import ROW_SPLITS, Config, count_of
-from moediff.config.layout import AT, Fit, Member, Source
+from moediff.config.kinds import kind
+from moediff.config.layout import Fit, Member, Source, side
 from moediff.config.models import model_width, seeds
 from moediff.config.recipes import STREAM
 from moediff.core.errors import ConfigError
@@ -23,7 +24,7 @@ def members(config: Config, comparison: str) -> list[Member]:
     """
     settings = config["comparisons"][comparison]
     wanted = settings["seeds"]
-    named = [name.partition(AT)[::2] for name in settings.get("each") or settings["all"]]
+    named = [side(name) for name in settings.get("each") or settings["all"]]
     found: dict[frozenset[Source], Member] = {}
     for point in points(config):
         sides = [
@@ -56,8 +57,8 @@ def _controlled(sources: tuple[Source, ...], control: str | None) -> tuple[Sourc
 
 def _point(config: Config, model: str, point: str) -> str | None:
     """The hook point of a source; None where there is only one."""
-    several = len(points(config)) > 1 and "rows" not in config["models"][model]
-    return point if several else None
+    several = len(points(config)) > 1
+    return point if several and kind(config, model).reads_text else None
 
 
 def _is_choice(sources: tuple[Source, ...]) -> bool:
@@ -116,8 +117,8 @@ def shared_fits(config: Config) -> list[list[Fit]]:
 def check_comparison(name: str, config: Config) -> None:
     where = f"comparisons.{name}"
     comparison = config["comparisons"][name]
-    for side in comparison.get("each") or comparison["all"]:
-        model, _, point = side.partition(AT)
+    for name_of_side in comparison.get("each") or comparison["all"]:
+        model, point = side(name_of_side)
         if model not in config["models"]:
             raise ConfigError(
                 f"{where}: unknown model '{model}'; models: {', '.join(config['models'])}"
@@ -132,11 +133,11 @@ def check_comparison(name: str, config: Config) -> None:
                 f"{where}.recipes: unknown recipe '{recipe}'; recipes: {', '.join(config['recipes'])}"
             )
     for seed in comparison["seeds"] or []:
-        for side in comparison.get("each") or comparison["all"]:
-            known = seeds(config, side.partition(AT)[0])
+        for name_of_side in comparison.get("each") or comparison["all"]:
+            known = seeds(config, side(name_of_side)[0])
             if seed not in known:
                 raise ConfigError(
-                    f"{where}.seeds: {seed} is no seed of '{side}', which has "
+                    f"{where}.seeds: {seed} is no seed of '{name_of_side}', which has "
                     f"{', '.join(map(str, known))}"
                 )
     found = members(config, name)

@@ -45,6 +45,13 @@ def sequences(config: Config, split: str) -> int:
     return config["corpus"]["tokens"][split] // config["corpus"]["sequence"]["length"]
 
 
+def shards_again(config: Config) -> int:
+    """Validation shards on which models are run again: enough for `reruns.sequences`."""
+    per_shard = config["corpus"]["shard_tokens"] // config["corpus"]["sequence"]["length"]
+    needed = -(-config["reruns"]["sequences"] // per_shard)
+    return min(needed, shard_count(config, "validation"))
+
+
 def shard_count(config: Config, split: str) -> int:
     """Shards of a split, each of at most `shard_tokens` tokens."""
     per_shard = config["corpus"]["shard_tokens"] // config["corpus"]["sequence"]["length"]

@@ -1,10 +1,108 @@
-"""Names: what a source, a member of a comparison and a dictionary are called."""
+"""Names and places: what a source, a member and a dictionary are called, and where every file lies.
+
+Made and taken apart here alone. A name that is made by one place and read by another grammar
+elsewhere is how a panel came to be called by half of a hook point.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from moediff.core.errors import UserError
 
 AT = "@"  # between a model and a hook point, in a comparison and in the name of a source
+
+SHARD = ".zarr.zip"  # how the name of an activation shard ends
+
+# Every path under the results folder. `{file}` is one of several files of a folder.
+PATHS = {
+    "summary": "{file}",  # fve.json, claims.json, report.html and the like
+    "documents": "corpus/{domain}.parquet",
+    "tokenizer": "corpus/tokenizer.json",
+    "vocabulary": "corpus/vocabulary.json",
+    "tokens": "corpus/{split}/{shard}.h5",
+    "retokenised": "retokenised/{model}/{split}/{shard}.h5",
+    "ngrams": "models/ngrams.json",
+    "model": "models/{model}/seed-{seed}/{file}",
+    "trial": "models/{model}/sweep/lr-{rate}.json",
+    "best_rate": "models/{model}/sweep/best.json",
+    "points": "activations/{model}/seed-{seed}/points.json",
+    "activations": f"activations/{{model}}/seed-{{seed}}/{{split}}/{{shard}}{SHARD}",
+    "manifest": "activations/{model}/seed-{seed}/{split}.json",
+    "baseline": "baselines/{comparison}/{member}/{file}",
+    "dictionary": "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/{file}",
+    "experts": "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/experts/{source}/{file}",
+    "export": "exports/{layout}/{comparison}/{member}/{recipe}/seed-{seed}/{file}",
+    "plot": "plots/{chart}.{format}",
+    "log": "logs/{job}.log",
+    "benchmark": "benchmarks/{job}.tsv",
+    "state": "state",
+}
+
+
+def path(kind: str, **values: Any) -> str:
+    """A path of PATHS under the results folder; what is not given stays a wildcard of Snakemake's.
+
+    A shard's number may be an int: it is written with five digits.
+    """
+    if isinstance(values.get("shard"), int):
+        values["shard"] = f"{values['shard']:05d}"
+    wanted = re.findall(r"{(\w+)}", PATHS[kind])
+    unknown = values.keys() - set(wanted)
+    if unknown:
+        raise KeyError(f"{kind}: no {', '.join(sorted(unknown))} in {PATHS[kind]}")
+    return PATHS[kind].format(**{name: values.get(name, f"{{{name}}}") for name in wanted})
+
+
+@cache
+def _pattern(kind: str) -> re.Pattern[str]:
+    parts = re.split(r"{(\w+)}", PATHS[kind])
+    for number in range(0, len(parts), 2):
+        parts[number] = re.escape(parts[number])
+    for number in range(1, len(parts), 2):
+        some = {"job": ".+", "format": "[^/.]+"}.get(parts[number], "[^/]+")
+        parts[number] = f"(?P<{parts[number]}>{some})"
+    return re.compile(rf"(?:.*/)?{''.join(parts)}")
+
+
+def parse(kind: str, place: str) -> dict[str, str]:
+    """The values of a path that `path` made, wherever the results folder lies.
+
+    Raises UserError for a path of another kind.
+    """
+    match = _pattern(kind).fullmatch(str(place))
+    if match is None:
+        raise UserError(f"{place}: not a path like {PATHS[kind]}")
+    return match.groupdict()
+
+
+def run_name(model: str, seed: int | str) -> str:
+    """What one training run is called in a message."""
+    return f"{model}/seed-{seed}"
+
+
+def point_name(hook: str, layer: float) -> str:
+    """What a hook point is called; its layer is written as in the config."""
+    return f"{hook}.{layer}"
+
+
+def side(name: str) -> tuple[str, str | None]:
+    """Model and hook point (None: every one) of a side of a comparison, `model` or `model@point`."""
+    model, _, point = name.partition(AT)
+    return model, point or None
+
+
+# model.seed, a view's name after a dot, a hook point after AT. A model's name has no dot, so that the
+# first one ends it; the number of a layer may have one.
+_LAYER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+_SOURCE = re.compile(
+    r"(?P<model>[A-Za-z0-9][\w-]*)(?:\.(?P<seed>\d+)(?:\.(?P<view>[a-z]+))?)?"
+    rf"(?:{AT}(?P<point>[a-z_]+\.{_LAYER}))?"
+)
+_BETWEEN = "_"  # between the sources of a member
 
 
 @dataclass(frozen=True)
@@ -22,6 +120,17 @@ class Source:
         seen = f"{self.model}.{self.seed}" + (f".{self.view}" if self.view else "")
         return seen + (f"{AT}{self.point}" if self.point else "")
 
+    @classmethod
+    def parse(cls, name: str, seed: int | None = None) -> Source:
+        """The source of a name; `seed` where the name says none. Raises UserError for what is no name."""
+        match = _SOURCE.fullmatch(name)
+        if match is None or (match["seed"] is None and seed is None):
+            raise UserError(
+                f"'{name}': a source is written model.seed, or model.seed{AT}hook.layer"
+            )
+        number = int(match["seed"]) if match["seed"] is not None else int(seed or 0)
+        return cls(match["model"], number, match["point"], match["view"])
+
 
 @dataclass(frozen=True)
 class Member:
@@ -32,7 +141,29 @@ class Member:
 
     @property
     def name(self) -> str:
-        return "_".join(source.name for source in self.sources)
+        return _BETWEEN.join(source.name for source in self.sources)
+
+    @classmethod
+    def parse(cls, comparison: str, name: str) -> Member:
+        """The member of a name that `name` made: the inverse, whatever underscores its models have.
+
+        Of all ways to cut the name at underscores, one gives sources alone: a source has a dot
+        before its seed, and nothing but a view or a point after it. Raises UserError when none does.
+        """
+        sources: list[Source] = []
+        start = 0
+        pieces = name.split(_BETWEEN)
+        while start < len(pieces):
+            for stop in range(start + 1, len(pieces) + 1):
+                piece = _BETWEEN.join(pieces[start:stop])
+                match = _SOURCE.fullmatch(piece)
+                if match is not None and match["seed"] is not None:
+                    sources.append(Source.parse(piece))
+                    start = stop
+                    break
+            else:
+                raise UserError(f"'{name}': not the name of a dictionary's sources")
+        return cls(comparison, tuple(sources))
 
 
 @dataclass(frozen=True)
@@ -42,3 +173,15 @@ class Fit:
     member: Member
     recipe: str
     seed: int
+
+    def path(self, file: str = "", source: str | None = None, kind: str = "dictionary") -> str:
+        """A file of its folder, or of `experts/{source}` in it; the folder's name without one."""
+        values = {
+            "comparison": self.member.comparison,
+            "member": self.member.name,
+            "recipe": self.recipe,
+            "seed": self.seed,
+        }
+        if source is not None:
+            return path("experts", **values, source=source, file=file)
+        return path(kind, **values, file=file).rstrip("/")

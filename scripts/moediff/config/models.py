@@ -1,4 +1,4 @@
-"""The section `models`: sizes, seeds and rates as far as they are known before a job; its checks."""
+"""The section `models`: sizes and seeds as far as they are known before a job; its checks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from moediff.config.base import Config, as_list, files_of
+from moediff.config.base import Config, files_of
+from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, kind, kind_of, models_of
 from moediff.config.rows import check_rows
 from moediff.core.errors import ConfigError
 
@@ -29,9 +30,9 @@ def model_width(config: Config, model: str) -> int | None:
 
 def _known(config: Config, model: str, key: str, *names: str) -> int | None:
     settings = config["models"][model]
-    if "train" in settings:
+    if kind(config, model) is TRAINED:
         return settings["train"][key]
-    if "rows" in settings:
+    if kind(config, model) is EXTERNAL:
         return None
     checkpoint = Path(settings["load"]) / "config.json"
     if not checkpoint.is_file():
@@ -47,13 +48,8 @@ def _known(config: Config, model: str, key: str, *names: str) -> int | None:
 def seeds(config: Config, model: str) -> list[int]:
     """Seeds of a model: those of training, or one for what was not trained here."""
     settings = config["models"][model]
-    return (settings["seeds"] or config["training"]["seeds"]) if "train" in settings else [0]
-
-
-def peak_rates(config: Config, model: str) -> list[float]:
-    """Peak learning rates to try; more than one asks for a sweep. An untrained model tries none."""
-    rates = as_list(config["training"]["peak_lr"])
-    return rates if config["models"][model]["sees"]["share"] else rates[:1]
+    trained = kind(config, model).trained
+    return (settings["seeds"] or config["training"]["seeds"]) if trained else [0]
 
 
 def checkpoint_files(name: str) -> list[str]:
@@ -69,10 +65,10 @@ def own_tokenizers(config: Config) -> list[str]:
 
 
 def check_model(name: str, model: Config, config: Config) -> None:
-    if "rows" in model:
+    if kind_of(model) is EXTERNAL:
         check_rows(name, config)
         return
-    if "load" in model:
+    if kind_of(model) is LOADED:
         if model["tokenizer"] == "corpus" and "load" not in config["corpus"]["tokenizer"]:
             raise ConfigError(
                 f"models.{name}.load: a checkpoint needs its own tokenizer; set corpus.tokenizer to "
@@ -93,7 +89,7 @@ def check_model(name: str, model: Config, config: Config) -> None:
     twin = model["match"].get("active")
     if twin is None:
         return
-    if "train" not in config["models"].get(twin, {}):
+    if twin not in models_of(config, TRAINED):
         raise ConfigError(f"models.{name}.match.active: '{twin}' is not a model trained here")
     own, other = (active_block_parameters(config["models"][key]["train"]) for key in (name, twin))
     if abs(own / other - 1) > 0.01:

@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from moediff.config.base import Config
+from moediff.config.kinds import KINDS
 from moediff.core.errors import ConfigError
 
 
@@ -75,11 +76,11 @@ def _expand_like(config: Config) -> Config:
             raise ConfigError(
                 f"models.{name}.like: '{base}' is not another model; models: {', '.join(models)}"
             )
-        if trained[base].keys() & {"load", "rows"}:
-            kind = "loaded" if "load" in trained[base] else "rows of other code"
-            raise ConfigError(
-                f"models.{name}.like: '{base}' is {kind}; only a trained model can be copied"
-            )
+        for key, kind in KINDS.items():
+            if key in trained[base] and not kind.trained:
+                raise ConfigError(
+                    f"models.{name}.like: '{base}' is {kind.name}; only a trained model can be copied"
+                )
         return {**train_keys(base, (*seen, name)), **own}
 
     merged = {name: train_keys(name, ()) for name in trained}
@@ -93,7 +94,8 @@ def _resolve(schema: Mapping, value: Any, definitions: Mapping, path: tuple) -> 
     """Fill defaults into `value` and return the schema that applies to it, free of choices.
 
     A choice (`oneOf`) is settled by the constants and required keys of its branches, so that an
-    error names the wrong key and not a list of schemas.
+    error names the wrong key and not a list of schemas. A mapping with `defaults: false` holds keys
+    of another section given again: what it leaves out is that section's, not a default.
     """
     schema = _dereference(schema, definitions)
     if "oneOf" in schema:
@@ -104,7 +106,7 @@ def _resolve(schema: Mapping, value: Any, definitions: Mapping, path: tuple) -> 
     properties = dict(schema.get("properties", {}))
     for key, part in properties.items():
         part = _dereference(part, definitions)
-        if key not in value and "default" in part:
+        if key not in value and "default" in part and schema.get("defaults", True):
             value[key] = copy.deepcopy(part["default"])
     others = schema.get("additionalProperties")
     if isinstance(others, dict):

@@ -9,6 +9,7 @@ numbered by block: tied, free, then those exclusive to each source in turn.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +33,7 @@ from moediff.dictionaries.blocks import (
 from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import DenseScores, Linear, Scores, Scratch, ScreenedScores
-from moediff.dictionaries.selection import SELECT
+from moediff.dictionaries.selection import KEEPS_K
 
 
 class Dictionary(nn.Module):
@@ -105,7 +106,7 @@ class Dictionary(nn.Module):
     def norms(self) -> Tensor:
         """Decoder norm of every feature in every source: [F, S], with its gradient."""
         sources = len(self.shape.widths)
-        found = []
+        by_block = []
         for block in self.blocks.values():
             parts = []
             for source in range(sources):
@@ -113,8 +114,8 @@ class Dictionary(nn.Module):
                 if block.columns.start <= columns.start and columns.stop <= block.columns.stop:
                     start = columns.start - block.columns.start
                     parts.append((source, slice(start, start + self.shape.widths[source])))
-            found.append(block.norms(parts, sources))
-        return torch.cat(found)
+            by_block.append(block.norms(parts, sources))
+        return torch.cat(by_block)
 
     # --- score, select, decode ---
 
@@ -139,16 +140,16 @@ class Dictionary(nn.Module):
 
     def values(self, known: Tensor, rows: Tensor, entries: Entries) -> Tensor:
         """`known` [n], the pre-activations at the entries, with their gradient."""
-        found = []
+        by_block = []
         for block, inside, local in self._split(entries):
             inputs = rows[:, block.columns]
             mine = known if inside is None else known[inside]
             part = selected_values(mine, inputs, block.encoder, block.encoder_bias, local)
             if inside is None:
                 return part
-            found.append((inside, part))
+            by_block.append((inside, part))
         joined = torch.zeros_like(known)
-        for inside, part in found:
+        for inside, part in by_block:
             joined = joined.index_copy(0, inside, part)
         return joined
 
@@ -169,8 +170,8 @@ class Dictionary(nn.Module):
     def encode(self, rows: Tensor, select: tuple[str, int] | None = None) -> tuple[Entries, Tensor]:
         """Entries and values of standardised rows [row, D], at inference.
 
-        Each score at or above its feature's threshold fires; with `select`, the name of a rule and
-        its k, those fire that training selects in such a batch.
+        Each score at or above its feature's threshold fires; with `select`, the name of a rule of
+        KEEPS_K and its k, those fire that training selects in such a batch.
         """
         return self.selected(*self.score(rows), select)
 
@@ -180,11 +181,11 @@ class Dictionary(nn.Module):
     ) -> tuple[Entries, Tensor]:
         """The same from what `score` gives, for whoever selects by several rules."""
         if select is None:
-            entries, found = scores.at_least(self.threshold)
+            entries, selected = scores.at_least(self.threshold)
         else:
             rule, k = select
-            entries, found = SELECT[rule](scores, k, 0.0)
-        return entries, found / weight[entries[1]]
+            entries, selected = KEEPS_K[rule].largest(scores, k)
+        return entries, selected / weight[entries[1]]
 
     @torch.no_grad()
     def reconstruct(self, rows: Tensor, select: tuple[str, int] | None = None) -> Tensor:
@@ -217,3 +218,23 @@ class Dictionary(nn.Module):
         dictionary = cls(shape)
         dictionary.load_state_dict(tensors, strict=True)
         return dictionary.requires_grad_(False), metadata
+
+
+@torch.no_grad()
+def in_float64(dictionary: Dictionary, device: torch.device | None = None) -> Dictionary:
+    """The dictionary in float64 on `device` (None: where it lies), without gradients.
+
+    The caller's object keeps its dtype, its device and its bytes. One that is so already is given
+    back as it is: who measures a dictionary several times calls this once and passes the result on.
+    """
+    tensors = [*dictionary.parameters(), *dictionary.buffers()]
+    device = tensors[0].device if device is None else device
+    converted = [tensor.to(device, torch.float64) for tensor in tensors]
+    if all(new is old for new, old in zip(converted, tensors, strict=True)):
+        return dictionary
+    # Each tensor is converted once: a copy in float32 first would double what is held at the peak.
+    known = {
+        id(old): nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+        for old, new in zip(tensors, converted, strict=True)
+    }
+    return copy.deepcopy(dictionary, known)

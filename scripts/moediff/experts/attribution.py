@@ -13,7 +13,7 @@ from moediff.activations.rows import AlignedRows
 from moediff.analysis.reruns import Pass, Rerun, Runner, passes, refuse_another_model
 from moediff.core.errors import UserError
 from moediff.dictionaries.dense import Tables
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import backend
 from moediff.hooks.capture import Capture
@@ -42,7 +42,7 @@ def written(
     point = Point.named(data.origins[source]["hook"])
     if point.hook != "mlp_out":
         raise UserError(f"{point}: what experts write adds up at mlp_out only")
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     columns, scale = dictionary.shape.columns(source), dictionary.scale[source]
     tables = Tables.of(dictionary)
     encoder = tables.encoder[:, columns].contiguous()  # [F, d]

@@ -10,7 +10,7 @@ from torch import Tensor
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.reruns import Pass, Rerun, Runner, passes, refuse_another_model
 from moediff.core.errors import UserError
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.experts.affinity import NONE
 from moediff.hooks.capture import Capture
@@ -40,7 +40,7 @@ def masked_firing(
     behind the hook, or a token uses but one.
     """
     point = Point.named(data.origins[source]["hook"])
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     size = dictionary.shape.features
     wanted = torch.from_numpy(np.array(experts, np.int64)).to(device)  # [F]
     if len(wanted) != size:

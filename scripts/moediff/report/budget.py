@@ -13,9 +13,9 @@ import torch
 
 from moediff.activations import external
 from moediff.activations.shards import TYPES
-from moediff.config import activations, base, comparisons, models
+from moediff.config import activations, base, comparisons, models, training
+from moediff.config.kinds import EXTERNAL, LOADED, kind_of, models_of
 from moediff.config.rows import row_paths
-from moediff.core.device import pick_precision
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.trainer import Fitter
@@ -24,8 +24,8 @@ from moediff.hooks.points import Point
 from moediff.models import build
 from moediff.models.inputs import model_inputs
 from moediff.models.parameters import count_parameters
-from moediff.training import loop, router_losses
 from moediff.training.plan import Plan
+from moediff.training.step import Step
 
 VOCABULARY = 50_257  # assumed when a pretrained tokenizer is named: that of GPT-2
 SPARE = 0.95  # of the free disk, that a run may fill before it is warned of
@@ -74,7 +74,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     value = 2 if config["activations"]["dtype"] == "float16" else 4
     widths = {}
     for name, model in config["models"].items():
-        if "rows" in model:
+        if kind_of(model) is EXTERNAL:
             count, widths[name] = _size_of_rows(config, name)
             row_bytes = widths[name] * value + COLUMN_BYTES
             stages.append(_stage("activations", name, count, None, row_bytes))
@@ -83,15 +83,15 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         widths[name] = models.model_width(config, name) or WIDTH_UNKNOWN
         cached = (tokens["fit"] + tokens["validation"]) * number
         row_bytes = widths[name] * value * len(activations.points(config)) + COLUMN_BYTES
-        if "load" in model:
+        if kind_of(model) is LOADED:
             stages.append(_stage("activations", name, cached, None, row_bytes))
             continue
-        rates = models.peak_rates(config, name)
-        trials = len(rates) * config["training"]["sweep_tokens"] if len(rates) > 1 else 0
-        learned = tokens["train"] * model["sees"]["share"] * config["training"]["epochs"]
+        rates, settings = training.peak_rates(config, name), training.training_of(config, name)
+        trials = len(rates) * settings["sweep_tokens"] if len(rates) > 1 else 0
+        learned = tokens["train"] * model["sees"]["share"] * settings["epochs"]
         seen = round(learned) * number + trials
         training_rate, forward_rate, parameters = _measure_model(
-            model["train"], config, vocabulary, length, device
+            config, name, vocabulary, length, device
         )
         # A checkpoint holds weights and two moments; two of them are kept.
         saved = 4 * parameters * (number + 2 * 3 * (number + len(rates)))
@@ -110,7 +110,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         size = 4 * 2 * recipe["features"] * sum(sources) * (1 + 2 * 3)
         row = _stage("dictionary", name, recipe["rows"], measured[key], 0)
         stages.append(row | {"gigabytes": round(size / 1e9, 3)})
-    copied = any("rows" in model for model in config["models"].values())
+    copied = bool(models_of(config, EXTERNAL))
     hours = [stage["hours"] for stage in stages if stage["hours"] is not None]
     return {
         "stages": stages,
@@ -187,26 +187,21 @@ def _stage(stage: str, name: str, amount: int, rate: float | None, each: int) ->
 
 
 def _measure_model(
-    architecture: Mapping[str, Any],
-    config: Mapping[str, Any],
-    vocabulary: int,
-    length: int,
-    device: torch.device,
+    config: Mapping[str, Any], name: str, vocabulary: int, length: int, device: torch.device
 ) -> tuple[float, float, int]:
-    """Tokens a second of training and of caching, and the number of parameters."""
-    model = build.build(architecture, vocabulary, length, 0, 0).to(device)
-    plan = Plan.of(config["training"], 1e-4, 0)
+    """Tokens a second of training and of caching a model, and the number of its parameters."""
+    architecture = config["models"][name]["train"]
+    model = build.build(architecture, vocabulary, length, 0, 0)
+    plan = Plan.of(training.training_of(config, name), 1e-4, 0)
     data = MadeTokens(plan.batch, length, vocabulary)
     rows = np.arange(plan.batch)
-    optimizer, tap = loop.make_optimizer(model, plan), router_losses.RouterTap(model)
-    precision = pick_precision(plan.precision, device)
+    step = Step(model, plan, device)
 
-    def step() -> int:
-        loop.train_step(model, optimizer, tap, plan, data, rows, 1e-4, device, precision)
+    def train() -> int:
+        step.take(data, rows, 1e-4)
         return data.tokens.size
 
-    training_rate = _rate(step)
-    tap.close()
+    training_rate = _rate(train)
     layers = architecture["layers"]
     points = [
         Point(hook, activations.resolve_layer(layer, layers, "model"))

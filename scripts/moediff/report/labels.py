@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 
-# One source in the name of a member: its model (whose name may hold `_`), its seed, its view and point.
-SOURCE = re.compile(r"([\w-]+)\.(\d+)((?:\.[a-z]+)?(?:@[a-z_]+\.\d+)?)(?:_|$)")
+from moediff.config.layout import Member, Source
 
 
 def dictionary_label(comparison: str, member: str, recipe: str, seed: int | str) -> str:
@@ -17,18 +17,24 @@ def dictionary_label(comparison: str, member: str, recipe: str, seed: int | str)
 
 def member_label(member: str) -> str:
     """The sources of a member; of a panel, seeds of one model that follow each other as a range."""
-    runs: list[tuple[str, int, int, str]] = []  # model, first and last seed, view and point
-    sources = SOURCE.findall(member)
-    for model, number, seen in sources:
-        seed = int(number)
-        if len(sources) > 2 and runs and runs[-1] == (model, runs[-1][1], seed - 1, seen):
-            runs[-1] = (model, runs[-1][1], seed, seen)
+    sources = Member.parse("", member).sources
+    runs: list[list[Source]] = []
+    for source in sources:
+        follows = runs and replace(source, seed=source.seed - 1) == runs[-1][-1]
+        if len(sources) > 2 and follows:
+            runs[-1].append(source)
         else:
-            runs.append((model, seed, seed, seen))
-    return " + ".join(
-        f"{model}.{first}{f'-{last}' if last > first else ''}{seen}"
-        for model, first, last, seen in runs
-    )
+            runs.append([source])
+    return " + ".join(source_range(run) for run in runs)
+
+
+def source_range(run: Sequence[Source]) -> str:
+    """What sources of one model are called whose seeds follow each other: `moe.0-3`."""
+    first, last = run[0], run[-1]
+    if first == last:
+        return first.name
+    seen = first.name.removeprefix(Source(first.model, first.seed).name)
+    return f"{first.model}.{first.seed}-{last.seed}{seen}"
 
 
 def labelled(rows: pl.DataFrame) -> pl.DataFrame:

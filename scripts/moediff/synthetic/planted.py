@@ -11,6 +11,7 @@ import torch
 
 from moediff.activations.shard_writer import ShardWriter
 from moediff.activations.shards import Stored
+from moediff.config.layout import SHARD
 from moediff.core import artifact
 from moediff.core.errors import UserError
 
@@ -104,7 +105,7 @@ def stored(rows: Sequence[np.ndarray], folder: Path) -> list[list[Path]]:
     }  # fmt: skip
     paths = []
     for source, part in enumerate(rows):
-        path = folder / f"{source}.zarr.zip"
+        path = folder / f"{source}{SHARD}"
         points = {"planted": Stored("planted.0", part.shape[1], 0)}
         writer = ShardWriter(path, columns, points, "float32", CHUNK)
         writer.add({"planted": torch.from_numpy(np.ascontiguousarray(part, np.float32))})

@@ -1,0 +1,100 @@
+"""What a job takes: GPUs, memory and minutes, from what it works on and how often it was tried.
+
+Never from the machine that reads the Snakefile: on a cluster that is a login node. A profile says
+where jobs run and what is there; here stands what they need. Estimates are of a CPU job and generous,
+by a half and more over what the default and the study took (tests hold the default's), since too
+little ends a job and too much only waits; each further attempt asks for as much again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from moediff.config.base import Config
+from moediff.config.kinds import TRAINED, kind
+from moediff.config.layout import Member
+from moediff.config.models import model_width
+
+UNKNOWN_MODEL_MB = 32_000  # weights of a checkpoint whose files are not on this machine
+UNKNOWN_WIDTH = 4096
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stage takes at rest, and what grows with its work."""
+
+    rest_mb: int  # imports, and buffers of fixed size
+    minutes: int  # of the smallest job, with a slow file system
+    input_mb: float = 0.0  # MB of memory for each MB of input files
+    input_minutes: float = 0.0  # for each GB of input files
+    weights: float = 0.0  # copies of a model's or a dictionary's weights in memory
+    steps: float = 0.0  # minutes for each 1e12 parameters x tokens or rows
+    gpu: bool = False
+
+
+# Stage -> needs. Copies of weights: training and fitting hold weights, gradients, two moments and what
+# is being written; an analysis holds a dictionary in float64 and its codes.
+STAGES = {
+    "documents": Needs(1000, 20, input_mb=6, input_minutes=60),
+    "tokens": Needs(1500, 20, input_mb=8, input_minutes=60),
+    "training": Needs(2000, 20, weights=8, steps=10, gpu=True),
+    "loading": Needs(2000, 30, weights=2),
+    "activations": Needs(2500, 20, input_mb=8, weights=2, steps=3, gpu=True),
+    "external": Needs(1500, 20, input_mb=4, input_minutes=10),
+    "dictionaries": Needs(3000, 20, weights=8, steps=10, gpu=True),
+    "components": Needs(2000, 20, input_minutes=30),
+    "analysis": Needs(2500, 20, weights=6, input_minutes=60, gpu=True),
+    "reruns": Needs(3500, 30, weights=8, input_minutes=120, gpu=True),
+    "tables": Needs(1000, 10, input_mb=8),
+    "synthetic": Needs(3000, 600),
+}
+
+
+def needs(
+    stage: str, device: str, megabytes: float = 0.0, weights_mb: float = 0.0, work: float = 0.0,
+    attempt: int = 1,
+) -> dict[str, int]:  # fmt: skip
+    """Snakemake's `gpu`, `mem_mb` and `runtime` (minutes) of a job.
+
+    `megabytes` of input files, `weights_mb` of float32 weights, `work` in parameters times the
+    tokens or rows that they are applied to. `device` is the config's: `cpu` asks for no GPU.
+    """
+    one = STAGES[stage]
+    memory = one.rest_mb + one.input_mb * megabytes + one.weights * weights_mb
+    minutes = one.minutes + one.input_minutes * megabytes / 1024 + one.steps * work / 1e12
+    return {
+        "gpu": int(one.gpu and device != "cpu"),
+        "mem_mb": round(memory * attempt),
+        "runtime": round(minutes * attempt),
+    }
+
+
+def model_parameters(train: Mapping[str, int], vocabulary: int) -> int:
+    """Parameters of a model trained here: blocks, embedding and unembedding; norms apart."""
+    d_model, experts = train["d_model"], train["experts"]
+    block = 4 * d_model**2 + 3 * d_model * train["ffn"] * experts + d_model * (experts - 1)
+    return train["layers"] * block + 2 * vocabulary * d_model
+
+
+def shard_tokens(config: Config, split: str) -> int:
+    """Tokens of one shard of a split."""
+    return min(config["corpus"]["shard_tokens"], config["corpus"]["tokens"][split])
+
+
+def model_mb(config: Config, model: str) -> float:
+    """Float32 megabytes of a model's weights; of a folder its files, of a Hub id UNKNOWN_MODEL_MB."""
+    settings = config["models"][model]
+    if kind(config, model) is TRAINED:
+        vocabulary = config["corpus"]["tokenizer"].get("train", 2**16)
+        return 4 * model_parameters(settings["train"], vocabulary) / MEGABYTE
+    files = list(Path(settings.get("load", "")).glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) / MEGABYTE or UNKNOWN_MODEL_MB
+
+
+def dictionary_mb(config: Config, member: Member, recipe: str) -> float:
+    """Float32 megabytes of a dictionary's encoder and decoder, over the summed widths of its sources."""
+    width = sum(model_width(config, source.model) or UNKNOWN_WIDTH for source in member.sources)
+    return 2 * 4 * config["recipes"][recipe]["features"] * width / MEGABYTE

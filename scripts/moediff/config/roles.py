@@ -1,0 +1,182 @@
+"""Which dictionaries play which part: pairs, panels, what claims are about, what is drawn.
+
+Plain questions about the dictionaries of a whole config (`comparisons.fits`). Rules ask them for the
+files that a job takes; nothing here knows a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moediff.config.base import Config
+from moediff.config.comparisons import is_panel
+from moediff.config.kinds import TRAINED, has_experts, kind, models_of
+from moediff.config.layout import Fit, Source
+
+
+def as_they_are(fit: Fit) -> bool:
+    """Whether no source of a dictionary is a control's view."""
+    return not any(source.view for source in fit.member.sources)
+
+
+def models_in(fit: Fit) -> set[str]:
+    """Models of a dictionary's sources."""
+    return {source.model for source in fit.member.sources}
+
+
+def with_sources(fits: Sequence[Fit], count: int) -> list[Fit]:
+    """Dictionaries over so many sources."""
+    return [fit for fit in fits if len(fit.member.sources) == count]
+
+
+def pairs(fits: Sequence[Fit]) -> list[Fit]:
+    """Dictionaries over two models as they are."""
+    return [fit for fit in with_sources(fits, 2) if as_they_are(fit)]
+
+
+def panels(config: Config, fits: Sequence[Fit]) -> list[Fit]:
+    """Dictionaries over several models of each of two kinds."""
+    return [fit for fit in fits if is_panel(config, fit.member)]
+
+
+def whole_learners(config: Config) -> list[str]:
+    """Models that learned from the whole train split: those whose loss is held against n-grams."""
+    whole = {"domains": None, "share": 1}
+    return [name for name in models_of(config, TRAINED) if config["models"][name]["sees"] == whole]
+
+
+# --- what claims are about ---
+
+
+def primary_panels(config: Config, fits: Sequence[Fit], primary: Mapping[str, Any]) -> list[Fit]:
+    """Panels of the primary recipe over the two models that claims are about, those with most seeds."""
+    named = {primary["moe"], primary["dense"]}
+    chosen = [
+        fit
+        for fit in panels(config, fits)
+        if fit.recipe == primary["recipe"] and models_in(fit) == named
+    ]
+    most = max((len(fit.member.sources) for fit in chosen), default=0)
+    return with_sources(chosen, most)
+
+
+def known_panels(config: Config, fits: Sequence[Fit], primary: Mapping[str, Any]) -> list[Fit]:
+    """Panels whose answer is known: one kind of model learned all text, the other did not."""
+    trained, whole = set(models_of(config, TRAINED)), set(whole_learners(config))
+    return [
+        fit
+        for fit in panels(config, fits)
+        if fit.recipe == primary["recipe"]
+        and models_in(fit) <= trained
+        and len(models_in(fit) & whole) == 1
+    ]
+
+
+def primary_analysis(config: Config, primary: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides how claims were measured, by the keys of the primary analysis.
+
+    A model is named as claims call it, and None where the config trains one of the other kind under
+    that name, or has none.
+    """
+    recipe = config["recipes"].get(primary["recipe"], {})
+
+    def named(side: str) -> str | None:
+        name = primary[side]
+        if name not in config["models"]:
+            return None
+        if not kind(config, name).trained:
+            return name
+        return name if has_experts(config, name) == (side == "moe") else None
+
+    return {
+        "moe": named("moe"),
+        "dense": named("dense"),
+        "hook": config["activations"]["hook"],
+        "layer": config["activations"]["layer"],
+        "recipe": primary["recipe"] if recipe else None,
+        "features": recipe.get("features"),
+        "k": recipe.get("k"),
+        "bounds": config["features"]["bounds"],
+        "user_floor": config["features"]["user_floor"],
+    }
+
+
+# --- what is drawn, and whose features can be looked through ---
+
+
+def drawn_pair(fits: Sequence[Fit], primary: Mapping[str, Any]) -> Fit | None:
+    """The dictionary over two models whose features are drawn; None without one.
+
+    The first of the primary recipe and models where there are such, else the first of all.
+    """
+    wanted = (primary["moe"], primary["dense"], primary["recipe"])
+    two = [fit for fit in pairs(fits) if len(models_in(fit)) == 2]
+    first = [
+        fit
+        for fit in two
+        if (*(source.model for source in fit.member.sources), fit.recipe) == wanted
+    ]
+    return next(iter(first + two), None)
+
+
+def nulls_of(pair: Fit, fits: Sequence[Fit]) -> list[Fit]:
+    """Dictionaries of a pair's recipe over two seeds of one of its models."""
+    return [
+        fit
+        for fit in pairs(fits)
+        if fit.recipe == pair.recipe
+        and len(models_in(fit)) == 1
+        and models_in(fit) < models_in(pair)
+    ]
+
+
+def first_null_of_each(pair: Fit, fits: Sequence[Fit]) -> list[Fit]:
+    """The first null dictionary of every model of a pair."""
+    first = {fit.member.sources[0].model: fit for fit in reversed(nulls_of(pair, fits))}
+    return list(first.values())
+
+
+def saes_of(config: Config, fits: Sequence[Fit], fit: Fit) -> list[Fit]:
+    """The SAEs of a dictionary's models at its hook points, of its recipe and first seed: one a source."""
+    sides = {(source.model, source.point) for source in fit.member.sources}
+    seed = config["recipes"][fit.recipe]["seeds"][0]
+    first: dict[Source, Fit] = {}
+    for other in with_sources(fits, 1):
+        (source,) = other.member.sources
+        if (
+            source.view is None
+            and (source.model, source.point) in sides
+            and (other.recipe, other.seed) == (fit.recipe, seed)
+        ):
+            first.setdefault(source, other)
+    return list(first.values())
+
+
+def routed_source(config: Config, pair: Fit | None) -> Source | None:
+    """The first source of a pair where it is an MoE trained here whose experts are stored, else None."""
+    if pair is None or config["activations"]["routing"] == "none":
+        return None
+    source = pair.member.sources[0]
+    return source if has_experts(config, source.model) else None
+
+
+def browsed(config: Config, fits: Sequence[Fit], pair: Fit | None) -> list[Fit]:
+    """The dictionaries to look through on the page, whose text is known.
+
+    The pair that is drawn and the first SAE of each of its models; the first of all without a pair.
+    """
+    if pair is None:
+        chosen = list(fits[:1])
+    else:
+        saes: dict[str, Fit] = {}
+        for fit in with_sources(fits, 1):
+            model = fit.member.sources[0].model
+            if model in models_in(pair) and fit.recipe == pair.recipe:
+                saes.setdefault(model, fit)
+        chosen = [pair, *saes.values()]
+    return [
+        fit
+        for fit in chosen
+        if as_they_are(fit) and all(kind(config, model).reads_text for model in models_in(fit))
+    ]

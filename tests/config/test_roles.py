@@ -1,0 +1,152 @@
+"""Which dictionaries play which part: by a config small enough to name them all."""
+
+from __future__ import annotations
+
+import pytest
+
+from conftest import PRESETS, SCHEMA
+from moediff.config import fits, roles
+from moediff.config.complete import complete
+from moediff.config.kinds import EXTERNAL, KINDS, LOADED, TRAINED, has_experts, kind_of, models_of
+from moediff.config.layout import Fit
+
+PRIMARY = {"moe": "moe", "dense": "dense", "recipe": "default"}
+CONFIG = {
+    "corpus": {
+        "domains": {"made": {"source": "tales"}, "other": {"source": "stdlib"}},
+        "tokens": {"train": 16_000, "fit": 12_000, "validation": 4_000},
+    },
+    "models": {
+        "dense": {"train": {"d_model": 32, "layers": 2, "heads": 2, "ffn": 64}},
+        "moe": {"like": "dense", "train": {"ffn": 32, "experts": 4, "top_k": 2}},
+        "narrow": {"like": "dense", "sees": {"domains": ["made"]}},
+    },
+    "training": {"seeds": [0, 1, 2]},
+    "recipes": {"default": {"k": 4, "features": 64}, "wide": {"k": 4, "features": 128}},
+    "comparisons": {
+        "sae": {"each": ["moe"], "recipes": ["default", "wide"]},
+        "pair": {"each": ["moe", "dense"], "recipes": ["wide", "default"]},
+        "null": {"each": ["dense", "dense"], "recipes": ["default"]},
+        "turned": {"each": ["moe"], "seeds": [0], "control": "rotated", "recipes": ["default"]},
+        "two": {"all": ["moe", "dense"], "seeds": [0, 1], "recipes": ["default"]},
+        "panel": {"all": ["moe", "dense"], "recipes": ["default", "wide"]},
+        "known": {"all": ["dense", "narrow"], "recipes": ["default"]},
+    },
+}
+
+
+@pytest.fixture
+def config() -> dict:
+    return complete(CONFIG, SCHEMA, PRESETS)
+
+
+def names(found: list[Fit]) -> list[str]:
+    return [f"{fit.member.comparison}/{fit.member.name}/{fit.recipe}" for fit in found]
+
+
+def test_pairs_are_over_two_models_as_they_are(config: dict) -> None:
+    found = roles.pairs(fits(config))
+    assert {fit.member.comparison for fit in found} == {"pair", "null"}
+    assert len(found) == 9 * 2 + 3
+
+
+def test_panels_have_two_kinds_of_several_models(config: dict) -> None:
+    found = roles.panels(config, fits(config))
+    assert [(fit.member.comparison, fit.recipe) for fit in found] == [
+        ("two", "default"), ("panel", "default"), ("panel", "wide"), ("known", "default"),
+    ]  # fmt: skip
+
+
+def test_primary_panels_are_the_largest_of_the_primary_recipe_and_models(config: dict) -> None:
+    (panel,) = roles.primary_panels(config, fits(config), PRIMARY)
+    assert (panel.member.comparison, panel.recipe, len(panel.member.sources)) == (
+        "panel",
+        "default",
+        6,
+    )
+    assert roles.primary_panels(config, fits(config), PRIMARY | {"moe": "narrow"}) == [
+        fit for fit in fits(config) if fit.member.comparison == "known"
+    ]
+    assert roles.primary_panels(config, fits(config), PRIMARY | {"recipe": "none"}) == []
+
+
+def test_known_panels_have_one_kind_that_learned_all_text(config: dict) -> None:
+    assert roles.whole_learners(config) == ["dense", "moe"]
+    (panel,) = roles.known_panels(config, fits(config), PRIMARY)
+    assert panel.member.comparison == "known"
+
+
+def test_the_primary_analysis_names_no_model_of_the_other_kind(config: dict) -> None:
+    found = roles.primary_analysis(config, PRIMARY)
+    assert (found["moe"], found["dense"], found["k"], found["features"]) == ("moe", "dense", 4, 64)
+    swapped = roles.primary_analysis(config, {"moe": "dense", "dense": "moe", "recipe": "none"})
+    assert (swapped["moe"], swapped["dense"], swapped["recipe"], swapped["k"]) == (None,) * 4
+    assert roles.primary_analysis(config, PRIMARY | {"moe": "olmoe"})["moe"] is None
+
+
+def test_the_drawn_pair_is_the_primary_one_or_the_first(config: dict) -> None:
+    every = fits(config)
+    assert names([roles.drawn_pair(every, PRIMARY)]) == ["pair/moe.0_dense.0/default"]
+    assert names([roles.drawn_pair(every, PRIMARY | {"recipe": "none"})]) == [
+        "pair/moe.0_dense.0/wide"
+    ]
+    assert (
+        roles.drawn_pair([fit for fit in every if fit.member.comparison != "pair"], PRIMARY) is None
+    )
+
+
+def test_nulls_of_a_pair_are_two_seeds_of_one_of_its_models(config: dict) -> None:
+    every = fits(config)
+    pair = roles.drawn_pair(every, PRIMARY)
+    assert names(roles.nulls_of(pair, every)) == [
+        "null/dense.0_dense.1/default", "null/dense.0_dense.2/default",
+        "null/dense.1_dense.2/default",
+    ]  # fmt: skip
+    assert names(roles.first_null_of_each(pair, every)) == ["null/dense.0_dense.1/default"]
+
+
+def test_saes_of_a_dictionary_are_of_its_models_and_recipe(config: dict) -> None:
+    every = fits(config)
+    pair = roles.drawn_pair(every, PRIMARY)
+    assert names(roles.saes_of(config, every, pair)) == [
+        "sae/moe.0/default", "sae/moe.1/default", "sae/moe.2/default",
+    ]  # fmt: skip
+
+
+def test_browsed_are_the_pair_and_one_sae_a_model(config: dict) -> None:
+    every = fits(config)
+    pair = roles.drawn_pair(every, PRIMARY)
+    assert names(roles.browsed(config, every, pair)) == [
+        "pair/moe.0_dense.0/default", "sae/moe.0/default",
+    ]  # fmt: skip
+    assert names(roles.browsed(config, every, None)) == ["sae/moe.0/default"]
+
+
+def test_experts_are_drawn_where_the_pair_s_first_model_is_an_moe(config: dict) -> None:
+    pair = roles.drawn_pair(fits(config), PRIMARY)
+    assert roles.routed_source(config, pair) == pair.member.sources[0]
+    config["activations"]["routing"] = "none"
+    assert roles.routed_source(config, pair) is None
+    assert roles.routed_source(config, None) is None
+
+
+def test_a_kind_is_told_by_the_key_of_its_settings(config: dict) -> None:
+    for key, kind in KINDS.items():
+        assert kind_of({key: {}, "tokenizer": "own"}) is kind
+    assert models_of(config, TRAINED) == ["dense", "moe", "narrow"]
+    assert models_of(config, LOADED, EXTERNAL) == []
+    assert [has_experts(config, name) for name in config["models"]] == [False, True, False]
+    config["models"] |= {"hub": {"load": "a/b"}, "theirs": {"rows": {}}}
+    assert (has_experts(config, "hub"), has_experts(config, "theirs")) == (None, False)
+
+
+def test_no_other_file_asks_for_the_key_of_a_kind() -> None:
+    import re
+
+    from workflow import ROOT
+
+    asks = re.compile(r'"(?:train|load|rows)" (?:not )?in\b|keys\(\) & \{"(?:train|load|rows)"')
+    for file in [*(ROOT / "scripts/moediff").rglob("*.py"), *(ROOT / "rules").rglob("*.smk")]:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            # The tokenizer's settings have keys of the same names.
+            assert not asks.search(line) or "tokenizer" in line, f"{file.name}: {line}"
