@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +14,11 @@ from moediff.config.layout import Member, Source
 def dictionary_label(comparison: str, member: str, recipe: str, seed: int | str) -> str:
     """What a dictionary is called in every chart and table: two never share a name."""
     return f"{comparison}: {member_label(member)}, {recipe}, seed {seed}"
+
+
+def label_of(record: Mapping[str, Any]) -> str:
+    """The same of a record or a path taken apart that says comparison, member, recipe and seed."""
+    return dictionary_label(*(record[key] for key in ("comparison", "member", "recipe", "seed")))
 
 
 def member_label(member: str) -> str:

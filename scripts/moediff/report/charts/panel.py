@@ -11,7 +11,7 @@ import polars as pl
 from moediff.analysis.panel import EITHER, drawn_rows, null_rows
 from moediff.claims.verdicts import ALPHA
 from moediff.report.charts import Tables
-from moediff.report.labels import dictionary_label
+from moediff.report.labels import label_of
 from moediff.report.theme import COLOURS, Size
 
 
@@ -20,7 +20,7 @@ def panel(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
     (found,) = tables["panels"]
     splits = [
         drawn_rows(
-            dictionary_label(*(one[key] for key in ("comparison", "member", "recipe", "seed"))),
+            label_of(one),
             null_rows(one["groups"], one["kinds"]),
             one["judged"],
         )
