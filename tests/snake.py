@@ -23,6 +23,7 @@ from unittest import mock
 
 import yaml
 from snakemake.api import SnakemakeApi
+from snakemake.io import IOCache
 from snakemake.iocontainers import Snakemake
 from snakemake.jobs import Job as SnakemakeJob
 from snakemake.rules import Rule
@@ -102,6 +103,7 @@ class Study:
                 workdir=folder,
             )
             self.workflow = parsed._workflow
+            self.workflow.iocache = IOCache(max_wait_time=1)  # which sizes of inputs are asked of
 
     @property
     def config(self) -> dict[str, Any]:

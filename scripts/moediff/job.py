@@ -21,10 +21,8 @@ from moediff.core.errors import UserError
 COLLECTED_EVERY = 10_000
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from moediff.analysis.reruns import Side
-    from moediff.corpus.token_shards import TokenShard
+    from moediff.analysis.reruns import Text
+    from moediff.analysis.sides import Side
 
 
 @contextmanager
@@ -70,13 +68,13 @@ def fit_of(wildcards: Any) -> dict[str, Any]:
 
 def sides_and_texts(
     snakemake: Any, facts: Mapping[str, Any]
-) -> tuple[list[Side], Iterator[list[tuple[TokenShard, np.ndarray]]]]:
+) -> tuple[list[Side], Iterator[list[Text]]]:
     """Sides and texts of `splicing.splice`; `facts` are those of the job's dictionary."""
-    from moediff.analysis import reruns
+    from moediff.analysis.sides import open_sides, read_texts
     from moediff.core import device
 
     found, params, config = snakemake.input, snakemake.params, snakemake.config
-    sides = reruns.open_sides(
+    sides = open_sides(
         facts,
         found.dictionary,
         list(params.sources),
@@ -86,7 +84,5 @@ def sides_and_texts(
         params.drop["massive_norm"],
         device.pick_device(config["device"]),
     )
-    texts = reruns.read_texts(
-        found.tokens, params.tokenizers, params.reads, params.drop, params.across
-    )
+    texts = read_texts(found.tokens, params.tokenizers, params.reads, params.drop, params.across)
     return sides, texts

@@ -413,7 +413,7 @@ BAD = {
         "comparisons.mixed: its sources have different numbers of fit shards (made 1, one 2)",
     ),
     "a model without a corpus": (MADE, "the key 'corpus' is missing"),
-    "like rows": ("models: {a: {like: one}}", "'one' is rows of other code; only a trained"),
+    "like rows": ("models: {a: {like: one}}", "'one' is external activations; only a trained"),
     "load and rows": (
         "models: {a: {load: x, rows: {fit: two/fit-0, validation: two/val-0}}}",
         "models.a: unknown key 'rows'",

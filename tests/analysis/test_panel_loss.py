@@ -20,15 +20,16 @@ from moediff.analysis.panel_loss import (
     own_deletions,
     source_losses,
 )
-from moediff.analysis.reruns import Losses, Side
-from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, splice, without
+from moediff.analysis.sides import Side
+from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, splice, without
 from moediff.core import artifact
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.hooks.capture import Capture
-from moediff.hooks.points import Point, blocks
+from moediff.hooks.points import Point
 from moediff.models import build, loading
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 from snake import run_script
 from spliced import identity, made, of, plain_reconstruction, text

@@ -122,7 +122,7 @@ def test_dictionaries_that_share_a_job_are_those_fitted_alone(copied: Path) -> N
     more["comparisons"]["moe-dense"]["recipes"].append("wider")
     some, _ = made(more | {"dictionaries_per_job": 3})
     assert {name: some[name] for name in alone if name in some} == alone
-    log = (copied / "results/logs/dictionary/0-of-1-shared.log").read_text()
+    log = (copied / "results/logs/fit/0-of-1-shared.log").read_text()
     assert log.count("resumed after step") == 2
 
 

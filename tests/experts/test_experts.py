@@ -22,9 +22,7 @@ from moediff.dictionaries.dictionary import in_float64
 from moediff.experts import masking
 from moediff.experts.attribution import written
 from moediff.experts.masking import masked_firing
-from moediff.hooks.capture import Capture
-from moediff.hooks.interventions import masked_gates
-from moediff.hooks.points import Point, blocks
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 from routed import FIRST, fires, made_dictionary, passed_by, pre_activations, routed_rows
 
@@ -163,47 +161,6 @@ def test_another_model_hook_or_text_is_refused(stored, token_shard) -> None:
 
 
 # --- masking ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral", "deepseek-v3", "gpt-oss"])
-def test_a_masked_gate_is_0_and_the_others_are_as_they_were(stored, family: str) -> None:
-    """What leaves the model with gates masked is what its experts give when called so."""
-    model = tiny(family)
-    tokens = np.random.default_rng(0).integers(1, 60, (2, 9))
-    inputs = packed_inputs(model, tokens, np.arange(9) == np.zeros((2, 1)))
-    with Capture(model, [Point("resid_post", 2)], routing=True) as capture:
-        plain = capture(**inputs)
-        routing = plain.routing[1]
-        off = torch.zeros(18, routing.experts.shape[-1], dtype=torch.bool)
-        off[::2, 0] = True
-        called = []
-        handle = blocks(model)[1].mlp.experts.register_forward_pre_hook(
-            lambda _, given: called.append(given[1:])
-        )
-        with masked_gates(model, 1, off):
-            masked = capture(**inputs)
-        handle.remove()
-        again = capture(**inputs)
-    weights = next(part for part in called[0] if part.is_floating_point())
-    expected = routing.gates.flatten(0, 1).masked_fill(off, 0)
-    torch.testing.assert_close(weights.reshape(expected.shape), expected, rtol=0, atol=0)
-    point = Point("resid_post", 2)
-    assert torch.equal(again.points[point], plain.points[point])
-    changed = (masked.points[point] - plain.points[point]).flatten(0, 1).abs().amax(1) > 1e-4
-    assert changed[::2].all()
-
-
-def test_a_layer_whose_gates_cannot_be_masked_is_refused() -> None:
-    off = torch.zeros(4, 2, dtype=torch.bool)
-    inputs = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    with pytest.raises(UserError, match="layer 0 has no experts"):
-        with masked_gates(tiny("llama"), 0, off):
-            pass
-    model = tiny("llama4")
-    with pytest.raises(UserError, match="does not return gates of the experts"):
-        with masked_gates(model, 1, off):
-            model(**inputs)
-    model(**inputs)  # the hook is gone
 
 
 def by_hand(model, layer: int, mask, inputs: dict) -> torch.Tensor:

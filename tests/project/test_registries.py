@@ -27,6 +27,7 @@ from moediff.dictionaries.selection import KEEPS_K, RULES
 from moediff.exchange import crosscoders, hub, saelens
 from moediff.hooks.points import HOOKS
 from moediff.synthetic import methods
+from moediff.training.trainable import TRAINABLE
 from workflow import ROOT
 
 # Place in the schema -> the names that the code knows.
@@ -38,10 +39,17 @@ REGISTRIES: dict[str, Any] = {
     "recipe.tie": TIES,
     "recipe.scale": SCALES,
     "recipe.loss": LOSSES,
+    "training.trainable": TRAINABLE,
+    "model.train.training.trainable": TRAINABLE,
     "comparison.each.control": VIEWS,
     "comparison.all.control": VIEWS,
 }
-DTYPES = ("training.precision", "activations.dtype", "model.load.dtype")  # names of torch's own
+DTYPES = (  # names of torch's own
+    "training.precision",
+    "model.train.training.precision",
+    "activations.dtype",
+    "model.load.dtype",
+)
 # Choices between two ways that one `if` decides, and names of other libraries.
 PLAIN = {
     "device": ["auto", "cpu", "cuda"],

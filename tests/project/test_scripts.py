@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from moediff.core import artifact
+from moediff.synthetic import grid
 from snake import SCRIPTS, Job, Study, made_files, run_script, script_name
 from workflow import DICTIONARY, ROOT, prepare
 
@@ -102,6 +104,27 @@ def test_a_script_writes_again_what_the_workflow_wrote(
         else:
             assert written
             assert path.rpartition("/")[0] in {asked.rpartition("/")[0] for asked in ASKED_FOR}
+
+
+def test_planted_worlds_are_drawn(tmp_path: Path) -> None:
+    job = Study(prepare(tmp_path)).job("results/plots/planted.svg")
+    rates = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "false_share": 0.1}
+    about = {
+        "factor": "scale",
+        "level": "1",
+        "base": True,
+        "part": "score",
+        "seed": 1,
+        "in_use": True,
+    }
+    rows = [about | rates | {"method": name, "threshold": 0.3} | dict.fromkeys(grid.COUNTS, 4)
+            for name in ("one-way", "another")]  # fmt: skip
+    artifact.write_parquet(
+        tmp_path / job.snakemake.input[0], grid.table(rows), artifact.made_by("planted")
+    )
+    job.run()
+    assert "Of planted unique features" in (tmp_path / job.snakemake.output[1]).read_text()
+    assert all((tmp_path / path).stat().st_size for path in job.snakemake.output)
 
 
 # --- the mock ---

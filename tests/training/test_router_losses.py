@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from conftest import DENSE, MOE, SCHEMA
+from moediff.models.families import routers
 from moediff.training.router_losses import ROUTER_LOSSES, balance, summed_over_layers, z
-from moediff.training.router_tap import routers, tapped
+from moediff.training.router_tap import tapped
 
 
 def summed_balance(logits: list[Tensor], top_k: int) -> float:
@@ -98,13 +99,13 @@ def test_the_schema_names_every_router_loss() -> None:
 
 def test_routers_are_one_a_layer_of_an_moe_and_none_of_a_dense_model(tiny_model) -> None:
     moe = tiny_model(MOE)
-    assert routers(moe) == [layer.mlp.gate for layer in moe.model.layers]
-    assert routers(tiny_model(DENSE)) == []
+    assert list(routers(moe).values()) == [layer.mlp.gate for layer in moe.model.layers]
+    assert routers(tiny_model(DENSE)) == {}
 
 
 def test_the_logits_tapped_are_those_of_the_tokens_inside(tiny_model) -> None:
     moe = tiny_model(MOE)
-    with tapped(routers(moe)) as logits:
+    with tapped(moe) as logits:
         moe(torch.arange(12).view(2, 6))
     moe(torch.arange(12).view(2, 6))  # outside: not read
     assert [tuple(layer.shape) for layer in logits] == [(12, 4)] * 2

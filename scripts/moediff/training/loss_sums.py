@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 
 from moediff.core.device import autocast
 from moediff.corpus.token_shards import TokenSplit
+from moediff.models.families import top_k
 from moediff.training.history import ALL, CROSS_ENTROPY
 from moediff.training.objectives import token_losses
 from moediff.training.router_losses import summed_over_layers
-from moediff.training.router_tap import routers, tapped, top_k_of
+from moediff.training.router_tap import tapped
 
 
 class LossSums:
@@ -72,15 +73,15 @@ def evaluate(
     batch: int = 16,
 ) -> LossSums:
     """Cross-entropy over a whole split, and the named router losses apart."""
-    modules, top_k, names = routers(model), top_k_of(model), list(router_loss_names)
+    used, names = top_k(model) or 1, list(router_loss_names)
     sums = LossSums(split.domains)
     model.eval()
     with torch.no_grad(), autocast(device, precision):
         for first in range(0, len(split), batch):
             rows = np.arange(first, min(first + batch, len(split)))
-            with tapped(modules) as logits:
+            with tapped(model) as logits:
                 loss = token_losses(model, split, rows, device)
-            measured = summed_over_layers(logits, top_k, names)
+            measured = summed_over_layers(logits, used, names)
             sums.add(loss, split, rows, {name: float(value) for name, value in measured.items()})
     model.train()
     return sums

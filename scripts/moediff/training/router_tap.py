@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moediff.models.families import backbone, find_router
-
-
-def routers(model: PreTrainedModel) -> list[nn.Module]:
-    """The routers of a model, one an MoE layer, in order; none of a dense model."""
-    places = [find_router(model, block) for block in backbone(model).layers]
-    return [router for router in places if router is not None]
-
-
-def top_k_of(model: PreTrainedModel) -> int:
-    """Experts that a token uses (1 for a dense model)."""
-    return getattr(model.config, "num_experts_per_tok", 1)
+from moediff.core.errors import UserError
+from moediff.models.families import read_routed, routers
 
 
 @contextmanager
-def tapped(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Yield a list that takes up the logits [token, expert] of each router that runs inside."""
+def tapped(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Yield a list that takes up the logits [token, expert] of each router that runs inside.
+
+    Raises UserError where a router's output is of no known form.
+    """
     logits: list[Tensor] = []
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output: logits.append(output[0]))
-        for module in modules
-    ]
+
+    def note(_module: nn.Module, _inputs: tuple, output: Any) -> None:
+        routed = read_routed(model, output)
+        if routed is None:
+            raise UserError(f"{type(model).__name__}: what its routers return is not known")
+        logits.append(routed.logits)
+
+    handles = [router.register_forward_hook(note) for router in routers(model).values()]
     try:
         yield logits
     finally:

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 from moediff.core.device import autocast, pick_precision
 from moediff.corpus.token_shards import TokenSplit
 from moediff.models.autocast import follow_autocast
+from moediff.models.families import routers, top_k
 from moediff.training.objectives import token_losses
 from moediff.training.plan import Plan
 from moediff.training.router_losses import summed_over_layers
-from moediff.training.router_tap import routers, tapped, top_k_of
+from moediff.training.router_tap import tapped
 from moediff.training.trainable import train_only
 
 
@@ -28,7 +29,7 @@ class Step:
             follow_autocast(model)
         train_only(model, plan.trainable)
         self.optimizer = make_optimizer(model, plan)
-        self.routers, self.top_k = routers(model), top_k_of(model)
+        self.routed, self.top_k = bool(routers(model)), top_k(model) or 1
 
     def take(
         self, data: TokenSplit, rows: np.ndarray, rate: float
@@ -40,10 +41,10 @@ class Step:
         plan = self.plan
         targets = max(1, int(data.is_target[rows].sum()))  # none where no domain is learned
         micro = plan.micro_batch or len(rows)
-        losses, measured = [], dict.fromkeys(plan.router_losses if self.routers else (), 0.0)
+        losses, measured = [], dict.fromkeys(plan.router_losses if self.routed else (), 0.0)
         for start in range(0, len(rows), micro):
             part = rows[start : start + micro]
-            with autocast(self.device, self.precision), tapped(self.routers) as logits:
+            with autocast(self.device, self.precision), tapped(self.model) as logits:
                 loss = token_losses(self.model, data, part, self.device)
             objective = loss.sum() / targets
             named = summed_over_layers(logits, self.top_k, plan.router_losses)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from transformers import PreTrainedModel
 
 from moediff.core.errors import UserError
-from moediff.training.router_tap import routers
+from moediff.models.families import routers
 
 
 def everything(model: PreTrainedModel) -> list[str]:
@@ -21,7 +21,9 @@ def everything(model: PreTrainedModel) -> list[str]:
 
 def router(model: PreTrainedModel) -> list[str]:
     """The parameters of the routers of an MoE."""
-    inside = {id(parameter) for module in routers(model) for parameter in module.parameters()}
+    inside = {
+        id(parameter) for module in routers(model).values() for parameter in module.parameters()
+    }
     return [name for name, parameter in model.named_parameters() if id(parameter) in inside]
 
 
