@@ -6,6 +6,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.activations.rows import AlignedRows
     from moediff.analysis import evaluation, features, latent_scaling
     from moediff.analysis.classes import class_counts, conventions
+    from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
     from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.dictionaries import principal_components
@@ -58,11 +59,11 @@ with job(snakemake, torch_threads=True) as log:
             "conventions": conventions(table),
             "early": {
                 "classes": class_counts(table_early),
-                "fve": measured_early.fve["threshold", evaluation.POOLED],
+                "fve": measured_early.fve[THRESHOLD, POOLED],
             },
             "rows": [artifact.read_json(path)["about"] for path in snakemake.input.rows],
-            "fve": evaluation.fve_rows(measured, names, classes["dead"], about),
+            "fve": fve_rows(measured, names, classes["dead"], about),
         },
     )
     log.info("%s/%s: fve %.4f, classes %s", wildcards.comparison, wildcards.recipe,
-             measured.fve["threshold", evaluation.POOLED], classes)  # fmt: skip
+             measured.fve[THRESHOLD, POOLED], classes)  # fmt: skip

@@ -9,7 +9,8 @@ from sklearn.metrics import r2_score
 
 from conftest import RECIPE, unchanged
 from moediff.analysis import evaluation
-from moediff.analysis.evaluation import POOLED, VarianceExplained, check_models, fve_rows, measure
+from moediff.analysis.evaluation import VarianceExplained, check_models, measure
+from moediff.analysis.measured import POOLED, fve_rows
 from moediff.core.errors import UserError
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64

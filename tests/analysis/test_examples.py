@@ -15,7 +15,7 @@ from conftest import RECIPE, VOCABULARY, made_facts, unchanged
 from moediff.activations.rows import AlignedRows
 from moediff.activations.shard_writer import ShardWriter
 from moediff.activations.shards import Stored
-from moediff.analysis import examples
+from moediff.analysis import example_files, examples
 from moediff.analysis.examples import AFTER, BEFORE, COUNT, Strongest, feature_examples, pieces
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError
@@ -281,8 +281,8 @@ def test_examples_are_read_as_they_were_written(tmp_path: Path) -> None:
         },
         schema_overrides={"activations": pl.List(pl.Float32)},
     )  # fmt: skip
-    examples.write(tmp_path / "examples.parquet", table, artifact.made_by("examples"))
-    assert examples.read(tmp_path / "examples.parquet").equals(table)
+    example_files.write(tmp_path / "examples.parquet", table, artifact.made_by("examples"))
+    assert example_files.read(tmp_path / "examples.parquet").equals(table)
     (tmp_path / "cut").write_bytes((tmp_path / "examples.parquet").read_bytes()[:-9])
     with pytest.raises(DamagedError):
-        examples.read(tmp_path / "cut")
+        example_files.read(tmp_path / "cut")

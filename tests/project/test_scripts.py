@@ -30,8 +30,6 @@ ELSEWHERE = {
     "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
     "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),
     "report/budget": (END_TO_END, "test_rows_of_other_code_alone_give_the_same_numbers"),
-    "report/plot_panel": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
-    "report/plot_planted": ("project/test_scripts.py", "test_planted_worlds_are_drawn"),
     "synthetic/planted": ("synthetic/test_methods.py", "test_the_job_takes_up_worlds_that_are_done"),
 }  # fmt: skip
 EVERY = sorted(

@@ -13,10 +13,8 @@ their windows. Memory goes with features x COUNT (x the window), not with the ro
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,7 +32,6 @@ COUNT = 8
 BEFORE, AFTER = 16, 8
 WIDTH = BEFORE + 1 + AFTER
 _FACTS = ("document", "sequence", "position", "domain")
-_LISTS = {"tokens": pl.String, "activations": pl.Float32}
 _PLACES = 1 << 32  # more than a sequence has positions
 _DECODED = 512  # windows that are decoded at once
 _UNFINISHED = "\ufffd"  # what bytes decode to that are no whole character
@@ -246,24 +243,6 @@ def feature_examples(
             "activations": pl.List(pl.Float32), "peak": pl.Int64,
         },
     )  # fmt: skip
-
-
-def write(path: Path | str, table: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
-    """Write examples whole. The two lists are JSON text: a flipped byte in a column of lists ends the process
-    of today's reader instead of raising."""
-    text = {name: [json.dumps(row) for row in table[name].to_list()] for name in _LISTS}
-    artifact.write_parquet(
-        path, table.with_columns(**{n: pl.Series(v) for n, v in text.items()}), provenance
-    )
-
-
-def read(path: Path | str) -> pl.DataFrame:
-    """Examples as `feature_examples` gives them. Raises DamagedError when the file is cut or altered."""
-    table = artifact.read_parquet(path)
-    return table.with_columns(
-        pl.Series(name, [json.loads(row) for row in table[name]], dtype=pl.List(kind))
-        for name, kind in _LISTS.items()
-    )
 
 
 def check_tokenizer(data: AlignedRows, digest: str, path: Path | str) -> None:

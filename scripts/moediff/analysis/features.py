@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from moediff.analysis.classes import CONVENTIONS, RATIO, STRICT, classify, norm_ratio, relative_norm
-from moediff.analysis.evaluation import Measured
+from moediff.analysis.measured import Measured
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 

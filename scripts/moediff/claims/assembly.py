@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from moediff.analysis.evaluation import POOLED, THRESHOLD
+from moediff.analysis.measured import POOLED, THRESHOLD
 from moediff.claims import findings, judging
 from moediff.config import layout
 from moediff.core import artifact

@@ -17,7 +17,6 @@ import polars as pl
 
 from moediff.analysis.panel import EITHER, null_rows
 from moediff.claims.metrics import METRICS
-from moediff.claims.verdicts import LABELLINGS
 from moediff.config.layout import Source
 from moediff.core.resampling import (
     EXCESS,
@@ -26,6 +25,7 @@ from moediff.core.resampling import (
     pair_permutation,
     relabelled,
 )
+from moediff.core.terms import LABELLINGS
 
 A, COMMON, B = FREE_CLASSES = "A-only", "common", "B-only"  # classes that claims count
 BINS = 20  # of relative norm, for its modes

@@ -8,9 +8,9 @@ from typing import Any
 
 from moediff.claims import verdicts
 from moediff.claims.metrics import METRICS
-from moediff.claims.verdicts import ABSENT, KNOWN, NO_VERDICT, NOT_MEASURED
+from moediff.claims.verdicts import ABSENT, NO_VERDICT, NOT_MEASURED
 from moediff.core.errors import UserError
-from moediff.core.resampling import ABOVE, BELOW, NEAR
+from moediff.core.terms import ABOVE, BELOW, KNOWN, NEAR
 
 # Keys of a finding that are judged.
 _FINDING = ("estimate", "interval", "p", "null", "withheld", "blind")

@@ -173,7 +173,13 @@ class Dictionary(nn.Module):
         Each score at or above its feature's threshold fires; with `select`, the name of a rule of
         KEEPS_K and its k, those fire that training selects in such a batch.
         """
-        scores, weight = self.score(rows)
+        return self.selected(*self.score(rows), select)
+
+    @torch.no_grad()
+    def selected(
+        self, scores: Scores, weight: Tensor, select: tuple[str, int] | None = None
+    ) -> tuple[Entries, Tensor]:
+        """The same from what `score` gives, for whoever selects by several rules."""
         if select is None:
             entries, selected = scores.at_least(self.threshold)
         else:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from moediff.core.errors import UserError
 from moediff.models.families import FEED_FORWARDS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HOOKS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _BEFORE_FEED_FORWARD = ("resid_pre", "attn_out", "resid_mid")
