@@ -256,15 +256,3 @@ def test_recipes_that_make_no_sense_are_refused_by_name(recipe: dict, said: str)
     with pytest.raises(ConfigError, match=said) as error:
         recipe_of(recipe)
     assert "\n" not in str(error.value)
-
-
-def test_featurechoice_takes_of_every_feature_its_highest_rows() -> None:
-    recipe, model, rows = made({"select": "featurechoice"})
-    scores, _ = model.score(rows)
-    (rows_of, features), values = Fitter(model, recipe).rule(scores, 5)
-    each = round(5 * ROWS / F)
-    for feature in range(F):
-        best = scores.all[:, feature].relu().topk(each).values
-        mine = values[features == feature].sort(descending=True).values
-        torch.testing.assert_close(mine, best[best > 0])
-    assert len(rows_of) <= each * F

@@ -123,23 +123,6 @@ class TopK(KLargest):
         return row_top(scores, k)
 
 
-class FeatureChoice(KLargest):
-    """Of every feature the rows in which it scores highest, as many for each (2411.02124)."""
-
-    @staticmethod
-    def largest(scores: Scores, k: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
-        entries, candidates = scores.at_least(0.0)
-        rows, features = scores.shape
-        each = max(1, round(k * rows / features))
-        order = candidates.argsort(descending=True, stable=True)
-        order = order[entries[1][order].argsort(stable=True)]  # by feature, then by score
-        counts = torch.bincount(entries[1], minlength=features)
-        starts = counts.cumsum(0) - counts
-        ranks = torch.empty_like(order)
-        ranks[order] = torch.arange(len(order), device=order.device) - starts[entries[1][order]]
-        return where(entries, candidates, ranks < each)
-
-
 class ReLU(Rule):
     """Every positive score; only a penalty makes it sparse."""
 
@@ -202,7 +185,6 @@ class _Step(torch.autograd.Function):
 RULES: dict[str, type[Rule]] = {
     "batchtopk": BatchTopK,
     "topk": TopK,
-    "featurechoice": FeatureChoice,
     "relu": ReLU,
     "jumprelu": JumpReLU,
 }
