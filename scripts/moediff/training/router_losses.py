@@ -34,20 +34,7 @@ def z(logits: Tensor, top_k: int) -> Tensor:
     return logits.float().logsumexp(-1).square().mean(-1)
 
 
-def importance(logits: Tensor, top_k: int) -> Tensor:
-    """Importance loss of a layer: squared coefficient of variation of mean probability (1701.06538, eq. 7).
-
-    0 where all experts have the same mean probability, E - 1 where one has all; k plays no part in it.
-    """
-    mean = logits.float().softmax(-1).mean(-2)  # [..., expert]
-    return mean.var(-1, correction=0) / mean.mean(-1).square()
-
-
-ROUTER_LOSSES: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "balance": balance,
-    "z": z,
-    "importance": importance,
-}
+ROUTER_LOSSES: dict[str, Callable[[Tensor, int], Tensor]] = {"balance": balance, "z": z}
 
 
 def summed_over_layers(
