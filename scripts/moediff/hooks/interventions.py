@@ -39,7 +39,12 @@ def ablate(mean: Tensor | None = None) -> Edit:
     return torch.zeros_like if mean is None else replace(mean)
 
 
-EDITS = {edit.__name__: edit for edit in (replace, add, ablate)}
+def steer(factor: float) -> Edit:
+    """The rows times a factor."""
+    return lambda rows: rows * factor
+
+
+EDITS = {edit.__name__: edit for edit in (replace, add, ablate, steer)}
 
 
 def _fitting(values: Tensor, rows: Tensor) -> Tensor:
