@@ -39,12 +39,7 @@ def ablate(mean: Tensor | None = None) -> Edit:
     return torch.zeros_like if mean is None else replace(mean)
 
 
-def steer(factor: float) -> Edit:
-    """The rows times a factor."""
-    return lambda rows: rows * factor
-
-
-EDITS = {edit.__name__: edit for edit in (replace, add, ablate, steer)}
+EDITS = {edit.__name__: edit for edit in (replace, add, ablate)}
 
 
 def _fitting(values: Tensor, rows: Tensor) -> Tensor:
