@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from moediff.analysis.panel import EITHER, drawn_rows
-from moediff.report.charts import draw
 from moediff.report.charts.dictionaries import LEFT_LEAST, _apart, frontier_chart
 from moediff.report.charts.experts import affinity_chart
 from moediff.report.charts.features import (
@@ -334,13 +333,3 @@ def test_a_panel_stands_beside_its_other_labels_and_its_interval() -> None:
     small = panel_rows("r", 0.3, others=2)  # p of 1/3 at best
     every = title_of(drawn(panel_chart(pl.concat([low, high, small]), SIZE)))
     assert every.endswith("in 1 of 2 panels; too few models to tell in 1 more")
-
-
-def test_top_domains_counts_live_features() -> None:
-    table = pl.DataFrame(
-        {"class": ["common", "dead", "common", "A-only"], "top_domain": list("xxyx")}
-    )
-    drawn = draw("top-domains", {"features": [table]}, {}, SIZE).to_dict()
-    (rows,) = drawn["datasets"].values()
-    assert {row["top_domain"]: row["features"] for row in rows} == {"x": 2, "y": 1}
-    assert drawn["title"] == "Most features are of x"

@@ -46,7 +46,6 @@ CHARTS = {
     "classes": Chart("Classes, beside the error rates of their rule", "features", ("classes",)),
     "relative-norm": Chart("Relative decoder norm", "features", ("features",), also=("null_features",)),
     "density": Chart("Density by class", "features", ("features",)),
-    "top-domains": Chart("Features by their top domain", "features", ("features",)),
     "scaling": Chart("Latent scaling", "features", ("features",)),
     "domains": Chart(
         "Loss with reconstructions in place, by domain", "splicing", ("splicing",), job="models",

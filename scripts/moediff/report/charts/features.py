@@ -38,20 +38,6 @@ def density(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Char
     return density_chart(_called(tables["features"], settings), size)
 
 
-def top_domains(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
-    """How many live features of the first table have each domain as their top one."""
-    (table, *_) = tables["features"]
-    live = table.filter(pl.col("class") != "dead").group_by("top_domain").len("features")
-    most = live.sort("features", "top_domain").row(-1, named=True)
-    return (
-        alt.Chart(
-            live.sort("top_domain"), title=f"Most features are of {most['top_domain']}", **size
-        )
-        .mark_bar()
-        .encode(alt.Y("top_domain:N", title=None), alt.X("features:Q"))
-    )
-
-
 def scaling(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
     """Of the dictionary that is looked at."""
     return nu_chart(_called(tables["features"], settings), size)
