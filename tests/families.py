@@ -38,7 +38,6 @@ MOE_FAMILIES = {
     "qwen3-moe": ("qwen3_moe", SPARSE | {"head_dim": 16, "norm_topk_prob": True}),
     "qwen3-moe, raw": ("qwen3_moe", SPARSE | {"head_dim": 16, "norm_topk_prob": False}),
     "olmoe": ("olmoe", SPARSE),
-    "flex-olmo": ("flex_olmo", SPARSE),
     "deepseek-v2": ("deepseek_v2", LATENT | {"routed_scaling_factor": 2.0, "n_group": 1,
                     "topk_group": 1, "topk_method": "greedy"}),
     "deepseek-v2, groups": ("deepseek_v2", LATENT | {"routed_scaling_factor": 1.0, "n_group": 4,

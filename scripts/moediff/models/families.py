@@ -144,7 +144,6 @@ class Family:
 FAMILIES = {
     "qwen3_moe": Family("mlp.gate", _as_config_says),
     "olmoe": Family("mlp.gate", _as_config_says),
-    "flex_olmo": Family("mlp.gate", _as_config_says),
     "mixtral": Family("mlp.gate", _always),
     "qwen2_moe": Family("mlp.gate", _as_config_says),
     "deepseek_v2": Family("mlp.gate", _never, scaled=True),
