@@ -31,7 +31,9 @@ def verdicts(
     no claim has a verdict.
     """
     found = []
-    weak = [name for name, loss in losses.items() if trigram - loss <= barely]
+    weak = [
+        name for name, loss in losses.items() if trigram is not None and trigram - loss <= barely
+    ]
     if weak:
         listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
         found.append(
@@ -131,7 +133,7 @@ def sections(
     """What the page shows, by heading: the first table, figures, the other tables, what comes last."""
     drawn = {heading: table(rows) for heading, rows in tables.items()}
     first = dict(list(drawn.items())[:1])
-    return first | figures | drawn | last
+    return {**first, **figures, **drawn, **last}
 
 
 def figure(svg: str) -> Markup:
