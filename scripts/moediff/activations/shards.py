@@ -47,7 +47,7 @@ TYPES: dict[str, type[np.integer]] = {
     "domain": np.uint8, "start": np.uint32, "end": np.uint32,
 }  # fmt: skip
 COLUMNS = tuple(TYPES)
-FOREIGN = "rows"  # hook point of rows that other code wrote
+EXTERNAL = "rows"  # hook point of external activations
 RECENT = 8  # such arrays that a process holds
 MOST_OPEN = 64  # shards; a process may hold 256 files on some systems
 Columns = Mapping[str, np.ndarray]

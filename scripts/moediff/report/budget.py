@@ -63,7 +63,7 @@ def estimate(config: Config, device: torch.device) -> dict[str, Any]:
     """Rows {stage, name, amount, rate, hours, gigabytes} and their sums.
 
     Trained models are built and stepped on made tokens, dictionaries on made rows; a checkpoint of
-    the Hub is not fetched, and its hours are null, as are those of rows that other code wrote.
+    the Hub is not fetched, and its hours are null, as are those of external activations.
     Text reading and plots are left out: seconds beside the rest.
     """
     stages = []
@@ -120,7 +120,7 @@ def estimate(config: Config, device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "note": "hours are of one job after another on this machine; null where a checkpoint of "
         "the Hub would have to be fetched to be timed"
-        + (", and where rows of other code are copied" if copied else ""),
+        + (", and where external activations are copied" if copied else ""),
     }
 
 
@@ -165,7 +165,7 @@ def _routing_bytes(architecture: Mapping[str, Any], config: Config) -> int:
 
 
 def _size_of_rows(config: Config, model: str) -> tuple[int, int]:
-    """Rows over all files that other code wrote, and their width."""
+    """Rows over all files of external activations, and their width."""
     array = config["models"][model]["rows"]["array"]
     shapes = [
         external.open_rows(path, array)[0].shape

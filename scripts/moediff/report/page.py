@@ -19,7 +19,7 @@ def verdicts(
     trigram: float | None,
     moes: set[str],
     barely: float,
-    foreign: Sequence[str] = (),
+    external: Sequence[str] = (),
     withheld: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """What a reader must know first, as (kind, sentence).
@@ -27,7 +27,7 @@ def verdicts(
     `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
     seeds), `trigram` that of the n-grams (None without a language model); `moes` names the models
     that are Mixtures of Experts, `barely` is by how many nats a model must beat the n-grams to be
-    evidence, `foreign` names the models whose rows other code wrote, `withheld` are the reasons for which
+    evidence, `external` names the models of external activations, `withheld` are the reasons for which
     no claim has a verdict.
     """
     found = []
@@ -67,11 +67,11 @@ def verdicts(
                         "the two are matched in active size, not in loss.",
                     )
                 )
-    if foreign:
+    if external:
         found.append(
             (
                 "plain",
-                f"The rows of {', '.join(foreign)} were written by other code. Sources of one "
+                f"The rows of {', '.join(external)} were written by other code. Sources of one "
                 "dictionary were checked to be the same tokens in the same places; what computed "
                 "those rows was not.",
             )
