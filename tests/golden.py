@@ -38,11 +38,11 @@ from moediff.analysis import (
 )
 from moediff.analysis.reruns import Rerun
 from moediff.claims import findings, judging, reading
-from moediff.claims.verdicts import KNOWN, LABELLINGS
 from moediff.config import schema
 from moediff.config.complete import complete
 from moediff.core import artifact
 from moediff.core.resampling import PERMUTED
+from moediff.core.terms import KNOWN, LABELLINGS
 from moediff.corpus.token_shards import TokenShard
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
