@@ -7,7 +7,7 @@ import torch
 
 from moediff.dictionaries import sums_torch
 from moediff.dictionaries.products import selected_values, sparse_decode
-from moediff.dictionaries.scores import DenseScores, Linear, ScreenedScores
+from moediff.dictionaries.scores import NUMPY_THREADS, DenseScores, Linear, ScreenedScores, kth
 from moediff.dictionaries.selection import batch_top, row_top
 
 
@@ -32,6 +32,18 @@ def by_sorting(scores: torch.Tensor, count: int) -> list[tuple[int, int]]:
     flat = scores.flatten().tolist()
     order = sorted(range(len(flat)), key=lambda place: (-flat[place], place))[:count]
     return sorted((place // width, place % width) for place in order if flat[place] > 0)
+
+
+@pytest.mark.parametrize("threads", [1, NUMPY_THREADS + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_kth_largest_of_a_row_is_that_of_sorting(dtype: torch.dtype, threads: int) -> None:
+    torch.set_num_threads(threads)
+    values = torch.randn(30, 50, generator=random(0)).mul(4).round().to(dtype)  # with many ties
+    values[3, :40] = -torch.inf
+    values[4, 7] = torch.inf
+    for k in (1, 7, 50):
+        wanted = values.sort(dim=1, descending=True).values[:, k - 1 : k]
+        assert torch.equal(kth(values, k), wanted)
 
 
 # --- selection over a batch ---

@@ -32,6 +32,8 @@ from moediff.hooks.points import Point
 from moediff.hooks.routing import routing, silence
 from moediff.models.inputs import packed_inputs
 
+NO_LABEL = -100  # of a position at which nothing is predicted
+
 # --- over text ----------------------------------------------------------------------------------
 
 
@@ -93,11 +95,17 @@ class Pass:
     @torch.no_grad()
     def losses(self) -> np.ndarray:
         """Cross-entropy in nats of every target, float64 [target]."""
-        logits = self.model(**self.inputs).logits[:, :-1]  # [sequence, position - 1, vocabulary]
+        logits = self.model(**self.inputs).logits.float()  # [sequence, position, vocabulary]
         chosen = torch.from_numpy(self.target).to(logits.device)
-        tokens = self.inputs["input_ids"][:, 1:].to(logits.device)[chosen]
-        nats = F.cross_entropy(logits[chosen].float(), tokens, reduction="none")
-        return nats.double().cpu().numpy()
+        tokens = self.inputs["input_ids"].to(logits.device)
+        # Every position has a label, the next token or none: to take the logits of the targets alone
+        # would copy nearly all of them.
+        labels = torch.full_like(tokens, NO_LABEL)
+        labels[:, :-1] = tokens[:, 1:].masked_fill(~chosen, NO_LABEL)
+        nats = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, reduction="none"
+        )
+        return nats.view(tokens.shape)[:, :-1][chosen].double().cpu().numpy()
 
 
 def passes(

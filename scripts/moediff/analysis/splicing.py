@@ -35,6 +35,7 @@ from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import Edit, ablate, intervene, replace
 from moediff.hooks.proofs import prove
+from moediff.hooks.resuming import Beginning
 from moediff.hooks.routing import freezing, recording
 from moediff.models.families import Routed
 
@@ -189,13 +190,15 @@ def splice(
     kept = {SPLICED, *map(without, by_document)}
     totals: list[_Sums] = []
     models = [side.model for side in sides]
+    begun = [Beginning(side.model, side.point) for side in sides]
     for runs in passes(models, texts, across_documents, sequences, batch, "splicing"):
         if not totals:
             totals = [_Sums(run.tokens.domains) for run in runs]
-            for side, run in zip(sides, runs, strict=True):
+            for side, run, blocks in zip(sides, runs, begun, strict=True):
                 first = dataclasses.replace(run, part=slice(0, PROOF_SEQUENCES))
                 prove(side.model, [side.point], first.inputs)
-        _add_batch(totals, sides, runs, dictionary, gone, wanted, kept, frozen)
+                blocks.prove(first.inputs)
+        _add_batch(totals, sides, runs, begun, dictionary, gone, wanted, kept, frozen)
     if not totals or not all(sums.count.any() for sums in totals):
         raise UserError("splicing: no token is predicted; use more sequences")
     rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
@@ -217,6 +220,7 @@ def _add_batch(
     totals: Sequence[_Sums],
     sides: Sequence[Side],
     runs: Sequence[Pass],
+    begun: Sequence[Beginning],
     dictionary: Dictionary,
     gone: Mapping[str, Tensor],
     wanted: Mapping[str, Collection[int]],
@@ -224,8 +228,8 @@ def _add_batch(
     frozen: bool,
 ) -> None:
     """Count a pass of every side, of each kind those that are `wanted` of it, or all; document by
-    document those kinds that are `kept` so."""
-    rows = [_rows(side, run) for side, run in zip(sides, runs, strict=True)]
+    document those kinds that are `kept` so. What is `begun` is computed once."""
+    rows = [_rows(*of_side) for of_side in zip(sides, runs, begun, strict=True)]
     if len({len(own) for own in rows}) > 1:
         raise UserError(
             "splicing: the sides' masks keep different numbers of rows "
@@ -234,11 +238,11 @@ def _add_batch(
     rows, masks = _without_massive(sides, rows, [run.kept for run in runs])
     routings: list[dict[str, Mapping[int, Routed]]] = []
     cleans = []
-    for side, run, sums in zip(sides, runs, totals, strict=True):
+    for side, run, sums, blocks in zip(sides, runs, totals, begun, strict=True):
         recorded: AbstractContextManager[Mapping[int, Routed]] = (
             recording(side.model, side.point) if frozen else nullcontext({})
         )
-        with recorded as routed:
+        with blocks.skipped(), recorded as routed:
             clean = run.losses()
         routings.append({LIVE: {}} | ({FROZEN: routed} if routed else {}))
         sums.count += np.bincount(run.domain, minlength=len(sums.domains))
@@ -250,6 +254,7 @@ def _add_batch(
             side, run = sides[s], runs[s]
             for name, routed in routings[s].items():
                 with (
+                    begun[s].skipped(),
                     intervene(side.model, side.point, edits[s], masks[s]),
                     freezing(side.model, routed),
                 ):
@@ -260,9 +265,9 @@ def _add_batch(
                     totals[s].add_documents(name, kind, run.document, run.domain, more)
 
 
-def _rows(side: Side, run: Pass) -> Tensor:
+def _rows(side: Side, run: Pass, begun: Beginning) -> Tensor:
     """Activations [row, d_model] of a side where its text has rows."""
-    with Capture(side.model, [side.point]) as capture:
+    with begun.kept(), Capture(side.model, [side.point]) as capture:
         values = capture(**run.inputs).points[side.point]
     return values[run.kept.to(values.device)]
 
