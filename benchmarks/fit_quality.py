@@ -25,7 +25,7 @@ from moediff.config.schema import defaults
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.entries import Entries
-from moediff.dictionaries.trainer import SILENCE, Fitter, default_rate
+from moediff.dictionaries.trainer import MISSED_FIRINGS, Fitter, default_rate
 
 Update = Callable[[Tensor], object]
 Reconstruct = Callable[
@@ -104,7 +104,7 @@ def saelens(recipe: dict, width: int, steps: int, seed: int) -> tuple[Update, Re
     model = BatchTopKTrainingSAE(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["lr"])
     silent, done = torch.zeros(recipe["features"]), 0
-    window = max(1, round(SILENCE * recipe["features"] / recipe["k"] / recipe["batch"]))
+    window = max(1, round(MISSED_FIRINGS * recipe["features"] / recipe["k"] / recipe["batch"]))
 
     def update(rows: Tensor) -> None:
         nonlocal done

@@ -278,7 +278,7 @@ def training(settings: Settings) -> Iterator[Step]:
 
     def run(name: str) -> Iterator[Figure]:
         shape, place = sizes.models[name], torch.device(settings.device)
-        measured = train_speed.measure(shape, of, sizes.turns, sizes.turns, place, torch.bfloat16)
+        measured = train_speed.measure(shape, of, sizes.turns, sizes.turns, place, "bfloat16")
         yield Figure(f"{name}: training", measured["tokens_a_second"], "tokens/s")
         yield Figure(f"{name}: training over bare loop", measured["ratio"], "x")
 

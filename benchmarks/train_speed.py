@@ -19,13 +19,14 @@ import torch
 from clock import seconds
 from torch.nn import functional as F
 
-from moediff.core.device import pick_precision
+from moediff.core.device import autocast
 from moediff.models import build
 from moediff.models.autocast import follow_autocast
 from moediff.models.inputs import model_inputs
 from moediff.report.budget import MadeTokens
-from moediff.training import loop, objectives, router_losses
+from moediff.training.loss_sums import LossSums
 from moediff.training.plan import Plan
+from moediff.training.step import Step, make_optimizer
 
 DENSE = {
     "d_model": 128, "layers": 5, "heads": 4, "ffn": 512, "experts": 1, "top_k": 1,
@@ -46,7 +47,7 @@ class Sizes:
 def bare(model, optimizer, data, rows, precision) -> None:
     """The least that training can be: no balance loss, no clipping, no schedule, no sums."""
     inputs = model_inputs(data.tokens[rows], data.starts[rows], model.device)
-    with objectives.autocast(model.device, precision):
+    with autocast(model.device, precision):
         logits = model(**inputs).logits[:, :-1]
     target = inputs["input_ids"][:, 1:]
     F.cross_entropy(logits.flatten(0, 1).float(), target.flatten()).backward()
@@ -60,41 +61,41 @@ def measure(
     pairs: int,
     steps: int,
     device: torch.device,
-    precision: torch.dtype,
+    precision: str,
 ) -> dict[str, float | list[float]]:
-    """Tokens a second of our step, and its ratio to the bare one: medians of `pairs` turns of `steps`."""
+    """Tokens a second of our step, and its ratio to the bare one: medians of `pairs` turns of `steps`.
+
+    `precision` is as in the config's `training`.
+    """
     plan = Plan(
         peak_lr=1e-3, batch=sizes.batch, epochs=1, warmup=0.05, final_lr=0.1, betas=(0.9, 0.99),
-        weight_decay=0.01, clip=1.0, balance=0.01, precision="float32", evaluations=1, data_seed=0,
+        weight_decay=0.01, clip=1.0, router_losses={"balance": 0.01}, precision=precision,
+        evaluations=1, data_seed=0,
     )  # fmt: skip
     data = MadeTokens(sizes.batch, sizes.length, sizes.vocabulary)
     rows = np.arange(sizes.batch)
-    pair = []
-    for _ in range(2):
-        model = build.build(shape, sizes.vocabulary, sizes.length, 0, 0).to(device)
-        if precision != torch.float32:
-            follow_autocast(model)
-        pair.append((model, loop.make_optimizer(model, plan)))
-    (own_model, own_optimizer), (bare_model, bare_optimizer) = pair
-    tap = router_losses.RouterTap(own_model)
-    sums = objectives.LossSums(data.domains)
+    model, other = (
+        build.build(shape, sizes.vocabulary, sizes.length, 0, 0).to(device) for _ in range(2)
+    )
+    step, sums = Step(model, plan, device), LossSums(data.domains)
+    if step.precision != torch.float32:
+        follow_autocast(other)
+    optimizer = make_optimizer(other, plan)
 
     def ours() -> None:
-        loss, balance = loop.train_step(
-            own_model, own_optimizer, tap, plan, data, rows, 1e-3, device, precision
-        )
-        sums.add(loss, data, rows, balance)
+        loss, router_losses = step.take(data, rows, 1e-3)
+        sums.add(loss, data, rows, router_losses)
 
     def plain() -> None:
-        bare(bare_model, bare_optimizer, data, rows, precision)
+        bare(other, optimizer, data, rows, step.precision)
 
     ours(), plain()  # to warm up
     times = [(seconds(ours, device, steps), seconds(plain, device, steps)) for _ in range(pairs)]
-    ratios = sorted(other / own for own, other in times)
+    ratios = sorted(two / one for one, two in times)
     return {
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "tokens_a_second": statistics.median(steps * data.tokens.size / own for own, _ in times),
+        "tokens_a_second": statistics.median(steps * data.tokens.size / one for one, _ in times),
     }
 
 
@@ -110,10 +111,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     sizes, device = Sizes(batch=options.batch), torch.device(options.device)
-    precision = pick_precision(options.precision, device)
     measured = {}
     for name, shape in SHAPES.items():
-        found = measure(shape, sizes, options.pairs, options.steps, device, precision)
+        found = measure(shape, sizes, options.pairs, options.steps, device, options.precision)
         measured[name] = found
         print(
             f"{name}: {found['ratio']:.3f} of a bare loop (median of {options.pairs} pairs, "

@@ -1,182 +1,44 @@
 # Tables -> plots -> one self-contained page; and what a run will cost, before it starts.
 
 
-rule plot_training:
+# The charts of CHARTS, those that are drawn together in one job.
+for together in CHART_JOBS:
+
+    rule:
+        name:
+            f"charts_{together}"
+        input:
+            **chart_files(together),
+        output:
+            [
+                report(plot_files(name), category="Plots", labels={"plot": CHARTS[name].title})
+                for name in charts_of(together)
+            ],
+        log:
+            log_of(f"charts/{together}"),
+        benchmark:
+            benchmark_of(f"charts/{together}")
+        conda:
+            "../envs/moediff.yaml"
+        resources:
+            **needs("tables"),
+        params:
+            charts=charts_of(together),
+            settings=chart_settings(),
+            plots=config["plots"],
+            version=VERSIONS["plots"],
+        script:
+            "../scripts/report/charts.py"
+
+
+# A chart of what this config does not compute is refused.
+rule no_chart:
     input:
-        histories=histories(),
-        ngrams=at("ngrams"),
+        lambda wildcards: refuse(at("plot", **wildcards), lacking(wildcards.chart)),
     output:
-        report(plot_files("training"), category="Plots", labels={"plot": "training"}),
-    log:
-        log_of("plot_training"),
-    benchmark:
-        benchmark_of("plot_training")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_training.py"
-
-
-rule plot_fve:
-    input:
-        result("fve.json"),
-    output:
-        bars=report(plot_files("fve"), category="Plots", labels={"plot": "variance explained"}),
-        frontier=report(
-            plot_files("frontier"),
-            category="Plots",
-            labels={"plot": "variance explained against L0"},
-        ),
-    log:
-        log_of("plot_fve"),
-    benchmark:
-        benchmark_of("plot_fve")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        member=PAIR.member.name if PAIR else FITS[0].member.name,
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_fve.py"
-
-
-rule plot_features:
-    input:
-        features=pair_file("features.parquet"),
-        null=null_features(),
-    output:
-        norms=report(
-            plot_files("relative-norm"), category="Plots", labels={"plot": "relative norm"}
-        ),
-        density=report(plot_files("density"), category="Plots", labels={"plot": "density"}),
-        scaling=report(plot_files("scaling"), category="Plots", labels={"plot": "latent scaling"}),
-    log:
-        log_of("plot_features"),
-    benchmark:
-        benchmark_of("plot_features")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        dictionary=(
-            [PAIR.member.comparison, PAIR.member.name, PAIR.recipe, PAIR.seed] if PAIR else []
-        ),
-        bounds=config["features"]["bounds"],
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_features.py"
-
-
-rule plot_classes:
-    input:
-        result("classes.json"),
-    output:
-        report(plot_files("classes"), category="Plots", labels={"plot": "classes and error rates"}),
-    log:
-        log_of("plot_classes"),
-    benchmark:
-        benchmark_of("plot_classes")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        recipe=PAIR.recipe if PAIR else FITS[0].recipe,
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_classes.py"
-
-
-rule plot_domains:
-    input:
-        pair_file("splicing.parquet"),
-    output:
-        report(plot_files("domains"), category="Plots", labels={"plot": "loss by domain"}),
-    log:
-        log_of("plot_domains"),
-    benchmark:
-        benchmark_of("plot_domains")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_domains.py"
-
-
-rule plot_affinity:
-    input:
-        features=pair_file("features.parquet"),
-        affinity=routed_file("affinity.parquet"),
-    output:
-        report(plot_files("affinity"), category="Plots", labels={"plot": "experts and features"}),
-    log:
-        log_of("plot_affinity"),
-    benchmark:
-        benchmark_of("plot_affinity")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_affinity.py"
-
-
-rule plot_panel:
-    input:
-        panel_json,
-    output:
-        report(plot_files("panel"), category="Plots", labels={"plot": "panel"}),
-    log:
-        log_of("plot_panel"),
-    benchmark:
-        benchmark_of("plot_panel")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_panel.py"
-
-
-rule plot_planted:
-    input:
-        result("planted.parquet"),
-    output:
-        report(plot_files("planted"), category="Plots", labels={"plot": "planted truth"}),
-    log:
-        log_of("plot_planted"),
-    benchmark:
-        benchmark_of("plot_planted")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("tables"),
-    params:
-        plots=config["plots"],
-        version=VERSIONS["plots"],
-    script:
-        "../scripts/report/plot_planted.py"
+        at("plot"),
+    wildcard_constraints:
+        chart=one_of(name for name in CHARTS if lacking(name)),
 
 
 rule report:

@@ -1,4 +1,4 @@
-# Token shards -> a trained language model; of several peak rates the best is found first.
+# Token shards (and a model to begin with) -> a trained language model; of several peak rates the best is found first.
 
 
 # A trial of the sweep is judged on the end of the train split: validation only reports.
@@ -6,6 +6,7 @@ rule sweep_trial:
     input:
         train=token_shards("train"),
         vocabulary=at("vocabulary"),
+        init=trial_init_files,
     output:
         at("trial"),
     log:
@@ -21,10 +22,10 @@ rule sweep_trial:
         **needs("training", model_weights, trial_work),
     params:
         architecture=architecture,
-        training=trial_settings,
-        sweep_tokens=config["training"]["sweep_tokens"],
+        training=trial_params,
+        sweep_tokens=sweep_tokens,
         across=config["corpus"]["sequence"]["attend_across_documents"],
-        seed=config["training"]["seeds"][0],
+        seed=trial_seed,
         version=VERSIONS["models"],
     script:
         "../scripts/training/sweep_trial.py"
@@ -55,6 +56,7 @@ rule train:
         validation=token_shards("validation"),
         vocabulary=at("vocabulary"),
         rate=best_rate_file,
+        init=init_files,
     output:
         manifest=at("model", file="model.json"),
         weights=at("model", file="model.safetensors"),
@@ -73,7 +75,7 @@ rule train:
         **needs("training", model_weights, training_work),
     params:
         architecture=architecture,
-        training=training_settings,
+        training=training_params,
         across=config["corpus"]["sequence"]["attend_across_documents"],
         version=VERSIONS["models"],
     script:

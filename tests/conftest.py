@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 if not shutil.which("nvidia-smi"):  # before torch, which imports Triton where it is installed
@@ -179,6 +180,23 @@ def dense_tables(dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor, to
     return decoder, encoder, bias
 
 
+def state_bytes(dictionary: Dictionary) -> dict[str, tuple[str, bytes]]:
+    """Dtype and bytes of every tensor of a dictionary."""
+    return {
+        name: (str(tensor.dtype), tensor.detach().numpy().tobytes())
+        for name, tensor in dictionary.state_dict().items()
+    }
+
+
+@contextmanager
+def unchanged(*dictionaries: Dictionary) -> Iterator[None]:
+    """Fail when what is measured here leaves a dictionary other than it was: a caller uses it again."""
+    before = [state_bytes(dictionary) for dictionary in dictionaries]
+    assert all(dictionary.mean.dtype == torch.float32 for dictionary in dictionaries)
+    yield
+    assert [state_bytes(dictionary) for dictionary in dictionaries] == before
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the tiny study was run to the end."""
@@ -202,5 +220,6 @@ RECIPE = schema.defaults(SCHEMA, "recipe") | {
 }  # fmt: skip
 PLAN = Plan(
     peak_lr=1e-2, batch=4, epochs=2, warmup=0.1, final_lr=0.1, betas=(0.9, 0.99),
-    weight_decay=0.01, clip=1.0, balance=0.01, precision="float32", evaluations=4, data_seed=0,
+    weight_decay=0.01, clip=1.0, router_losses={"balance": 0.01}, precision="float32",
+    evaluations=4, data_seed=0,
 )  # fmt: skip

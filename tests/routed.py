@@ -14,7 +14,7 @@ from families import tiny
 from moediff.activations.rows import AlignedRows
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.blocks import Shape
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 FIRST = 100  # number of the first sequence of the tokens here: another shard's end before it
 
@@ -63,11 +63,11 @@ def routed_rows(
 def pre_activations(dictionary: Dictionary, sources: list[torch.Tensor]) -> torch.Tensor:
     """[row, F] in float64, from dense tables."""
     _, encoder, bias = dense_tables(dictionary)
-    return dictionary.double().standardise(sources) @ encoder.double().T + bias.double()
+    return in_float64(dictionary).standardise(sources) @ encoder.double().T + bias.double()
 
 
 def fires(dictionary: Dictionary, sources: list[torch.Tensor]) -> torch.Tensor:
     """Whether each feature fires [row, F]."""
-    weight = dictionary.norms().double().sum(1)
+    weight = in_float64(dictionary).norms().sum(1)
     scores = pre_activations(dictionary, sources) * weight
     return (scores >= dictionary.threshold) & (scores > 0)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import polars as pl
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from conftest import DROP, RECIPE, dense_tables
 from moediff.activations.kept_rows import kept_rows
+from moediff.analysis.reruns import Pass, Text
 from moediff.analysis.splicing import ALL, LIVE
 from moediff.corpus.token_shards import TokenShard
 from moediff.dictionaries.blocks import Shape
@@ -46,8 +48,13 @@ def zeros(widths: Sequence[int]) -> Dictionary:
     return found
 
 
-def text(shard: TokenShard, sides: int, across: bool = False) -> list:
-    return [(shard, kept_rows(shard, DROP, across).mask)] * sides
+def text(shard: TokenShard, sides: int, across: bool = False) -> list[Text]:
+    return [Text(shard, kept_rows(shard, DROP, across).mask)] * sides
+
+
+def one_pass(shard: TokenShard, model: PreTrainedModel | None = None, across: bool = False) -> Pass:
+    """All sequences of a shard as one pass."""
+    return Pass(model, Text(shard), slice(None), across)
 
 
 def of(table: pl.DataFrame, column: str = "cross_entropy", **wanted: str) -> float:

@@ -38,7 +38,7 @@ def linear_map_shards(split):
         if len(member.sources) < 2:
             refuse(
                 f"{member.comparison}/{member.name}/anchor.parquet",
-                "a linear map between sources needs several",
+                "a linear map needs several sources",
             )
         return shards_of(member, split)
 

@@ -4,13 +4,6 @@
 PAIR = roles.drawn_pair(FITS, PRIMARY)
 RERUN = PAIR and all(source.model in LANGUAGE_MODELS for source in PAIR.member.sources)
 ROUTED = roles.routed_source(config, PAIR)
-PLOTS = ["panel"] if roles.panels(config, FITS) else []
-PLOTS += ["training"] if TRAINED else []
-PLOTS += ["fve", "frontier"]
-PLOTS += ["classes"] if roles.with_sources(FITS, 2) else []
-PLOTS += ["relative-norm", "density", "scaling"] if PAIR else []
-PLOTS += ["domains"] if RERUN else []
-PLOTS += ["affinity"] if ROUTED else []
 FORMATS = ("html", "svg", "png")
 
 
@@ -33,15 +26,61 @@ def null_features():
     return files_of(roles.first_null_of_each(PAIR, FITS), "features.parquet") if PAIR else []
 
 
-def panel_json(wildcards):
-    """What every panel found; refused where there is none to draw."""
-    if not roles.panels(config, FITS):
-        refuse(
-            at("plot", chart="panel", format="svg"),
-            "no comparison is a panel; write all: [A, B], with two seeds of each or more",
-        )
-    return result("panel.json")
-
-
 def plot_files(name):
     return [at("plot", chart=name, format=kind) for kind in FORMATS]
+
+
+NO_PAIR = "no comparison is of two models; write each: [A, B]"
+# Files of the tables that charts need, and what this config lacks where a table has none.
+CHART_TABLES = {
+    "panels": (
+        [result("panel.json")] if roles.panels(config, FITS) else [],
+        "no comparison is a panel; write all: [A, B], with two seeds of each or more",
+    ),
+    "histories": (histories(), "no model is trained here"),
+    "ngrams": (ngrams(), "no model reads text"),
+    "fve": ([result("fve.json")], ""),
+    "classes": ([result("classes.json")] if roles.with_sources(FITS, 2) else [], NO_PAIR),
+    "features": (pair_file("features.parquet"), NO_PAIR),
+    "null_features": (null_features(), ""),
+    "splicing": (
+        pair_file("splicing.parquet") if RERUN else [],
+        "no comparison is of two models that can be run again; write each: [A, B]",
+    ),
+    "affinity": (
+        routed_file("affinity.parquet"),
+        "of no comparison of two models is the first an MoE trained here, its experts stored",
+    ),
+    "planted": ([result("planted.parquet")], ""),
+}
+
+
+def lacking(chart):
+    """What this config lacks for a chart; empty where it has all."""
+    tables = (CHART_TABLES[table] for table in CHARTS[chart].needs)
+    return next((what for files, what in tables if not files), "")
+
+
+CHART_JOBS = list(dict.fromkeys(CHARTS[name].job for name in CHARTS if not lacking(name)))
+PLOTS = [name for name in CHARTS if CHARTS[name].on_page and not lacking(name)]
+
+
+def charts_of(job):
+    """Charts that one job draws, of those that this config has the tables for."""
+    return [name for name in CHARTS if CHARTS[name].job == job and not lacking(name)]
+
+
+def chart_files(job):
+    """The tables of a job's charts, by name."""
+    tables = [t for name in charts_of(job) for t in (*CHARTS[name].needs, *CHARTS[name].also)]
+    return {table: CHART_TABLES[table][0] for table in tables}
+
+
+def chart_settings():
+    """What charts are told beside their tables, as `moediff.report.charts.draw` has it."""
+    fit = PAIR or FITS[0]
+    return {
+        "drawn": [fit.member.comparison, fit.member.name, fit.recipe, fit.seed],
+        "bounds": config["features"]["bounds"],
+        "histories": [[model, seed] for model in TRAINED for seed in settings.seeds(config, model)],
+    }

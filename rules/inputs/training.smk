@@ -18,18 +18,37 @@ def architecture(wildcards):
     return config["models"][wildcards.model]["train"]
 
 
-def trial_settings(wildcards):
-    """What decides a trial; its rate and its seed are chosen elsewhere."""
-    left_out = ("seeds", "sweep_tokens", "peak_lr")
-    kept = {key: value for key, value in config["training"].items() if key not in left_out}
-    return kept | {"domains": config["models"][wildcards.model]["sees"]["domains"]}
+def trial_params(wildcards):
+    return settings.trial_params(config, wildcards.model)
 
 
-def training_settings(wildcards):
-    """What decides a training run: the rate itself unless a sweep chooses it."""
-    rates = settings.peak_rates(config, wildcards.model)
-    kept = trial_settings(wildcards) | {"share": config["models"][wildcards.model]["sees"]["share"]}
-    return kept | ({"peak_lr": rates[0]} if len(rates) == 1 else {})
+def training_params(wildcards):
+    return settings.training_params(config, wildcards.model)
+
+
+def sweep_tokens(wildcards):
+    return settings.training_of(config, wildcards.model)["sweep_tokens"]
+
+
+def trial_seed(wildcards):
+    return settings.trial_seed(config, wildcards.model)
+
+
+def files_to_begin_with(model, seed):
+    """Manifest, weights and config of the model that one begins with; none from scratch."""
+    _, source = settings.init_of(config, model)
+    names = ("model.json", "model.safetensors", "config.json")
+    if source is None:
+        return []
+    return [at("model", model=source, seed=seed, file=name) for name in names]
+
+
+def init_files(wildcards):
+    return files_to_begin_with(wildcards.model, wildcards.seed)
+
+
+def trial_init_files(wildcards):
+    return files_to_begin_with(wildcards.model, trial_seed(wildcards))
 
 
 def histories():
@@ -43,10 +62,14 @@ def histories():
 def training_work(wildcards):
     """Parameters times tokens of a training run."""
     parameters = model_weights(wildcards) * resources.MEGABYTE / 4
-    return parameters * config["corpus"]["tokens"]["train"] * config["training"]["epochs"]
+    return (
+        parameters
+        * config["corpus"]["tokens"]["train"]
+        * settings.training_of(config, wildcards.model)["epochs"]
+    )
 
 
 def trial_work(wildcards):
     """The same of a trial of the sweep."""
     parameters = model_weights(wildcards) * resources.MEGABYTE / 4
-    return parameters * config["training"]["sweep_tokens"]
+    return parameters * sweep_tokens(wildcards)

@@ -4,7 +4,7 @@ from moediff.job import job
 
 with job(snakemake, torch_threads=True) as log:
     from moediff.activations.rows import AlignedRows
-    from moediff.analysis import evaluation, examples
+    from moediff.analysis import evaluation, example_files, examples
     from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.dictionaries.dictionary import Dictionary
@@ -19,5 +19,5 @@ with job(snakemake, torch_threads=True) as log:
     batch = facts["recipe"]["batch"]
     table = examples.feature_examples(dictionary, rows, tokenizer, batch, device)
     made_by = artifact.made_by("examples", origins=rows.origins)
-    examples.write(snakemake.output[0], table, made_by)
+    example_files.write(snakemake.output[0], table, made_by)
     log.info("%d examples of %d features", len(table), table["feature"].n_unique())

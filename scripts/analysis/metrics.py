@@ -6,10 +6,11 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.activations.rows import AlignedRows
     from moediff.analysis import evaluation, features, latent_scaling
     from moediff.analysis.classes import class_counts, conventions
+    from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
     from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.dictionaries import principal_components
-    from moediff.dictionaries.dictionary import Dictionary
+    from moediff.dictionaries.dictionary import Dictionary, in_float64
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
@@ -18,6 +19,7 @@ with job(snakemake, torch_threads=True) as log:
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     recipe = facts["recipe"]
     device = pick_device(snakemake.config["device"])
+    dictionary = in_float64(dictionary, device)
     baseline = principal_components.Baseline.load(snakemake.input.components)
 
     def described(dictionary):
@@ -33,7 +35,9 @@ with job(snakemake, torch_threads=True) as log:
         )
 
     measured, table = described(dictionary)
-    measured_early, table_early = described(Dictionary.load(snakemake.input.early)[0])
+    measured_early, table_early = described(
+        in_float64(Dictionary.load(snakemake.input.early)[0], device)
+    )
     if len(names) == 2:
         nu = latent_scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
         table = features.with_scaling(table, nu)
@@ -55,11 +59,11 @@ with job(snakemake, torch_threads=True) as log:
             "conventions": conventions(table),
             "early": {
                 "classes": class_counts(table_early),
-                "fve": measured_early.fve["threshold", evaluation.POOLED],
+                "fve": measured_early.fve[THRESHOLD, POOLED],
             },
             "rows": [artifact.read_json(path)["about"] for path in snakemake.input.rows],
-            "fve": evaluation.fve_rows(measured, names, classes["dead"], about),
+            "fve": fve_rows(measured, names, classes["dead"], about),
         },
     )
     log.info("%s/%s: fve %.4f, classes %s", wildcards.comparison, wildcards.recipe,
-             measured.fve["threshold", evaluation.POOLED], classes)  # fmt: skip
+             measured.fve[THRESHOLD, POOLED], classes)  # fmt: skip

@@ -10,7 +10,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.analysis import deletion, evaluation, panel
     from moediff.core import artifact
     from moediff.core.device import pick_device
-    from moediff.dictionaries.dictionary import Dictionary
+    from moediff.dictionaries.dictionary import Dictionary, in_float64
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
@@ -18,6 +18,7 @@ with job(snakemake, torch_threads=True) as log:
     dictionary, facts = Dictionary.load(snakemake.input.dictionary)
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     device = pick_device(snakemake.config["device"])
+    dictionary = in_float64(dictionary, device)
     batch = facts["recipe"]["batch"]
     features = artifact.read_parquet(snakemake.input.features, ["class", "top_domain"])
     alive = (features["class"] != "dead").to_numpy()

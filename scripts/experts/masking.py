@@ -10,7 +10,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.corpus.token_shards import read_token_shard
-    from moediff.dictionaries.dictionary import Dictionary
+    from moediff.dictionaries.dictionary import Dictionary, in_float64
     from moediff.experts import masking
     from moediff.experts.affinity import NONE
     from moediff.models import loading
@@ -25,6 +25,7 @@ with job(snakemake, torch_threads=True) as log:
     tokens = read_token_shard(snakemake.input.tokens)
     again = reruns.Rerun(model, tokens, params.across, params.sequences, params.batch)
     best = artifact.read_parquet(snakemake.input.affinity, ["layer", "expert"])
+    dictionary = in_float64(dictionary, device)
     found = []
     for (layer,), part in best.group_by("layer", maintain_order=True):
         own = part["expert"].fill_null(NONE).to_numpy()

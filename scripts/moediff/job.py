@@ -5,6 +5,7 @@ The one module that sees Snakemake's object. It imports little: what a job needs
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -15,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from moediff.core.errors import UserError
 
-if TYPE_CHECKING:
-    import numpy as np
+# Objects made before the garbage collector looks at them, 700 otherwise. Imports make hundreds of thousands
+# that all stay: looking less often takes a tenth off the import of transformers, and no memory.
+COLLECTED_EVERY = 10_000
 
-    from moediff.analysis.reruns import Side
-    from moediff.corpus.token_shards import TokenShard
+if TYPE_CHECKING:
+    from moediff.analysis.reruns import Text
+    from moediff.analysis.sides import Side
 
 
 @contextmanager
 def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]:
     """Run a script's body; bad input ends it with one line, a fault of ours with its traceback."""
+    gc.set_threshold(COLLECTED_EVERY)
     log = logging.getLogger("moediff")
     log.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
@@ -64,13 +68,13 @@ def fit_of(wildcards: Any) -> dict[str, Any]:
 
 def sides_and_texts(
     snakemake: Any, facts: Mapping[str, Any]
-) -> tuple[list[Side], Iterator[list[tuple[TokenShard, np.ndarray]]]]:
+) -> tuple[list[Side], Iterator[list[Text]]]:
     """Sides and texts of `splicing.splice`; `facts` are those of the job's dictionary."""
-    from moediff.analysis import reruns
+    from moediff.analysis.sides import open_sides, read_texts
     from moediff.core import device
 
     found, params, config = snakemake.input, snakemake.params, snakemake.config
-    sides = reruns.open_sides(
+    sides = open_sides(
         facts,
         found.dictionary,
         list(params.sources),
@@ -80,7 +84,5 @@ def sides_and_texts(
         params.drop["massive_norm"],
         device.pick_device(config["device"]),
     )
-    texts = reruns.read_texts(
-        found.tokens, params.tokenizers, params.reads, params.drop, params.across
-    )
+    texts = read_texts(found.tokens, params.tokenizers, params.reads, params.drop, params.across)
     return sides, texts

@@ -12,8 +12,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.core.errors import Diverged
     from moediff.corpus.token_shards import TokenSplit
     from moediff.corpus.tokenizer import read_vocabulary
-    from moediff.models import build
-    from moediff.training import loop
+    from moediff.training import inits, loop
     from moediff.training.history import final_losses
     from moediff.training.plan import Plan
 
@@ -33,12 +32,15 @@ with job(snakemake, torch_threads=True) as log:
     )
     vocabulary = read_vocabulary(snakemake.input.vocabulary)
     device = pick_device(snakemake.config["device"])
-    model = build.build(
+    init = params.training.get("init", {})
+    start = inits.Start(
         params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text,
-        params.seed,
+        params.seed, snakemake.input.init[0] if init else None,
     )  # fmt: skip
+    model = inits.begin(init, start)
     inputs = [train.digest, judge.digest]
     facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
+    facts |= inits.provenance(init, start)
     state = checkpoint.state_folder(
         snakemake.config["results"], "trial", name, facts, params.version, device.type
     )

@@ -1,4 +1,4 @@
-"""Train one language model from scratch."""
+"""Train one language model, from scratch or from the weights that it begins with."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.core.device import pick_device
     from moediff.corpus.token_shards import TokenSplit
     from moediff.corpus.tokenizer import read_vocabulary
-    from moediff.models import build, loading, parameters
-    from moediff.training import loop
+    from moediff.models import loading, parameters
+    from moediff.training import inits, loop
     from moediff.training.plan import Plan
 
     params, seed = snakemake.params, int(snakemake.wildcards.seed)
@@ -30,13 +30,17 @@ with job(snakemake, torch_threads=True) as log:
     validation = TokenSplit(snakemake.input.validation, params.across)
     vocabulary = read_vocabulary(snakemake.input.vocabulary)
     device = pick_device(snakemake.config["device"])
-    model = build.build(
-        params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text, seed
-    )
+    init = params.training.get("init", {})
+    start = inits.Start(
+        params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text, seed,
+        snakemake.input.init[0] if init else None,
+    )  # fmt: skip
+    model = inits.begin(init, start)
     counts = parameters.count_parameters(model)
     log.info("%s: %s parameters, %s active", name, f"{counts.total:,}", f"{counts.active:,}")
     inputs = [train.digest, validation.digest, vocabulary.digest]
     facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
+    facts |= inits.provenance(init, start)
     state = checkpoint.state_folder(
         snakemake.config["results"], "train", name, facts, params.version, device.type
     )

@@ -20,8 +20,8 @@ from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
-from moediff.hooks.points import blocks
 from moediff.models import inputs, loading
+from moediff.models.families import blocks
 
 BATCH = 8
 

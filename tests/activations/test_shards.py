@@ -92,6 +92,13 @@ def test_blocks_and_chunks_change_no_value(tmp_path: Path) -> None:
         np.testing.assert_allclose(a.spread, b.spread, rtol=1e-12)
 
 
+def test_a_shard_written_at_another_time_has_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
+    now = write(tmp_path / "now.zarr.zip").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("zipfile.time.time", lambda: 1e9)  # in 2001
+        assert write(tmp_path / "then.zarr.zip").read_bytes() == now
+
+
 def test_a_scale_is_a_power_of_two_near_the_typical_size() -> None:
     assert scale_exponent(1.0, "float16") == 0
     assert scale_exponent(1000.0, "float16") == -10

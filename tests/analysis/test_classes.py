@@ -9,8 +9,8 @@ import torch
 
 from conftest import RECIPE
 from moediff.analysis.classes import classify, conventions, norm_ratio, relative_norm
-from moediff.analysis.evaluation import Measured
 from moediff.analysis.features import feature_table, with_scaling
+from moediff.analysis.measured import Measured
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
 

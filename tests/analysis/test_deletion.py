@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import RECIPE
+from conftest import RECIPE, unchanged
 from moediff.analysis.deletion import deleted_alone, deleted_by_document, deleted_together
 from moediff.analysis.evaluation import VarianceExplained
 from moediff.dictionaries.blocks import Shape
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ def dictionary(data) -> Dictionary:
 
 def plain_loss(dictionary: Dictionary, rows: list[np.ndarray], gone: np.ndarray) -> list[float]:
     """FVE of each source with everything, less FVE with the features `gone` [F] set to 0."""
-    dictionary = dictionary.double()
+    dictionary = in_float64(dictionary)
     standard = dictionary.standardise([torch.from_numpy(part.astype(np.float32)) for part in rows])
     entries, values = dictionary.encode(standard)
     codes = torch.zeros(len(standard), dictionary.shape.features, dtype=torch.float64)
@@ -60,7 +60,8 @@ def plain_loss(dictionary: Dictionary, rows: list[np.ndarray], gone: np.ndarray)
 
 
 def test_alone_is_what_variance_explained_loses(rows, data, dictionary) -> None:
-    found = deleted_alone(dictionary, data, 256, CPU)
+    with unchanged(dictionary):
+        found = deleted_alone(dictionary, data, 256, CPU)
     assert found.shape == (48, 2)
     assert (found < 0).any()
     assert (found > 0).any()
@@ -71,7 +72,8 @@ def test_alone_is_what_variance_explained_loses(rows, data, dictionary) -> None:
 
 def test_together_is_what_variance_explained_loses(rows, data, dictionary) -> None:
     group_of = np.random.default_rng(2).integers(-1, 4, 48)
-    found = deleted_together(dictionary, data, group_of, 5, 256, CPU)
+    with unchanged(dictionary):
+        found = deleted_together(dictionary, data, group_of, 5, 256, CPU)
     assert found.shape == (5, 2)
     for group in range(4):
         wanted = plain_loss(dictionary, rows, group_of == group)
@@ -81,7 +83,8 @@ def test_together_is_what_variance_explained_loses(rows, data, dictionary) -> No
 
 def test_documents_make_up_what_goes_together(rows, data, dictionary) -> None:
     gone = np.arange(48) % 3 == 0
-    documents, lost, held = deleted_by_document(dictionary, data, [gone, ~gone], 77, CPU)
+    with unchanged(dictionary):
+        documents, lost, held = deleted_by_document(dictionary, data, [gone, ~gone], 77, CPU)
     assert lost.shape == (2, len(documents), 2)
     np.testing.assert_allclose(held.sum(0), 1)
     groups = deleted_together(dictionary, data, gone.astype(int), 2, 256, CPU)
@@ -92,6 +95,7 @@ def test_documents_make_up_what_goes_together(rows, data, dictionary) -> None:
         share = (centred[own] ** 2).sum() / (centred**2).sum()
         assert held[30, source] == pytest.approx(share, rel=1e-5)
     assert documents.tolist() == list(range(60))
+    dictionary = in_float64(dictionary)
     standard = dictionary.standardise([torch.from_numpy(p.astype(np.float32)) for p in rows])
     (row, feature), values = dictionary.encode(standard)
     residual = standard - dictionary.decode(values, (row, feature), len(standard))

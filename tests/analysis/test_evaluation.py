@@ -7,12 +7,13 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from conftest import RECIPE
+from conftest import RECIPE, unchanged
 from moediff.analysis import evaluation
-from moediff.analysis.evaluation import POOLED, VarianceExplained, check_models, fve_rows, measure
+from moediff.analysis.evaluation import VarianceExplained, check_models, measure
+from moediff.analysis.measured import POOLED, fve_rows
 from moediff.core.errors import UserError
 from moediff.dictionaries.blocks import Shape
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.principal_components import principal_components
 
 
@@ -104,13 +105,20 @@ def test_threshold_mode_is_the_same_from_any_batch(world, aligned_rows) -> None:
 def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:
     data = aligned_rows(world)
     dictionary = fitted_like(data)
-    measured = measure(
-        dictionary, principal_components(data), data, ["a", "b"], rule(4, 512), torch.device("cpu")
-    )
-    rows = dictionary.standardise([torch.from_numpy(part) for part in world]).double()
+    with unchanged(dictionary):
+        measured = measure(
+            dictionary,
+            principal_components(data),
+            data,
+            ["a", "b"],
+            rule(4, 512),
+            torch.device("cpu"),
+        )
+    dictionary = in_float64(dictionary)
+    rows = dictionary.standardise([torch.from_numpy(part) for part in world])
     decoder = torch.cat(dictionary.decoders(), dim=1)
     encoder = torch.zeros_like(decoder)
-    bias = torch.zeros(len(encoder))
+    bias = torch.zeros(len(encoder), dtype=torch.float64)
     for block in dictionary.blocks.values():
         encoder[block.features, block.columns] = block.encoder
         bias[block.features] = block.encoder_bias

@@ -11,11 +11,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from conftest import RECIPE, VOCABULARY, made_facts
+from conftest import RECIPE, VOCABULARY, made_facts, unchanged
 from moediff.activations.rows import AlignedRows
 from moediff.activations.shard_writer import ShardWriter
 from moediff.activations.shards import Stored
-from moediff.analysis import examples
+from moediff.analysis import example_files, examples
 from moediff.analysis.examples import AFTER, BEFORE, COUNT, Strongest, feature_examples, pieces
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError
@@ -86,7 +86,8 @@ def test_rows_and_windows_equal_plain_loops_over_dense_activations(tmp_path, tok
     dictionary.threshold[5] = torch.inf
     sources = [torch.cat(part) for part in zip(*data.in_order(100), strict=True)]
     value = (pre_activations(dictionary, sources) * fires(dictionary, sources)).detach().numpy()
-    table = feature_examples(dictionary, data, words(), 64, CPU)
+    with unchanged(dictionary):
+        table = feature_examples(dictionary, data, words(), 64, CPU)
 
     token, document, sequence, position, domain = (
         data.column(name).astype(int).tolist()
@@ -246,7 +247,7 @@ def test_the_tokenizer_is_the_one_that_read_the_rows(tmp_path: Path, bytelevel) 
     data.sources[0][0].facts["tokenizer"] = digest
     examples.check_tokenizer(data, digest, path)
     data.sources[0][0].facts["tokenizer"] = None
-    with pytest.raises(UserError, match="other code wrote its rows"):
+    with pytest.raises(UserError, match="its rows are external activations"):
         examples.check_tokenizer(data, digest, path)
 
 
@@ -280,8 +281,8 @@ def test_examples_are_read_as_they_were_written(tmp_path: Path) -> None:
         },
         schema_overrides={"activations": pl.List(pl.Float32)},
     )  # fmt: skip
-    examples.write(tmp_path / "examples.parquet", table, artifact.made_by("examples"))
-    assert examples.read(tmp_path / "examples.parquet").equals(table)
+    example_files.write(tmp_path / "examples.parquet", table, artifact.made_by("examples"))
+    assert example_files.read(tmp_path / "examples.parquet").equals(table)
     (tmp_path / "cut").write_bytes((tmp_path / "examples.parquet").read_bytes()[:-9])
     with pytest.raises(DamagedError):
-        examples.read(tmp_path / "cut")
+        example_files.read(tmp_path / "cut")

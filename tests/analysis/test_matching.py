@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import RECIPE
+from conftest import RECIPE, unchanged
 from moediff.activations.rows import AlignedRows
 from moediff.analysis import matching
 from moediff.analysis.matching import MATCH, NONE, Matches, best_matches, recurrence
 from moediff.core import artifact
 from moediff.dictionaries.blocks import Shape
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.fitting import fit
 from moediff.synthetic.planted import owned, planted
-from workflow import ROOT
+from snake import run_script
 
 CPU = torch.device("cpu")
 COUNT = 3000
@@ -50,7 +47,7 @@ def mixed(aligned_rows) -> tuple[Dictionary, list[Dictionary], AlignedRows]:
 
 def codes_of(dictionary: Dictionary, sources: list[torch.Tensor]) -> np.ndarray:
     """Values of every feature on every row [row, F], zeros included."""
-    dictionary = dictionary.double()
+    dictionary = in_float64(dictionary)
     rows = dictionary.standardise(sources)
     entries, values = dictionary.encode(rows)
     found = torch.zeros(len(rows), dictionary.shape.features, dtype=torch.float64)
@@ -70,7 +67,8 @@ def plain(first: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def test_equals_correlations_of_dense_tables(mixed, cells: int, monkeypatch) -> None:
     first, saes, data = mixed
     monkeypatch.setattr(matching, "PAIRS", 500)
-    found = best_matches(first, saes, data, 256, CPU, cells)
+    with unchanged(first, *saes):
+        found = best_matches(first, saes, data, 256, CPU, cells)
     (sources,) = data.in_order(COUNT)
     codes = codes_of(first, sources[:2])
     assert (codes[:, 0] > 0).all()
@@ -190,7 +188,7 @@ def test_a_table_counts_other_seeds_alone() -> None:
     assert table["recurs_of_narrow"].to_list() == [1, 1, 1]
 
 
-def test_the_job(mixed, monkeypatch, tmp_path: Path) -> None:
+def test_the_job(mixed, tmp_path: Path) -> None:
     first, saes, data = mixed
     parts = [slice(0, 2), slice(2, 3), slice(3, 4)]
     paths = [tmp_path / f"{n}.safetensors" for n in range(3)]
@@ -200,22 +198,21 @@ def test_the_job(mixed, monkeypatch, tmp_path: Path) -> None:
     shards = [[shard.path for shard in source] for source in data.sources]
 
     def run(files: list[Path], point: str = "made") -> None:
-        job = SimpleNamespace(
-            input=SimpleNamespace(
-                dictionary=files[0], saes=files[1:],
-                validation=[*shards[0], *shards[1]], sae_validation=[*shards[2], *shards[3]],
-            ),
-            params=SimpleNamespace(
-                sources=["moe.0", "dense.0"], points=[None, None], sae_points=[point, None],
-                sae_sources=["moe.1", "dense.0"],
-                sae_models={"moe": ["moe.1"], "dense": ["dense.0"]},
-            ),
-            output=[tmp_path / "recurs.parquet"], config={"device": "cpu"},
-            log=[], threads=1, rule="recurrence",
+        run_script(
+            "analysis/matching",
+            tmp_path,
+            input={
+                "dictionary": files[0], "saes": files[1:],
+                "validation": [*shards[0], *shards[1]], "sae_validation": [*shards[2], *shards[3]],
+            },
+            params={
+                "sources": ["moe.0", "dense.0"], "points": [None, None], "sae_points": [point, None],
+                "sae_sources": ["moe.1", "dense.0"],
+                "sae_models": {"moe": ["moe.1"], "dense": ["dense.0"]},
+            },
+            output=[tmp_path / "recurs.parquet"],
+            config={"device": "cpu"},
         )  # fmt: skip
-        monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-        runpy.run_path(str(ROOT / "scripts/analysis/matching.py"), {"snakemake": job})
 
     with pytest.raises(SystemExit):  # no SAEs
         run(paths[:1])

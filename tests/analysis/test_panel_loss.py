@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -23,18 +20,19 @@ from moediff.analysis.panel_loss import (
     own_deletions,
     source_losses,
 )
-from moediff.analysis.reruns import Losses, Side
-from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, splice, without
+from moediff.analysis.sides import Side
+from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, splice, without
 from moediff.core import artifact
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.hooks.capture import Capture
-from moediff.hooks.points import Point, blocks
+from moediff.hooks.points import Point
 from moediff.models import build, loading
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
+from snake import run_script
 from spliced import identity, made, of, plain_reconstruction, text
-from workflow import ROOT
 
 NAMES = ["m0", "m1", "d0", "d1"]
 KINDS = {"moe": NAMES[:2], "dense": NAMES[2:]}
@@ -307,7 +305,7 @@ def test_shares_are_those_of_a_plain_dense_computation(shard, sides) -> None:
 # --- the job ------------------------------------------------------------------------------------
 
 
-def test_the_job(monkeypatch, tokens: Path, shard, sides, tmp_path: Path) -> None:
+def test_the_job(tokens: Path, shard, sides, tmp_path: Path) -> None:
     origins, manifests = [], []
     for side in sides:
         folder = tmp_path / side.name
@@ -328,25 +326,24 @@ def test_the_job(monkeypatch, tokens: Path, shard, sides, tmp_path: Path) -> Non
     def run(dictionary: Dictionary, paths: list[Path] = manifests) -> dict:
         facts = artifact.made_by("dictionaries") | {"origins": origins}
         dictionary.save(tmp_path / "d.safetensors", facts)
-        job = SimpleNamespace(
-            input=SimpleNamespace(
-                dictionary=tmp_path / "d.safetensors", explained=tmp_path / "explained.parquet",
-                models=paths, points=[path.parent / "points.json" for path in manifests],
-                tokens=[tokens],
-            ),
+        run_script(
+            "analysis/panel_loss",
+            tmp_path,
+            input={
+                "dictionary": tmp_path / "d.safetensors", "explained": tmp_path / "explained.parquet",
+                "models": paths, "points": [path.parent / "points.json" for path in manifests],
+                "tokens": [tokens],
+            },
             output=[tmp_path / "panel_loss.json"],
-            params=SimpleNamespace(
-                sources=NAMES, models=["moe", "moe", "dense", "dense"], kinds=KINDS,
-                reads=[0] * 4, tokenizers=1, drop=DROP, across=False, sequences=4, batch=3,
-            ),
-            wildcards=SimpleNamespace(comparison="c", member="m", recipe="r", seed="3"),
+            params={
+                "sources": NAMES, "models": ["moe", "moe", "dense", "dense"], "kinds": KINDS,
+                "reads": [0] * 4, "tokenizers": 1, "drop": DROP, "across": False, "sequences": 4,
+                "batch": 3,
+            },
+            wildcards={"comparison": "c", "member": "m", "recipe": "r", "seed": "3"},
             config={"device": "cpu", "models": {"dense": {}, "moe": {}}},
-            log=[], threads=1, rule="panel_loss",
         )  # fmt: skip
-        monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-        runpy.run_path(str(ROOT / "scripts/analysis/panel_loss.py"), {"snakemake": job})
-        return artifact.read_json(job.output[0])
+        return artifact.read_json(tmp_path / "panel_loss.json")
 
     found = run(mixing())
     about = [found[key] for key in ("comparison", "member", "recipe", "seed", "sequences")]

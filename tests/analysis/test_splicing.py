@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
-import runpy
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -15,10 +13,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conftest import DENSE, DROP, MOE
+from conftest import DENSE, DROP, MOE, unchanged
 from families import tiny
 from moediff.activations.kept_rows import kept_rows
-from moediff.analysis.reruns import Side, losses, targets
+from moediff.analysis.reruns import Text
+from moediff.analysis.sides import Side
 from moediff.analysis.splicing import ALL, CLEAN, COLUMNS, FROZEN, LIVE, MEAN, SPLICED, ZERO, splice
 from moediff.core import artifact
 from moediff.core.errors import UserError
@@ -27,13 +26,15 @@ from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, TokenSplit, read_token_shard, write_token_shard
 from moediff.hooks.capture import Capture
-from moediff.hooks.interventions import replacing
-from moediff.hooks.points import HOOKS, Point, blocks
+from moediff.hooks.interventions import intervene
+from moediff.hooks.interventions import replace as replaced
+from moediff.hooks.points import HOOKS, Point
 from moediff.models import families, loading
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
-from moediff.training import objectives
-from spliced import identity, made, of, plain_reconstruction, text, zeros
-from workflow import ROOT
+from moediff.training.loss_sums import evaluate
+from snake import run_script
+from spliced import identity, made, of, one_pass, plain_reconstruction, text, zeros
 
 
 def loud(model):
@@ -64,10 +65,11 @@ def test_the_clean_loss_is_that_of_training(
         [Side("a", model, Point("resid_post", 0))], [text(shard, 1, across)], made([32], 4), across
     )
     split = TokenSplit([path], across)
-    rows = objectives.evaluate(model, split, torch.device("cpu"), torch.float32).rows()
-    for row in rows:
-        mine = found.filter(kind=CLEAN, domain=row["domain"], routing=LIVE)
-        assert mine["cross_entropy"].item() == pytest.approx(row["cross_entropy"], abs=1e-6)
+    trained = evaluate(model, split, torch.device("cpu"), torch.float32, []).cross_entropies()
+    assert len(trained) == 3
+    for domain, loss in trained.items():
+        mine = found.filter(kind=CLEAN, domain=domain, routing=LIVE)
+        assert mine["cross_entropy"].item() == pytest.approx(loss, abs=1e-6)
     assert of(found, "tokens", kind=CLEAN) == split.is_target.sum()
     assert of(found, "recovered_zero", kind=CLEAN) == of(found, "recovered_mean", kind=CLEAN) == 1
     assert of(found, "recovered_zero", kind=ZERO) == of(found, "recovered_mean", kind=MEAN) == 0
@@ -86,9 +88,9 @@ def test_padding_is_not_predicted(shard, tiny_model) -> None:
         )
     }
     longer = replace(shard, **padded)
-    assert np.array_equal(targets(longer, False)[:, :-5], targets(shard, False))
-    assert not targets(longer, False)[:, -5:].any()
-    assert not targets(longer, True)[:, -5:].any()
+    assert np.array_equal(one_pass(longer).target[:, :-5], one_pass(shard).target)
+    assert not one_pass(longer).target[:, -5:].any()
+    assert not one_pass(longer, across=True).target[:, -5:].any()
     sides = [Side("a", loud(tiny_model(DENSE)), Point("resid_post", 0))]
     one = spliced(sides, [text(shard, 1)], identity([32]))
     two = spliced(sides, [text(longer, 1)], identity([32]))
@@ -107,7 +109,8 @@ def test_losses_are_those_of_the_rest_of_the_model_run_by_itself(
     dictionary.threshold.fill_(0.05)
     dictionary.decoder_bias.normal_(generator=torch.Generator().manual_seed(5))
     gone = np.arange(24) % 3 == 0
-    found = spliced(sides, [text(shard, 2)], dictionary, deleted={"some": gone})
+    with unchanged(dictionary):
+        found = spliced(sides, [text(shard, 2)], dictionary, deleted={"some": gone})
 
     mask = torch.from_numpy(text(shard, 1)[0][1])
     starts = segment_starts(shard.document)
@@ -229,13 +232,11 @@ def test_the_loss_added_has_an_interval_over_documents(token_shard, tiny_model) 
     assert more == pytest.approx(rise, abs=1e-12)
     low, high = (of(average, f"added_{end}", **name, kind=SPLICED) for end in ("low", "high"))
     # Against the same by hand: the loss of every target with the row's mean in its place.
-    inputs = packed_inputs(model, shard.tokens, segment_starts(shard.document))
-    is_target, ((_, mask),) = targets(shard, False), text(shard, 1)
-    place, mean = torch.from_numpy(mask), made([32], 4).mean.expand(int(mask.sum()), -1)
-    clean = losses(model, inputs, is_target)
-    with replacing(model, Point("resid_post", 0), mean, place, None):
-        ablated = losses(model, inputs, is_target)
-    documents = shard.document[:, 1:][is_target]
+    run, ((_, mask),) = one_pass(shard, model), text(shard, 1)
+    clean, mean = run.losses(), replaced(made([32], 4).mean)
+    with intervene(model, Point("resid_post", 0), mean, torch.from_numpy(mask)):
+        ablated = run.losses()
+    documents = shard.document[:, 1:][run.target]
     wanted = document_bootstrap(ablated - clean, np.ones(len(clean)), documents)
     assert more == pytest.approx(wanted["estimate"], abs=1e-6)
     assert [low, high] == pytest.approx(wanted["interval"], abs=1e-5)
@@ -257,14 +258,14 @@ def test_two_tokenizers_are_spliced_at_the_same_characters(shard, tiny_model) ->
     assert masks[0].sum() == masks[1].sum() > 100
     assert masks[0].shape != masks[1].shape
     sides = [Side(name, model, point) for name, model in zip("ab", pair, strict=True)]
-    texts = [list(zip(shards, masks, strict=True))]
+    texts = [[Text(*own) for own in zip(shards, masks, strict=True)]]
     perfect = spliced(sides, texts, identity([32, 32]))
     for name in "ab":
         clean, found = (of(perfect, source=name, kind=kind) for kind in (CLEAN, SPLICED))
         assert abs(clean - found) <= 1e-6
         assert of(perfect, "recovered_zero", source=name, kind=SPLICED) == pytest.approx(1)
     assert [of(perfect, "tokens", source=n, kind=CLEAN) for n in "ab"] == [
-        targets(own, False).sum() for own in shards
+        one_pass(own).target.sum() for own in shards
     ]
 
     swap = identity([32, 32], torch.eye(64).roll(32, 0))
@@ -281,8 +282,8 @@ def test_two_tokenizers_are_spliced_at_the_same_characters(shard, tiny_model) ->
             states = families.backbone(model)(**inputs, output_hidden_states=True).hidden_states
         rows.append(states[1][torch.from_numpy(mask)])
     for s, model in enumerate(pair):
-        with replacing(model, point, rows[1 - s], torch.from_numpy(masks[s])):
-            wanted = losses(model, given[s], targets(shards[s], False)).mean()
+        with intervene(model, point, replaced(rows[1 - s]), torch.from_numpy(masks[s])):
+            wanted = one_pass(shards[s], model).losses().mean()
         assert of(found, source="ab"[s], kind=SPLICED) == pytest.approx(wanted, abs=1e-5)
         assert abs(wanted - of(found, source="ab"[s], kind=CLEAN)) > 1e-2
 
@@ -290,7 +291,7 @@ def test_two_tokenizers_are_spliced_at_the_same_characters(shard, tiny_model) ->
 def test_rows_that_are_not_kept_are_left_as_they_are(shard, tiny_model) -> None:
     model, point = loud(tiny_model(MOE)), Point("resid_post", 0)
     side, (shard, mask) = Side("a", model, point), text(shard, 1)[0]
-    table = spliced([side], [[(shard, mask & False)]], made([32], 4))
+    table = spliced([side], [[Text(shard, mask & False)]], made([32], 4))
     assert table.filter(domain=ALL)["cross_entropy"].n_unique() == 1
     assert table.filter(pl.col("kind") != CLEAN)["recovered_zero"].null_count() == 18
 
@@ -299,10 +300,10 @@ def test_rows_that_are_not_kept_are_left_as_they_are(shard, tiny_model) -> None:
         norms = capture(**inputs).points[point].norm(dim=2).numpy()
     most = float(np.median(norms[mask]))
     assert most != pytest.approx(norms[mask], abs=1e-6)
-    found = spliced([replace(side, most=most)], [[(shard, mask)]], made([32], 4))
-    usual = spliced([side], [[(shard, mask & (norms <= most))]], made([32], 4))
+    found = spliced([replace(side, most=most)], [[Text(shard, mask)]], made([32], 4))
+    usual = spliced([side], [[Text(shard, mask & (norms <= most))]], made([32], 4))
     np.testing.assert_allclose(found["cross_entropy"], usual["cross_entropy"], atol=1e-6)
-    whole = spliced([side], [[(shard, mask)]], made([32], 4))
+    whole = spliced([side], [[Text(shard, mask)]], made([32], 4))
     assert abs(of(whole, kind=ZERO) - of(found, kind=ZERO)) > 1e-3
 
 
@@ -331,7 +332,7 @@ def test_neither_batches_nor_shards_change_losses_and_only_the_first_are_used(
     np.testing.assert_allclose(first["cross_entropy"], few["cross_entropy"], atol=1e-6)
     most = spliced(sides, read(2), dictionary, sequences=7, batch=4)
     for table, count in ((whole, 10), (first, 5), (few, 5), (most, 7)):
-        assert of(table, "tokens", kind=CLEAN) == targets(shard, False)[:count].sum()
+        assert of(table, "tokens", kind=CLEAN) == one_pass(shard).target[:count].sum()
 
 
 def test_a_domain_that_is_not_predicted_has_no_rows(shard, tiny_model) -> None:
@@ -347,7 +348,7 @@ def test_a_splice_that_cannot_be_is_refused(shard, tiny_model) -> None:
     fewer = own[1].copy()
     fewer[0] = False
     with pytest.raises(UserError, match="different numbers of rows"):
-        spliced([side] * 2, [[own, (shard, fewer)]], dictionary)
+        spliced([side] * 2, [[own, Text(shard, fewer)]], dictionary)
     with pytest.raises(UserError, match=r"features 'x': int64 \(4,\), needs bool \(4,\)"):
         spliced([side] * 2, [[own] * 2], dictionary, deleted={"x": np.zeros(4, int)})
     with pytest.raises(UserError, match=r"needs bool \(4,\)"):
@@ -365,7 +366,7 @@ def test_a_splice_that_cannot_be_is_refused(shard, tiny_model) -> None:
     assert abs(of(found, kind=SPLICED) - of(found, kind=CLEAN)) <= 1e-6
 
 
-def test_the_job(monkeypatch, token_shard, tiny_model, tmp_path: Path) -> None:
+def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
     tokens = token_shard(sequences=6, length=24)
     shard, point = read_token_shard(tokens), Point("resid_post", 0)
     packed = shard.tokens, segment_starts(shard.document)
@@ -401,18 +402,16 @@ def test_the_job(monkeypatch, token_shard, tiny_model, tmp_path: Path) -> None:
             "tokenizers": 1, "drop": DROP, "across": False, "sequences": 4, "batch": 2,
             "frozen": True,
         }  # fmt: skip
-        job = SimpleNamespace(
-            input=SimpleNamespace(**files | inputs),
+        run_script(
+            "analysis/splice",
+            tmp_path,
+            input=files | inputs,
             output=[tmp_path / "splicing.parquet"],
-            params=SimpleNamespace(**params | changed),
-            wildcards=SimpleNamespace(comparison="c", member="m", recipe="r", seed="3"),
+            params=params | changed,
+            wildcards={"comparison": "c", "member": "m", "recipe": "r", "seed": "3"},
             config={"device": "cpu", "models": {"dense": {}, "moe": {}}},
-            log=[], threads=1, rule="splice",
-        )  # fmt: skip
-        monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-        runpy.run_path(str(ROOT / "scripts/analysis/splice.py"), {"snakemake": job})
-        return artifact.read_parquet(job.output[0])
+        )
+        return artifact.read_parquet(tmp_path / "splicing.parquet")
 
     found = run()
     assert found.columns == ["comparison", "member", "recipe", "seed", *COLUMNS]
@@ -423,7 +422,7 @@ def test_the_job(monkeypatch, token_shard, tiny_model, tmp_path: Path) -> None:
         about = {"source": source, "routing": routing}
         clean, back, zero = (of(found, **about, kind=kind) for kind in (CLEAN, SPLICED, ZERO))
         assert abs(clean - back) <= 1e-6 < abs(clean - zero)
-        assert of(found, "tokens", **about, kind=ZERO) == targets(shard, False)[:4].sum()
+        assert of(found, "tokens", **about, kind=ZERO) == one_pass(shard).target[:4].sum()
     massive = run({"drop": DROP | {"massive_norm": 1.1}})
     losses_of = {of(one, source="moe.0", kind=k) for one in (found, massive) for k in (CLEAN, ZERO)}
     assert len(losses_of) == 3  # some rows are replaced, not all
@@ -434,7 +433,7 @@ def test_the_job(monkeypatch, token_shard, tiny_model, tmp_path: Path) -> None:
     write_token_shard(path, arrays, other.domains, "other", 0, artifact.made_by("x"), [0])
     found = run({"tokenizers": 2, "reads": [0, 1]}, tokens=[tokens, path])
     for source, own in (("dense.0", shard), ("moe.0", other)):
-        assert of(found, "tokens", source=source, kind=ZERO) == targets(own, False)[:4].sum()
+        assert of(found, "tokens", source=source, kind=ZERO) == one_pass(own).target[:4].sum()
         clean, back = (of(found, source=source, kind=kind) for kind in (CLEAN, SPLICED))
         assert abs(clean - back) <= 1e-6
     with pytest.raises(SystemExit):

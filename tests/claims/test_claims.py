@@ -12,10 +12,10 @@ import yaml
 from moediff.claims.judging import judge, reasons_to_withhold
 from moediff.claims.metrics import METRICS
 from moediff.claims.reading import penalties_fault, read_claims
-from moediff.claims.verdicts import KNOWN, LABELLINGS
 from moediff.core import artifact
 from moediff.core.errors import ConfigError, UserError
-from moediff.core.resampling import PERMUTED, relabelled
+from moediff.core.resampling import relabelled
+from moediff.core.terms import KNOWN, LABELLINGS, PERMUTED
 from workflow import ROOT
 
 SHIPPED = ROOT / "config" / "claims.yaml"

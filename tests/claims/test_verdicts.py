@@ -12,11 +12,7 @@ from moediff.claims.verdicts import (
     verdict,
 )
 from moediff.core.errors import UserError
-from moediff.core.resampling import (
-    ABOVE,
-    BELOW,
-    NEAR,
-)
+from moediff.core.terms import ABOVE, BELOW, NEAR
 
 
 def test_holm_steps_down_and_never_falls() -> None:

@@ -1,14 +1,13 @@
 """Configs made whole: defaults, what a config asks for, and one line for each way to be wrong."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 
+from configured import SHIPPED, changed, completed
 from conftest import PRESETS, SCHEMA
 from moediff.config import activations, comparisons, complete, corpus
 from moediff.config.base import count_of
@@ -18,39 +17,10 @@ from moediff.config.models import (
     checkpoint_files,
     layer_count,
     model_width,
-    peak_rates,
     seeds,
 )
+from moediff.config.training import peak_rates
 from moediff.core.errors import ConfigError
-from workflow import ROOT
-
-FOLDER = ROOT / "config"
-SHIPPED = {
-    name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    for name in ("config", "local-text", "paper")
-}
-
-
-def changed(change: dict | str, base: dict = SHIPPED["config"]) -> dict:
-    """The shipped default config with keys changed; a mapping is merged, a "!" key replaces."""
-
-    def merge(into: dict, part: dict) -> None:
-        for key, value in part.items():
-            if key.endswith("!"):
-                into[key[:-1]] = value
-            elif isinstance(value, dict) and isinstance(into.get(key), dict):
-                merge(into[key], value)
-            else:
-                into[key] = value
-
-    whole = copy.deepcopy(base)
-    merge(whole, yaml.safe_load(change) if isinstance(change, str) else change)
-    return whole
-
-
-def completed(change: dict | str = "{}") -> dict:
-    return complete.complete(changed(change), SCHEMA, PRESETS)
-
 
 # --- defaults --------------------------------------------------------------------------------
 
@@ -78,7 +48,9 @@ def test_every_default_of_the_schema_is_valid_under_its_own_schema() -> None:
         assert Draft202012Validator(own).is_valid(node["default"]), path
 
 
-OPTIONAL = {"corpus", "like", "active", "l1", "tanh", "l0", "longest", "skip"}
+OPTIONAL = {
+    "corpus", "like", "active", "init", "training", "z", "l1", "tanh", "l0", "longest", "skip",
+}  # fmt: skip
 
 
 def test_few_keys_of_the_schema_are_neither_required_nor_given_a_default() -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import random
-import runpy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -27,7 +24,7 @@ from moediff.corpus.sources import document_id
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.models.families import backbone
 from moediff.models.inputs import model_inputs
-from workflow import ROOT
+from snake import run_script
 
 WORDS = ["the", "fox", "saw", "quiet", "hills", "over_there", "naïve", "狐は走った", "🦊👩\u200d👧",
          "e\u0301te\u0301", "ﬁne", "x1", "(so)", "\n\n", " ", "İ"]  # fmt: skip
@@ -432,17 +429,8 @@ def test_the_report_counts_rows_and_word_ends() -> None:
 # --- the job ---------------------------------------------------------------------------------
 
 
-def run_job(monkeypatch: pytest.MonkeyPatch, **files) -> None:
-    """Runs the script as Snakemake does."""
-    monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    output = [files.pop("output")]
-    job = SimpleNamespace(
-        input=SimpleNamespace(**files), output=output, log=[], threads=1, rule="retokenise"
-    )
-    runpy.run_path(str(ROOT / "scripts/corpus/retokenise.py"), {"snakemake": job})
+def run_job(output: Path, **files) -> None:
+    run_script("corpus/retokenise", output.parent, input=files, output=[output])
 
 
 @pytest.fixture
@@ -470,14 +458,12 @@ def job(tmp_path: Path, kinds: dict) -> dict:
 
 
 @pytest.mark.parametrize("folder", ["its own", "another"])
-def test_the_job_writes_a_shard_that_aligns(
-    job: dict, kinds: dict, monkeypatch: pytest.MonkeyPatch, folder: str
-) -> None:
+def test_the_job_writes_a_shard_that_aligns(job: dict, kinds: dict, folder: str) -> None:
     if folder == "another":
         facts = artifact.read_json(job["model"]) | {"folder": str(job["model"].parent)}
         job["model"] = job["tokens"].parent / "model.json"
         artifact.write_json(job["model"], facts)
-    run_job(monkeypatch, **job)
+    run_job(**job)
     source, found = read_token_shard(job["tokens"]), read_token_shard(job["output"])
     texts = {int(document_id(text), 16): text for text in made_texts(20, 0)}
     for name, array in retokenise(source, texts, kinds["unigram"], END).items():
@@ -487,12 +473,10 @@ def test_the_job_writes_a_shard_that_aligns(
     assert aligned([source, found])[0].sum() > 100
 
 
-def test_a_model_without_a_tokenizer_is_named(
-    job: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_without_a_tokenizer_is_named(job: dict, caplog: pytest.LogCaptureFixture) -> None:
     for path in job["model"].parent.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(SystemExit):
-        run_job(monkeypatch, **job)
+        run_job(**job)
     assert f"error in retokenise: {job['model']}: the tokenizer of" in caplog.text
     assert not job["output"].exists()

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import RECIPE, dense_tables
+from conftest import RECIPE, dense_tables, unchanged
 from moediff.core import artifact
 from moediff.core.errors import DamagedError
 from moediff.dictionaries.blocks import Shape
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.fitting import exact_threshold
 from moediff.dictionaries.trainer import Fitter
 
@@ -147,6 +147,31 @@ def test_save_and_load_give_the_same_codes(tmp_path: Path) -> None:
     (tmp_path / "one.safetensors").write_bytes(one[: len(one) // 2])
     with pytest.raises(DamagedError, match=r"one\.safetensors"):
         Dictionary.load(tmp_path / "one.safetensors")
+
+
+@pytest.mark.parametrize("tie", ["norm", "direction"])
+def test_in_float64_gives_a_copy_and_leaves_the_dictionary_as_it_was(tie: str) -> None:
+    recipe = RECIPE | {"features": 40, "tie": tie, "tied": 8, "exclusive": 4, "k": 5}
+    dictionary = Dictionary(Shape.of(recipe, [12, 12]), seed=3)
+    dictionary.threshold.fill_(0.1)
+    with unchanged(dictionary):
+        exact = in_float64(dictionary)
+        rows = random_rows(64, 24).double()
+        exact.reconstruct(rows)
+        exact.threshold.fill_(9.0)
+    assert all(parameter.requires_grad for parameter in dictionary.parameters())
+    assert not any(parameter.requires_grad for parameter in exact.parameters())
+    assert {tensor.dtype for tensor in exact.state_dict().values()} == {torch.float64}
+    exact.threshold.copy_(dictionary.threshold)
+    torch.testing.assert_close(
+        exact.reconstruct(rows), dictionary.double().reconstruct(rows), rtol=0, atol=0
+    )
+
+
+def test_in_float64_of_a_float64_dictionary_is_itself() -> None:
+    exact = in_float64(Dictionary(Shape.of(RECIPE | {"features": 40, "k": 5}, [12])))
+    assert in_float64(exact) is exact
+    assert in_float64(exact, CPU) is exact
 
 
 def test_threshold_fires_k_features_on_the_held_out_rows(aligned_rows) -> None:

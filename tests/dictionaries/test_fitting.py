@@ -42,7 +42,7 @@ def same(one, other) -> bool:
 def _killed(paths: list, recipe: dict, state: Path, where: str, count: int) -> None:
     """Fit in a process of its own, saving at each point, and die at the `count`-th call of `where`."""
     torch.set_num_threads(1)
-    fitting.SECONDS = fitting.PATIENCE = 0
+    fitting.LEAST_WAIT = fitting.WAIT_PER_WRITE = 0
     module, name = {
         "step": (Fitter, "update"),
         "before writing": (artifact, "write_tensors"),
@@ -244,8 +244,8 @@ def test_jobs_resumed_from_different_steps_share_a_stream(
     data = rows_of(aligned_rows)
     whole = {name: fit(data, SMALL | change, 0, tmp_path / "alone" / name, CPU)
              for name, change in SWEEP.items()}  # fmt: skip
-    monkeypatch.setattr(fitting, "SECONDS", 0)
-    monkeypatch.setattr(fitting, "PATIENCE", 0)
+    monkeypatch.setattr(fitting, "LEAST_WAIT", 0)
+    monkeypatch.setattr(fitting, "WAIT_PER_WRITE", 0)
     plain, jobs = Fitter.update, []
 
     class Stopped(BaseException):

@@ -33,17 +33,14 @@ from workflow import (
 def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) -> None:
     assert planned(finished) == {}
     after_fit = {
-        "dictionary", "metrics", "deletion", "classes", "claims", "fve", "recurrence", "examples",
-        "splice", "affinity", "plot_fve", "plot_features", "plot_classes", "plot_domains",
-        "plot_affinity", "report", "all",
+        "fit", "metrics", "deletion", "gather_classes", "judge", "gather_fve", "matching", "examples",
+        "splice", "affinity", "charts_dictionaries", "charts_models", "report", "all",
     }  # fmt: skip
     found = planned(finished, {"recipes": {"default": {"k": 7}}})
     assert set(found) - {"total"} == after_fit
-    assert found["dictionary"] == 2
+    assert found["fit"] == 2
     found = planned(finished, {"plots": {"width": 500}})
-    drawn = {
-        f"plot_{name}" for name in ("training", "fve", "features", "classes", "domains", "affinity")
-    }
+    drawn = {f"charts_{job}" for job in ("training", "dictionaries", "models")}
     assert set(found) - {"total"} <= {*drawn, "report", "all"}
     found = planned(finished, {"corpus": {"domains": {"made": {"seed": 5}}}})
     assert found["documents"] == 1
@@ -52,9 +49,9 @@ def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) 
     assert "train" not in found
     assert found["token_shards_fit"] == 1
     found = planned(finished, {"comparisons": {"dense": {"each": ["dense"]}}})
-    assert found["dictionary"] == 1
+    assert found["fit"] == 1
     assert found["metrics"] == 1
-    assert "activations" not in found
+    assert "cache" not in found
 
 
 @pytest.mark.slow
@@ -76,7 +73,7 @@ def test_a_weight_reads_no_text_again_and_a_rate_more_is_one_trial_a_model(finis
     assert "documents" not in found
     assert found["token_shards_train"] == 1
     found = planned(finished, {"training": {"peak_lr": [3.0e-3, 6.0e-3, 1.0e-2]}})
-    assert found["trial"] == 2
+    assert found["sweep_trial"] == 2
 
 
 @pytest.mark.slow
@@ -125,7 +122,7 @@ def test_dictionaries_that_share_a_job_are_those_fitted_alone(copied: Path) -> N
     more["comparisons"]["moe-dense"]["recipes"].append("wider")
     some, _ = made(more | {"dictionaries_per_job": 3})
     assert {name: some[name] for name in alone if name in some} == alone
-    log = (copied / "results/logs/dictionary/0-of-1-shared.log").read_text()
+    log = (copied / "results/logs/fit/0-of-1-shared.log").read_text()
     assert log.count("resumed after step") == 2
 
 

@@ -115,6 +115,12 @@ def test_what_a_crosscoder_cannot_hold_is_refused(tmp_path: Path) -> None:
     crosscoders.save(jump, tmp_path / "out", PAIR)
 
 
+def test_a_rank_that_crosscoders_do_not_know_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delitem(crosscoders.NORMALIZATIONS, "summed")
+    with pytest.raises(UserError, match="no norm like rank: summed, but mixed; export it for the"):
+        crosscoders.save(made([12, 12], tied=0), tmp_path, PAIR)
+
+
 BAD_CROSSCODERS = {
     "sae": ({"code_normalization": "SAE"}, {}, "code_normalization SAE has no counterpart"),
     "alphas": ({"code_normalization": "mixed"}, {}, r"MIXED \(0 and 1\)"),

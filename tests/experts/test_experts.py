@@ -12,18 +12,17 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from conftest import dense_tables
+from conftest import dense_tables, unchanged
 from families import tiny
 from moediff.analysis.reruns import Rerun
 from moediff.core.errors import UserError
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import read_token_shard
+from moediff.dictionaries.dictionary import in_float64
 from moediff.experts import masking
 from moediff.experts.attribution import written
 from moediff.experts.masking import masked_firing
-from moediff.hooks.capture import Capture
-from moediff.hooks.interventions import masked_gates
-from moediff.hooks.points import Point, blocks
+from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 from routed import FIRST, fires, made_dictionary, passed_by, pre_activations, routed_rows
 
@@ -68,7 +67,8 @@ def fed(model, layer: int, inputs: dict) -> tuple[torch.Tensor, ...]:
 def test_shares_are_what_each_expert_computes_by_itself(stored, family: str, beside: bool) -> None:
     model, shard, data = stored(("mlp_out", 1), family, beside)
     dictionary, source = made_dictionary(data, 30), int(beside)
-    table = written(dictionary, data, source, Rerun(model, shard, False, 24, 5), CPU)
+    with unchanged(dictionary):
+        table = written(dictionary, data, source, Rerun(model, shard, False, 24, 5), CPU)
     names = [f"expert_{number}" for number in range(8)]
     rest = ["shared", "others", "constant"]
     assert table.columns == ["feature", "fired", "pre_activation", *names, *rest]
@@ -76,6 +76,7 @@ def test_shares_are_what_each_expert_computes_by_itself(stored, family: str, bes
     assert table["fired"].min() > 10
     np.testing.assert_allclose(total, 1, atol=1e-9)
     # Again from the model's weights and the dictionary's dense tables.
+    dictionary = in_float64(dictionary)
     starts = segment_starts(shard.document)
     entered, gates, experts, left = fed(model, 1, packed_inputs(model, shard.tokens, starts))
     place = (data.column("sequence") - FIRST) * 32 + data.column("position")
@@ -162,47 +163,6 @@ def test_another_model_hook_or_text_is_refused(stored, token_shard) -> None:
 # --- masking ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral", "deepseek-v3", "gpt-oss"])
-def test_a_masked_gate_is_0_and_the_others_are_as_they_were(stored, family: str) -> None:
-    """What leaves the model with gates masked is what its experts give when called so."""
-    model = tiny(family)
-    tokens = np.random.default_rng(0).integers(1, 60, (2, 9))
-    inputs = packed_inputs(model, tokens, np.arange(9) == np.zeros((2, 1)))
-    with Capture(model, [Point("resid_post", 2)], routing=True) as capture:
-        plain = capture(**inputs)
-        routing = plain.routing[1]
-        off = torch.zeros(18, routing.experts.shape[-1], dtype=torch.bool)
-        off[::2, 0] = True
-        called = []
-        handle = blocks(model)[1].mlp.experts.register_forward_pre_hook(
-            lambda _, given: called.append(given[1:])
-        )
-        with masked_gates(model, 1, off):
-            masked = capture(**inputs)
-        handle.remove()
-        again = capture(**inputs)
-    weights = next(part for part in called[0] if part.is_floating_point())
-    expected = routing.gates.flatten(0, 1).masked_fill(off, 0)
-    torch.testing.assert_close(weights.reshape(expected.shape), expected, rtol=0, atol=0)
-    point = Point("resid_post", 2)
-    assert torch.equal(again.points[point], plain.points[point])
-    changed = (masked.points[point] - plain.points[point]).flatten(0, 1).abs().amax(1) > 1e-4
-    assert changed[::2].all()
-
-
-def test_a_layer_whose_gates_cannot_be_masked_is_refused() -> None:
-    off = torch.zeros(4, 2, dtype=torch.bool)
-    inputs = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    with pytest.raises(UserError, match="layer 0 has no experts"):
-        with masked_gates(tiny("llama"), 0, off):
-            pass
-    model = tiny("llama4")
-    with pytest.raises(UserError, match="does not return gates of the experts"):
-        with masked_gates(model, 1, off):
-            model(**inputs)
-    model(**inputs)  # the hook is gone
-
-
 def by_hand(model, layer: int, mask, inputs: dict) -> torch.Tensor:
     """The stream behind block 1 with gates replaced where `mask(experts)`: [position, d]."""
     experts = blocks(model)[layer].mlp.experts
@@ -223,7 +183,8 @@ def test_firings_lost_are_those_of_a_model_without_the_expert(stored, layer: int
     dictionary = made_dictionary(data, 24)
     wanted = np.arange(24) % 9 - 1  # of experts 0 to 7, or of none
     again = Rerun(model, shard, False, 6, 6)
-    table = masked_firing(dictionary, data, 1, again, layer, wanted, CPU)
+    with unchanged(dictionary):
+        table = masked_firing(dictionary, data, 1, again, layer, wanted, CPU)
     assert table["feature"].to_list() == np.flatnonzero(wanted >= 0).tolist()
     part = data.column("sequence") < FIRST + 6
     place = ((data.column("sequence") - FIRST) * 32 + data.column("position"))[part]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from torch import nn
 from families import FAMILIES, MOE_FAMILIES, PARALLEL, tiny
 from moediff.core.errors import UserError
 from moediff.hooks.capture import Capture
-from moediff.hooks.points import HOOKS, Point, blocks
+from moediff.hooks.points import HOOKS, Point
 from moediff.hooks.proofs import prove, prove_packing
 from moediff.models import autocast, families
 from moediff.models.families import FAMILIES as TABLE
+from moediff.models.families import blocks
 from moediff.models.inputs import model_inputs, packed_inputs
 
 RANDOM = np.random.default_rng(0)
@@ -120,7 +123,7 @@ def test_masks_of_ours_are_those_of_the_library() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_segments_that_see_others_are_refused(monkeypatch, dtype: torch.dtype) -> None:
-    monkeypatch.setattr("moediff.models.inputs._IGNORES_PACKING", ())
+    monkeypatch.setitem(TABLE, "gpt_oss", replace(TABLE["gpt_oss"], ignores_packing=False))
     for family in ("gpt-oss", "falcon", "opt", "falcon-h1"):  # the last by its recurrent state
         model = tiny(family).to(dtype)
         with pytest.raises(UserError, match=r"documents of a sequence.*attend_across_documents"):

@@ -13,6 +13,7 @@ from moediff.claims import verdicts
 from moediff.claims.metrics import METRICS
 from moediff.claims.reading import read_claims
 from moediff.core import artifact
+from moediff.core.terms import KNOWN
 from moediff.report.charts.dictionaries import fve_chart
 from moediff.report.charts.panel import panel_chart
 from moediff.synthetic import methods
@@ -60,7 +61,7 @@ def test_every_claim_has_the_verdict_that_its_numbers_give(study: Path) -> None:
             again = verdicts.verdict(
                 row["estimate"], row["interval"], row["reference"] or 0.0, row["minimum_effect"],
                 row["direction"], row["p_holm"], row["p_against_holm"], [], found["alpha"],
-                row["null"]["kind"] == verdicts.KNOWN,
+                row["null"]["kind"] == KNOWN,
             )  # fmt: skip
             assert again.verdict == row["verdict"]
 

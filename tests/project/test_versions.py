@@ -1,13 +1,16 @@
 """A stage whose output changes raises its number in config.STAGE_VERSIONS, or this test fails.
 
-After a change that was meant: raise the number, then run MOEDIFF_GOLDEN=write pytest tests/test_versions.py
+After a change that was meant: raise the number, then run
+MOEDIFF_GOLDEN=write pytest tests/project/test_versions.py, which leaves all other stages as they stand
 """
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,12 @@ import polars as pl
 import pytest
 import torch
 
+import golden
 from conftest import DENSE, MOE, PLAN, RECIPE, cached
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import measure
 from moediff.analysis.features import feature_table
-from moediff.config.versions import STAGE_VERSIONS
+from moediff.config.versions import STAGE_PARTS, STAGE_VERSIONS
 from moediff.core import artifact
 from moediff.corpus import ngrams, packing, sources, token_shards
 from moediff.corpus.tales import tales
@@ -67,7 +71,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     for name, shape in (("dense", DENSE), ("moe", MOE)):
         model = build.build(shape, 64, 64, 0, 0)
         history = loop.train(model, PLAN, split, split, folder / name, CPU)
-        losses += history["cross_entropy"].to_list()
+        losses += history.filter(name="cross_entropy")["value"].to_list()
         kept[name] = model.eval()
     found["models"] = losses
     paths, sums = [], []
@@ -90,21 +94,58 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     found["metrics"] = [
         *measured.fve.values(), *measured.l0.values(), *(float(n) for n in table["relative_norm"]),
     ]  # fmt: skip
-    return found
+    rows = AlignedRows(paths[::-1])
+    models = {name: kept[name] for name in ("moe", "dense")}
+    small = golden.Small(models, token_shards.read_token_shard(shard), rows, folder)
+    return found | golden.outcomes(small)
+
+
+def same(value: object, wanted: object) -> bool:
+    """Texts are equal and numbers near, in lists too."""
+    if isinstance(value, list) and isinstance(wanted, list):
+        return len(value) == len(wanted) and all(map(same, value, wanted))
+    if isinstance(value, float) and isinstance(wanted, int | float):
+        return value == pytest.approx(wanted, rel=2e-2, abs=2e-2)
+    return value == wanted
 
 
 def test_outputs_change_only_with_their_version(tmp_path: Path, token_shard) -> None:
     found = outcomes(tmp_path, token_shard)
-    versions = {stage: STAGE_VERSIONS[stage] for stage in found}
-    if os.environ.get("MOEDIFF_GOLDEN") == "write":
-        GOLDEN.write_text(json.dumps({"versions": versions, "outcomes": found}, indent=1) + "\n")
-    golden = json.loads(GOLDEN.read_text())
+    golden_file = json.loads(GOLDEN.read_text())
+    versions, wanted = golden_file["versions"], golden_file["outcomes"]
+    if os.environ.get("MOEDIFF_GOLDEN") == "write":  # of stages that are new or have a new number
+        for stage in found:
+            if versions.get(stage) != STAGE_VERSIONS[stage]:
+                versions[stage], wanted[stage] = STAGE_VERSIONS[stage], found[stage]
+        GOLDEN.write_text(json.dumps(golden_file, indent=1) + "\n")
     for stage, value in found.items():
-        advice = f"stage '{stage}' gives other results: raise its number and write the golden file"
-        if versions[stage] != golden["versions"][stage]:
+        assert stage in versions, f"stage '{stage}' is new: write the golden file"
+        if versions[stage] != STAGE_VERSIONS[stage]:
             pytest.fail(f"stage '{stage}' has a new number: write the golden file again")
-        wanted = golden["outcomes"][stage]
-        if isinstance(value, str):
-            assert value == wanted, advice
-        else:
-            assert value == pytest.approx(wanted, rel=2e-2, abs=2e-2), advice
+        assert same(value, wanted[stage]), (
+            f"stage '{stage}' gives other results: raise its number and write the golden file"
+        )
+
+
+def test_every_stage_has_a_golden_value() -> None:
+    assert set(json.loads(GOLDEN.read_text())["outcomes"]) == set(STAGE_VERSIONS)
+
+
+# --- the stages that files name ---
+
+
+def named_stages() -> Iterator[tuple[str, str]]:
+    """Every file that calls `made_by`, with the stage that it writes."""
+    for path in sorted((ROOT / "scripts").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("made_by"):
+                assert isinstance(node.args[0], ast.Constant), f"{path}: a stage is written out"
+                yield path.relative_to(ROOT).as_posix(), node.args[0].value
+
+
+def test_files_name_a_stage_that_has_a_number_or_a_part_of_one() -> None:
+    named = list(named_stages())
+    assert {stage for _, stage in named} <= {*STAGE_VERSIONS, *STAGE_PARTS}, named
+    assert set(STAGE_PARTS) <= {stage for _, stage in named}
+    assert set(STAGE_PARTS.values()) <= set(STAGE_VERSIONS)
+    assert not set(STAGE_PARTS) & set(STAGE_VERSIONS)

@@ -13,7 +13,7 @@ import torch
 from conftest import PRESETS, SCHEMA
 from moediff.config.complete import complete
 from moediff.config.layout import Member, Source
-from moediff.report import budget, page, theme
+from moediff.report import budget, labels, page, theme
 from moediff.report.charts.dictionaries import fve_chart
 from moediff.report.charts.features import density_chart, relative_norm_chart
 from moediff.report.charts.training import training_chart
@@ -64,6 +64,16 @@ def test_budget_counts_what_will_be_done(monkeypatch) -> None:
     assert found["hours"] == pytest.approx(sum(s["hours"] or 0 for s in found["stages"]), abs=1e-3)
 
 
+def test_budget_trains_a_model_by_its_own_keys(monkeypatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.05)
+    own = config()
+    own["models"]["moe"]["training"] = {"epochs": 3, "peak_lr": 1.0e-3, "trainable": "router"}
+    stages = {
+        stage["stage"]: stage for stage in budget.estimate(own, torch.device("cpu"))["stages"]
+    }
+    assert stages["training"]["amount"] == 2 * 3 * 20_000  # one rate: no sweep
+
+
 def test_a_disk_that_is_too_small_is_warned_of(monkeypatch, tmp_path: Path) -> None:
     stages = [
         {"stage": "activations", "gigabytes": 60.0}, {"stage": "dictionary", "gigabytes": 30.0},
@@ -78,17 +88,6 @@ def test_a_disk_that_is_too_small_is_warned_of(monkeypatch, tmp_path: Path) -> N
     assert "80.0 GB are free" in warning
     assert "activations.keep to false" in warning
     assert "keep to false" not in budget.disk(stages, place, keep=False)["warning"]
-
-
-def test_rows_left_out_are_a_table_by_reason() -> None:
-    about = {"model": "moe", "seed": 0, "split": "fit", "tokens": 100, "rows": 90,
-             "left_out": {"special_tokens": 10}, "share_left_out": {"special_tokens": 0.1},
-             "alignment": None}  # fmt: skip
-    (row,) = page.row_table([about])
-    assert row == {"source": "moe.0", "split": "fit", "tokens": 100, "rows": 90,
-                   "special tokens": 0.1}  # fmt: skip
-    aligned = about | {"alignment": {"share_kept": 0.8, "word_ends": 0.5, "word_ends_kept": 0.6}}
-    assert page.row_table([aligned])[0]["word ends kept"] == 0.6
 
 
 def test_the_page_says_first_what_a_reader_must_know() -> None:
@@ -132,7 +131,7 @@ def test_a_long_table_scrolls_by_itself() -> None:
     ],
 )
 def test_a_panel_is_called_by_ranges_of_seeds(member: str, called: str) -> None:
-    assert theme.member_label(member) == called
+    assert labels.member_label(member) == called
 
 
 def test_names_that_members_have_are_taken_apart_whole() -> None:
@@ -141,7 +140,7 @@ def test_names_that_members_have_are_taken_apart_whole() -> None:
         Source("c-d", 12, view="permuted"),
         Source("e", 3, point="mlp_out.2", view="rotated"),
     )
-    called = theme.member_label(Member("x", sources).name)
+    called = labels.member_label(Member("x", sources).name)
     assert called == " + ".join(source.name for source in sources)
 
 

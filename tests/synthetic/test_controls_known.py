@@ -11,8 +11,9 @@ from conftest import RECIPE
 from moediff.activations.rows import AlignedRows
 from moediff.activations.views import rotation
 from moediff.analysis.classes import class_counts
-from moediff.analysis.evaluation import POOLED, THRESHOLD, measure
+from moediff.analysis.evaluation import measure
 from moediff.analysis.features import feature_table
+from moediff.analysis.measured import POOLED, THRESHOLD
 from moediff.dictionaries.fitting import fit
 from moediff.dictionaries.principal_components import Baseline
 from moediff.synthetic.planted import owned, planted

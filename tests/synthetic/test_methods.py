@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -24,7 +21,7 @@ from moediff.synthetic.grid import CHOOSE, SCORE, cells, chosen, pooled, table
 from moediff.synthetic.methods import COMMON, DEAD, METHODS, World, apply, recipes
 from moediff.synthetic.planted import Planted, owned, planted, stored
 from moediff.synthetic.scoring import FIRST, SECOND, Found, rates, score
-from workflow import ROOT
+from snake import run_script
 
 OURS = schema.defaults(SCHEMA, "recipe")
 MODELS = {"models": {"m": {"rows": {"fit": "a", "validation": "b"}}}}
@@ -441,17 +438,13 @@ def test_the_job_takes_up_worlds_that_are_done(monkeypatch, tmp_path: Path) -> N
         "seeds": {CHOOSE: [0], SCORE: [1]},
     }
     settings |= {"factors": {"scale": [1, 10], "noise": [0.02]}}
-    output = SimpleNamespace(table=tmp_path / "planted.parquet", summary=tmp_path / "planted.json")
-    job = SimpleNamespace(
-        params=SimpleNamespace(settings=settings, recipes={"default": OURS, "paper": PAPER}, version=1),
-        output=output, config={"results": tmp_path}, log=[], threads=1, rule="planted",
-    )  # fmt: skip
+    params = {"settings": settings, "recipes": {"default": OURS, "paper": PAPER}, "version": 1}
+    output = {"table": tmp_path / "planted.parquet", "summary": tmp_path / "planted.json"}
 
     def run() -> tuple[pl.DataFrame, bytes]:
-        monkeypatch.setattr(logging.getLogger("moediff"), "handlers", [])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-        runpy.run_path(str(ROOT / "scripts/synthetic/planted.py"), {"snakemake": job})
-        return artifact.read_parquet(output.table), output.summary.read_bytes()
+        config = {"results": tmp_path}
+        run_script("synthetic/planted", tmp_path, params=params, output=output, config=config)
+        return artifact.read_parquet(output["table"]), output["summary"].read_bytes()
 
     found, summary = run()
     assert len(list(tmp_path.glob("state/planted-*/scores.json"))) == 4

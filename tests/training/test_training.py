@@ -16,9 +16,11 @@ from moediff.core import checkpoint
 from moediff.core.errors import UserError
 from moediff.corpus.token_shards import TokenSplit
 from moediff.models import autocast, loading
-from moediff.training import loop, objectives, router_losses
+from moediff.training import loop, objectives
 from moediff.training.history import COLUMNS, final_losses
+from moediff.training.loss_sums import evaluate
 from moediff.training.plan import batch_order
+from moediff.training.step import Step
 
 CPU = torch.device("cpu")
 
@@ -26,23 +28,6 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def data(token_shard) -> TokenSplit:
     return TokenSplit([token_shard()])
-
-
-def test_balance_loss_has_its_floor_and_its_ceiling() -> None:
-    even = torch.zeros(8, 4)
-    even[torch.arange(8), torch.arange(8) % 4] = 1e-4  # all chosen equally often
-    even[torch.arange(8), (torch.arange(8) + 1) % 4] = 1e-4
-    assert float(router_losses.balance_loss([even, even], 2)) == pytest.approx(2 * 2, rel=1e-3)
-    collapsed = torch.tensor([[50.0, 49.0, 0.0, 0.0]]).repeat(8, 1)
-    assert float(router_losses.balance_loss([collapsed], 2)) == pytest.approx(4, rel=1e-3)
-
-
-def test_balance_loss_sees_layers_that_are_unbalanced_in_opposite_ways() -> None:
-    one = torch.tensor([[9.0, 0.0]]).repeat(8, 1)
-    two = torch.tensor([[0.0, 9.0]]).repeat(8, 1)
-    pooled = router_losses.balance_loss([torch.cat([one, two])], 1)
-    assert float(pooled) == pytest.approx(1, rel=1e-3)
-    assert float(router_losses.balance_loss([one, two], 1)) == pytest.approx(4, rel=1e-3)
 
 
 def test_the_schedule_rises_to_the_peak_and_falls_to_its_share() -> None:
@@ -79,13 +64,16 @@ def test_a_first_token_is_no_target_and_domains_add_up(data, tiny_model) -> None
     model = tiny_model(MOE)
     losses = objectives.token_losses(model, data, np.arange(24), CPU)
     assert (losses[torch.from_numpy(data.starts[:, 1:])] == 0).all()
-    sums = objectives.evaluate(model, data, CPU, torch.float32, batch=5)
-    rows = {row["domain"]: row for row in sums.rows(step=0)}
+    sums = evaluate(model, data, CPU, torch.float32, ["balance", "z"], batch=5)
+    rows = {(row["domain"], row["name"]): row["value"] for row in sums.rows(0, "validation")}
     weights = sums.count / sums.count.sum()
-    mean = sum(weights[i] * rows[name]["cross_entropy"] for i, name in enumerate(data.domains))
-    assert rows["all"]["cross_entropy"] == pytest.approx(mean)
+    mean = sum(weights[i] * rows[name, "cross_entropy"] for i, name in enumerate(data.domains))
+    assert rows["all", "cross_entropy"] == pytest.approx(mean)
     assert sums.count.sum() == data.is_target.sum()
-    assert rows["all"]["balance_loss"] > 2 * 2 * 0.99
+    assert rows["all", "balance"] > 2 * 2 * 0.99  # two layers, k = 2
+    assert rows["all", "z"] > 2 * np.log(4) ** 2 * 0.99  # logits of four experts, near 0
+    dense = evaluate(tiny_model(DENSE), data, CPU, torch.float32, ["balance", "z"])
+    assert {row["name"] for row in dense.rows(0, "validation")} == {"cross_entropy"}
 
 
 def test_a_domain_that_is_not_learned_gives_no_loss_and_no_gradient(data, tiny_model) -> None:
@@ -127,9 +115,7 @@ def test_micro_batches_take_the_same_step(data, tiny_model) -> None:
     found = []
     for micro in (None, 1):
         model = tiny_model(DENSE)
-        plan = replace(PLAN, micro_batch=micro)
-        optimizer, tap = loop.make_optimizer(model, plan), router_losses.RouterTap(model)
-        loop.train_step(model, optimizer, tap, plan, data, np.arange(4), 1e-2, CPU, torch.float32)
+        Step(model, replace(PLAN, micro_batch=micro), CPU).take(data, np.arange(4), 1e-2)
         found.append(model.state_dict())
     for name in found[0]:
         torch.testing.assert_close(found[0][name], found[1][name], atol=1e-4, rtol=1e-3)
@@ -139,7 +125,7 @@ def test_it_learns(data, architecture, tiny_model, tmp_path: Path) -> None:
     plan = replace(PLAN, epochs=10)
     history = loop.train(tiny_model(architecture), plan, data, data, tmp_path, CPU)
     assert history.columns == list(COLUMNS)
-    first = history.filter(split="validation", domain="all")["cross_entropy"][0]
+    first = history.filter(split="validation", domain="all", name="cross_entropy")["value"][0]
     last = final_losses(history)["all"]
     assert last < first - 0.3
     assert last < np.log(VOCABULARY) - 1
@@ -156,7 +142,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
     history = loop.train(whole, PLAN, data, data, tmp_path / "whole", CPU)
 
     model, steps = tiny_model(architecture), 0
-    plain = loop.train_step
+    plain = Step.take
 
     def kill(*arguments: object) -> object:
         nonlocal steps
@@ -165,7 +151,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
             raise Killed
         return plain(*arguments)
 
-    monkeypatch.setattr(loop, "train_step", kill)
+    monkeypatch.setattr(Step, "take", kill)
     with pytest.raises(Killed):
         loop.train(model, PLAN, data, data, tmp_path / "killed", CPU)
     newest = max((tmp_path / "killed").glob("step-*"))
@@ -181,6 +167,22 @@ def test_a_killed_run_ends_with_the_same_bytes(
     loading.save(resumed, tmp_path / "b")
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
     assert one == two
+
+
+def test_a_router_loss_is_learned_from_by_its_weight_and_measured_at_weight_0(
+    data, tiny_model, tmp_path: Path
+) -> None:
+    ends = {}
+    for weight in (None, 0.0, 0.1):
+        losses = PLAN.router_losses | ({} if weight is None else {"z": weight})
+        plan = replace(PLAN, router_losses=losses)
+        model = tiny_model(MOE)
+        history = loop.train(model, plan, data, data, tmp_path / str(weight), CPU)
+        ends[weight] = model.state_dict(), history.filter(split="validation", name="z")["value"]
+    without, measured, learned = (ends[weight] for weight in ends)
+    assert len(without[1]) == 0
+    assert all(torch.equal(without[0][name], measured[0][name]) for name in without[0])
+    assert learned[1][-1] < measured[1][-1] - 0.5
 
 
 def test_a_loss_that_is_not_finite_and_a_batch_too_large_are_refused(

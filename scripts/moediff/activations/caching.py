@@ -28,20 +28,19 @@ CALIBRATION_SEQUENCES = 32
 PROOF_SEQUENCES = 2
 
 
+# Name in a config -> whether experts and gates are kept, and whether the router's probabilities are as well.
+ROUTINGS = {"none": (False, False), "used": (True, False), "probabilities": (True, True)}
+
+
 @dataclass(frozen=True)
 class Reading:
     """What is read of a model in one pass."""
 
     points: Mapping[str, Point]  # by name
-    routing: str  # none, used (experts and gates) or probabilities (those as well)
+    routing: str  # name in ROUTINGS
 
     def capture(self, model: PreTrainedModel) -> Capture:
-        return Capture(
-            model,
-            list(self.points.values()),
-            self.routing != "none",
-            self.routing == "probabilities",
-        )
+        return Capture(model, list(self.points.values()), *ROUTINGS[self.routing])
 
 
 def captured(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 1 << 17  # values summed at a time
 
@@ -47,6 +50,8 @@ class Moments:
 
 def _moments(rows: Tensor) -> tuple[int, np.ndarray, np.ndarray]:
     """About the mean of a few rows, so that one pass loses no digits; sums as products, which are fast."""
+    import torch  # whoever only merges moments, as a manifest does, needs none
+
     near = rows[:64].double().mean(0)
     total, squares = torch.zeros_like(near), torch.zeros_like(near)
     # Fresh memory for all rows at once would cost more than all sums.

@@ -212,13 +212,21 @@ def _write(path: Path, attributes: Mapping[str, Any], arrays: Sequence[_Array]) 
         ThreadPoolExecutor(1) as flusher,
     ):
         for key in sorted(described):
-            archive.writestr(key, described[key].to_bytes())
+            archive.writestr(_entry(key), described[key].to_bytes())
         flushes, flushed = [], 0
         for array in arrays:
             for number, chunk in enumerate(array.chunks()):
-                archive.writestr(array_key(array.name, number, chunk.ndim), chunk.data.cast("B"))
+                key = array_key(array.name, number, chunk.ndim)
+                archive.writestr(_entry(key), chunk.data.cast("B"))
                 if file.tell() - flushed > FLUSHED:
                     flushes.append(flusher.submit(os.fsync, file.fileno()))
                     flushed = file.tell()
         for flush in flushes:
             flush.result()
+
+
+def _entry(key: str) -> zipfile.ZipInfo:
+    """An entry of the zip without the time at which it is written: equal rows give equal bytes."""
+    entry = zipfile.ZipInfo(key)  # of 1980, the first year that a zip knows
+    entry.external_attr = 0o600 << 16  # as zipfile sets it where it is given a name only
+    return entry

@@ -9,6 +9,9 @@ A shard is one Zarr v3 group in one zip file. Its arrays, flat and named:
     experts.{layer}, gates.{layer}     [row, k], what the MoE of a layer used
     probabilities.{layer}              [row, expert], the router's, when asked for
 
+Each is described by a zarr.json beside its chunks, and the group by one with all attributes. That is all
+a reader needs, so that reading waits neither for Zarr nor, before there are rows, for torch.
+
 Rows stand in an order drawn at random from what they are, the same for every model: each chunk is a
 sample of the whole shard, so that a few chunks mix many documents. Each chunk is written once; the
 zip's own CRC-32 guards it, and the list of names guards against an absent one (which Zarr would
@@ -17,6 +20,7 @@ read as zeros).
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import zipfile
@@ -25,26 +29,25 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import zarr
-from torch import Tensor
-from zarr.storage import ZipStore
 
 from moediff.activations.moments import Moments
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, unreadable
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PLACES = ("document", "sequence", "end", "domain")
 MIXED_BY = ("document", "sequence", "domain")  # decide the order: equal whatever the tokenizers
-TYPES = {
+TYPES: dict[str, type[np.integer]] = {
     "token": np.uint32, "document": np.int64, "sequence": np.int64, "position": np.int32,
     "domain": np.uint8, "start": np.uint32, "end": np.uint32,
 }  # fmt: skip
 COLUMNS = tuple(TYPES)
-FOREIGN = "rows"  # hook point of rows that other code wrote
+EXTERNAL = "rows"  # hook point of external activations
 RECENT = 8  # such arrays that a process holds
 MOST_OPEN = 64  # shards; a process may hold 256 files on some systems
 Columns = Mapping[str, np.ndarray]
@@ -58,6 +61,34 @@ class Stored:
     width: int
     exponent: int
     most: float | None = None  # norm above which a row is massive
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """How one array lies in the zip: raw, little-endian chunks, the last of an axis padded."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]  # shape of a chunk
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> ArrayLayout:
+        """From a Zarr v3 array's metadata. Raises ValueError where its chunks are not as we write them."""
+        grid, (codec,) = described["chunk_grid"], described["codecs"]
+        endian = codec.get("configuration", {}).get("endian", "little")  # a byte has none
+        if (grid["name"], codec["name"], endian) != ("regular", "bytes", "little"):
+            raise ValueError(f"chunks of grid {grid['name']}, coded by {codec['name']}, {endian}")
+        shape, chunks = (
+            tuple(s) for s in (described["shape"], grid["configuration"]["chunk_shape"])
+        )
+        return cls(shape, chunks, np.dtype(described["data_type"]))
+
+    def parts(self) -> Iterator[str]:
+        """Names inside the zip of what an array consists of."""
+        yield "zarr.json"
+        counts = (-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True))
+        for index in np.ndindex(*counts):
+            yield f"c/{'/'.join(map(str, index))}"
 
 
 def scale_exponent(rms: float, dtype: str) -> int:
@@ -92,25 +123,30 @@ class Shard:
             with zipfile.ZipFile(self.path) as archive:
                 self.members = {part.filename: part for part in archive.infolist()}
                 count = len(archive.infolist())
-            store = ZipStore(self.path, mode="r")
-            group = zarr.open_group(store, mode="r")
-            self.facts = dict(group.attrs)
+                described = {
+                    name: json.loads(archive.read(name))
+                    for name in self.members
+                    if name.endswith("zarr.json")
+                }
+            self.facts: dict[str, Any] = described["zarr.json"]["attributes"]
             artifact.check_format(self.path, self.facts)
             self.points: dict[str, dict[str, Any]] = self.facts["points"]
             self.count: int = self.facts["count"]
-            self.arrays = {name: group[name] for name in self.facts["arrays"]}
+            self.arrays = {
+                name: ArrayLayout.of(described[f"{name}/zarr.json"])
+                for name in self.facts["arrays"]
+            }
         except (UserError, MemoryError):
             raise
         except Exception as error:  # a damaged zip or group raises a dozen unrelated classes
             raise unreadable(self.path, "not a whole activation shard", error) from error
-        store.close()
         self._check_parts(count)
 
     def _check_parts(self, count: int) -> None:
         """Every array that must be there, and every chunk of it, once, and nothing else."""
         needed = {*COLUMNS, *self.points}
         needed |= {f"{point}.{sums}" for point in self.points for sums in ("mean", "spread")}
-        expected = {f"{name}/{p}" for name, array in self.arrays.items() for p in _parts(array)}
+        expected = {f"{name}/{p}" for name, array in self.arrays.items() for p in array.parts()}
         names = set(self.members)
         odd = sorted(needed - set(self.arrays)) + sorted(names ^ (expected | {"zarr.json"}))
         if not odd and count != len(names):
@@ -166,7 +202,7 @@ class Shard:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _whole(self, name: str, array: zarr.Array) -> np.ndarray:
+    def _whole(self, name: str, array: ArrayLayout) -> np.ndarray:
         """An array of one chunk; the latest are held, since rows ask for them stretch by stretch."""
         kept = Shard._recent.pop((self, name), None)
         Shard._recent[self, name] = self._chunk(name, array, 0) if kept is None else kept
@@ -174,9 +210,9 @@ class Shard:
             Shard._recent.popitem(last=False)
         return Shard._recent[self, name]
 
-    def _chunk(self, name: str, array: zarr.Array, number: int) -> np.ndarray:
-        """One chunk by one read of the file, as Zarr lays it down: raw, little-endian, padded."""
-        part = self.members[array_key(name, number, array.ndim)]
+    def _chunk(self, name: str, array: ArrayLayout, number: int) -> np.ndarray:
+        """One chunk by one read of the file."""
+        part = self.members[array_key(name, number, len(array.shape))]
         content = np.empty(array.chunks, array.dtype)
         if part.compress_type != zipfile.ZIP_STORED or part.file_size != content.nbytes:
             raise DamagedError(self.path, f"array '{name}' is not as it was written")
@@ -215,6 +251,8 @@ class Shard:
 
     def stored(self, point: str, start: int, stop: int) -> Tensor:
         """Activations [row, d_model] as they are stored, times 2^exponent."""
+        import torch
+
         return torch.from_numpy(self.read(point, start, stop))
 
     def rows(self, start: int, stop: int, point: str | None = None) -> Tensor:
@@ -239,13 +277,6 @@ def restored(stored: Tensor, exponent: int) -> Tensor:
     """Stored values in the model's own units, float32; exact."""
     values = stored.float()
     return values if exponent == 0 else values * 2.0**-exponent
-
-
-def _parts(array: zarr.Array) -> Iterator[str]:
-    """Names inside the zip of what an array consists of."""
-    yield "zarr.json"
-    for index in np.ndindex(array.cdata_shape):
-        yield f"c/{'/'.join(map(str, index))}"
 
 
 def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
@@ -287,7 +318,7 @@ def _alignment(parts: Sequence[Mapping[str, int] | None]) -> dict[str, float] | 
     """Shares over all shards, from the counts of each; None where one tokenizer reads all."""
     if not parts or parts[0] is None:
         return None
-    total = Counter()
+    total: Counter[str] = Counter()
     for part in parts:
         total.update(part)
     return dict(total) | {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import coded
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.products import sparse_decode
 from moediff.dictionaries.scores import backend
@@ -28,7 +28,7 @@ class _Pass:
     def __init__(
         self, dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device, name: str
     ) -> None:
-        self.dictionary = dictionary.double().to(device)
+        self.dictionary = in_float64(dictionary, device)
         self.data, self.batch, self.device, self.name = data, batch, device, name
         self.sources = [dictionary.shape.columns(s) for s in range(len(dictionary.shape.widths))]
         self.decoders = [part.contiguous() for part in self.dictionary.decoders()]  # [F, d_s]
@@ -50,8 +50,8 @@ class _Pass:
     def shares(self, squares: Tensor, place: Tensor, count: int) -> np.ndarray:
         """Sums [count, S] of squares [row, D] by the places of their rows, as shares of each SST."""
         by_source = torch.stack([squares[:, own].sum(1) for own in self.sources], dim=1)
-        found = by_source.new_zeros(count, len(self.sources))
-        return found.index_add_(0, place, by_source).cpu().numpy() / self.total
+        sums = by_source.new_zeros(count, len(self.sources))
+        return sums.index_add_(0, place, by_source).cpu().numpy() / self.total
 
 
 @torch.no_grad()
@@ -130,9 +130,9 @@ def deleted_by_document(
     for (rows, residual, (row, features), values), column in zip(run, columns, strict=True):
         place = torch.from_numpy(np.searchsorted(ids, column.numpy())).to(device)
         held += run.shares((rows - mean).square(), place, len(ids))
-        for found, mask in zip(lost, masks, strict=True):
+        for of_mask, mask in zip(lost, masks, strict=True):
             inside = mask[features]
             entries = row[inside], features[inside]
             gone = sparse_decode(values[inside], decoder, entries, len(rows))  # [row, D]
-            found += run.shares(gone * (2 * residual + gone), place, len(ids))
+            of_mask += run.shares(gone * (2 * residual + gone), place, len(ids))
     return ids, lost, held

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,14 @@ from torch import Tensor
 
 from moediff.activations.chunks import half_of
 from moediff.activations.rows import AlignedRows
+from moediff.analysis.measured import POOLED, THRESHOLD, Measured
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.principal_components import Baseline
-from moediff.dictionaries.selection import SELECT
+from moediff.dictionaries.selection import KEEPS_K
 
-DEFINITION = (
-    "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
-    "pooled is the plain mean over sources"
-)
-THRESHOLD = "threshold"
-POOLED = "pooled"
 HALVES = 2  # of the documents, as `half_of` draws them
 
 
@@ -71,10 +65,9 @@ def coded(
 ) -> Iterator[tuple[Tensor, Entries, Tensor]]:
     """Standardised rows [row, D], entries and values [n] of each batch, in order.
 
-    By the thresholds, all in float64, so that they cut every row the same way in any batch: the
-    dictionary is made so.
+    By the thresholds, all in float64, so that they cut every row the same way in any batch.
     """
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     progress = Progress(data.count, name, "rows")
     for sources in data.in_order(batch):
         rows = dictionary.standardise([part.to(device) for part in sources])
@@ -82,19 +75,6 @@ def coded(
         yield rows, entries, values
         progress.advance(len(rows))
     progress.close()
-
-
-@dataclass
-class Measured:
-    """What one pass over the validation rows finds; arrays are [feature] unless they say otherwise."""
-
-    fve: dict[tuple[str, str], float]  # (mode or baseline, source or pooled) -> FVE
-    l0: dict[str, float]  # mode -> mean features a row
-    fired: np.ndarray  # rows on which a feature fires, threshold mode
-    activation: np.ndarray  # summed value where it fires
-    fired_in: np.ndarray  # the same by half of the documents, [half, feature, domain]
-    domain_rows: np.ndarray  # [half, domain]
-    rows: int
 
 
 def measure(
@@ -113,9 +93,9 @@ def measure(
     Batches have the recipe's rows whatever the chunks and shards, since a BatchTopK code depends on its
     batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
     """
-    k, select = recipe["k"], recipe["select"]
-    modes = (THRESHOLD, select) if select in SELECT else (THRESHOLD,)
-    dictionary = dictionary.double().to(device)
+    k, rule = recipe["k"], recipe["select"]
+    modes = (THRESHOLD, rule) if rule in KEEPS_K else (THRESHOLD,)
+    dictionary = in_float64(dictionary, device)
     shape = dictionary.shape
     means = dictionary.standardise(
         [torch.from_numpy(m)[None].to(device) for m, _ in data.moments()]
@@ -141,10 +121,12 @@ def measure(
         half = half_of(document)
         domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
         rows = dictionary.standardise([part.to(device) for part in sources])
-        found = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
+        rebuilt = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
+        scores, weight = dictionary.score(rows)
         for mode in modes:
-            entries, values = dictionary.encode(rows, None if mode == THRESHOLD else (mode, k))
-            found[mode] = dictionary.decode(values, entries, len(rows))
+            select = None if mode == THRESHOLD else (mode, k)
+            entries, values = dictionary.selected(scores, weight, select)
+            rebuilt[mode] = dictionary.decode(values, entries, len(rows))
             active[mode] += len(values)
             if mode == THRESHOLD:
                 features = entries[1].cpu()
@@ -155,7 +137,7 @@ def measure(
                 fired_in += torch.bincount(cell, minlength=len(fired_in))
         for (method, name), total in sums.items():
             columns = shape.columns(names.index(name))
-            total.add(rows[:, columns], found[method][:, columns])
+            total.add(rows[:, columns], rebuilt[method][:, columns])
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}
@@ -170,30 +152,3 @@ def measure(
         domain_rows=domain_rows.view(HALVES, -1).numpy(),
         rows=data.count,
     )
-
-
-def fve_rows(
-    measured: Measured, names: Sequence[str], dead: int, about: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Flat rows for fve.json: one for each mode and source, and one pooled.
-
-    `dead` counts dead features; `about` holds comparison, member, recipe, seed, k and features.
-    An SAE's pooled value is that of its one source.
-    """
-    return [
-        {
-            **about,
-            "source": name,
-            "mode": mode,
-            "fve": measured.fve[mode, name],
-            "baseline_mean": measured.fve["mean", name],
-            "baseline_pca": measured.fve["pca", name],
-            "l0": measured.l0[mode],
-            "dead_share": dead / about["features"],
-            "firings_per_feature": float(measured.fired.mean()),
-            "rows": measured.rows,
-            "definition": DEFINITION,
-        }
-        for mode in measured.l0
-        for name in (POOLED, *names)
-    ]

@@ -13,10 +13,8 @@ their windows. Memory goes with features x COUNT (x the window), not with the ro
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,13 +26,12 @@ from moediff.analysis.evaluation import coded
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.corpus.tokenizer import load_tokenizer
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 COUNT = 8
 BEFORE, AFTER = 16, 8
 WIDTH = BEFORE + 1 + AFTER
 _FACTS = ("document", "sequence", "position", "domain")
-_LISTS = {"tokens": pl.String, "activations": pl.Float32}
 _PLACES = 1 << 32  # more than a sequence has positions
 _DECODED = 512  # windows that are decoded at once
 _UNFINISHED = "\ufffd"  # what bytes decode to that are no whole character
@@ -210,6 +207,7 @@ def feature_examples(
     each token of the window), `activations` (the feature's own at each of them, 0 where it does not
     fire) and `peak` (place of the row in the two lists). Activations are in standardised units.
     """
+    dictionary = in_float64(dictionary, device)  # once, for two passes
     strongest, done = Strongest(dictionary.shape.features), 0
     for row, feature, value, columns in _batches(
         dictionary, data, batch, device, "strongest rows", _FACTS
@@ -247,29 +245,11 @@ def feature_examples(
     )  # fmt: skip
 
 
-def write(path: Path | str, table: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
-    """Write examples whole. The two lists are JSON text: a flipped byte in a column of lists ends the process
-    of today's reader instead of raising."""
-    text = {name: [json.dumps(row) for row in table[name].to_list()] for name in _LISTS}
-    artifact.write_parquet(
-        path, table.with_columns(**{n: pl.Series(v) for n, v in text.items()}), provenance
-    )
-
-
-def read(path: Path | str) -> pl.DataFrame:
-    """Examples as `feature_examples` gives them. Raises DamagedError when the file is cut or altered."""
-    table = artifact.read_parquet(path)
-    return table.with_columns(
-        pl.Series(name, [json.loads(row) for row in table[name]], dtype=pl.List(kind))
-        for name, kind in _LISTS.items()
-    )
-
-
 def check_tokenizer(data: AlignedRows, digest: str, path: Path | str) -> None:
     """Refuse a tokenizer that is not the one by which the first source read its rows."""
     shard = data.sources[0][0]
     if shard.facts["tokenizer"] is None:
-        raise UserError(f"{shard.path}: other code wrote its rows; their text is not known")
+        raise UserError(f"{shard.path}: its rows are external activations, whose text is not known")
     if shard.facts["tokenizer"] != digest:
         raise UserError(
             f"{path}: rows of {shard.path} were read by another tokenizer; remove these and run "

@@ -9,8 +9,8 @@ import polars as pl
 import torch
 
 from moediff.analysis.classes import CONVENTIONS, RATIO, STRICT, classify, norm_ratio, relative_norm
-from moediff.analysis.evaluation import Measured
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.analysis.measured import Measured
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 
 def feature_table(
@@ -23,16 +23,17 @@ def feature_table(
 ) -> pl.DataFrame:
     """One row a feature, of one dictionary over validation rows.
 
-    Norms are in standardised units. `class` is by relative norm and `bounds`; two sources have the
-    classes of the other CONVENTIONS beside it. `density` is the share of rows on which it fires,
-    `mean_activation` its value where it does. `top_domain` is the one in which it is densest over one
-    half of the documents, and `top_domain_share` its density there over the sum of its densities,
-    both over the other half: the best of several is not better by chance. They are null where it
-    fires on no row of the first half; the share also where on none of the second. The decoder cosine
+    Norms are in standardised units, computed in float64. `class` is by relative norm and `bounds`; two
+    sources have the classes of the other CONVENTIONS beside it. `density` is the share of rows on which
+    it fires, `mean_activation` its value where it does. `top_domain` is the one in which it is densest
+    over one half of the documents, and `top_domain_share` its density there over the sum of its
+    densities, both over the other half: the best of several is not better by chance. They are null where
+    it fires on no row of the first half; the share also where on none of the second. The decoder cosine
     needs two sources of equal width and speaks of alignment only where they share a basis.
     """
+    dictionary = in_float64(dictionary)
     shape = dictionary.shape
-    norms = dictionary.norms().double().cpu().numpy()  # [F, S]
+    norms = dictionary.norms().cpu().numpy()  # [F, S]
     paired = len(sources) == 2
     relative = relative_norm(norms) if paired else None
     blocks = shape.blocks()
@@ -96,4 +97,4 @@ def _decoder_cosine(dictionary: Dictionary) -> np.ndarray:
         return np.full(dictionary.shape.features, np.nan)
     norms = first.norm(dim=1) * second.norm(dim=1)
     cosine = (first * second).sum(1) / norms
-    return torch.where(norms > 0, cosine, torch.nan).double().cpu().numpy()
+    return torch.where(norms > 0, cosine, torch.nan).cpu().numpy()

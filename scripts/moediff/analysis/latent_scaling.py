@@ -41,7 +41,7 @@ from moediff.activations.chunks import half_of
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import HALVES, coded
 from moediff.core.errors import UserError
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import backend
 
@@ -116,7 +116,7 @@ def latent_scaling(
         raise UserError(
             f"latent scaling compares two sources, and this dictionary has {len(shape.widths)}"
         )
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     codes, error, whole = _sums(dictionary, data, batch, device)
     parts = dictionary.decoders()
     decoder = torch.cat(parts, dim=1)  # [F, D]
@@ -130,7 +130,7 @@ def latent_scaling(
         known = (codes.fired >= least) & (own > 0)
         return torch.where(known, other / own, torch.nan).cpu().numpy()
 
-    found = {"fired": codes.fired.cpu().numpy()}
+    nu = {"fired": codes.fired.cpu().numpy()}
     # The error without a feature is the residual and its own part: f times its decoder row.
     for name, target, own_part in (("error", error, True), ("reconstruction", whole, False)):
         slopes = target.about_mean(codes)  # [half, F, D], times the sum of squares of f
@@ -139,16 +139,16 @@ def latent_scaling(
         both = slopes[0] * slopes[1]
         del slopes
         length = torch.stack([both[:, part].sum(1) for part in columns], dim=1)  # [F, 2], squared
-        found[f"nu_{name}"] = np.sqrt(ratio(length.clamp_min(0)))
-        found[f"paper_{name}"] = np.full(shape.features, np.nan)
+        nu[f"nu_{name}"] = np.sqrt(ratio(length.clamp_min(0)))
+        nu[f"paper_{name}"] = np.full(shape.features, np.nan)
         if shape.widths[0] == shape.widths[1]:
             product = target.product.view(HALVES, *decoder.shape).sum(0)  # [F, D]
             if own_part:
                 product += codes.square.view(HALVES, -1).sum(0)[:, None] * decoder
-            direction = torch.where(owner[:, None] == 0, *parts)  # [F, d]
+            direction = torch.where(owner[:, None] == 0, parts[0], parts[1])  # [F, d]
             along = [(product[:, part] * direction).sum(1) for part in columns]
-            found[f"paper_{name}"] = ratio(torch.stack(along, dim=1))
-    return found
+            nu[f"paper_{name}"] = ratio(torch.stack(along, dim=1))
+    return nu
 
 
 def _sums(
@@ -159,8 +159,8 @@ def _sums(
     codes = _Codes(features, device)
     error, whole = (_Target(features, width, device) for _ in range(2))
     documents = data.column_in_order("document", batch)
-    found = coded(dictionary, data, batch, device, "latent scaling")
-    for (rows, entries, values), document in zip(found, documents, strict=True):
+    batches = coded(dictionary, data, batch, device, "latent scaling")
+    for (rows, entries, values), document in zip(batches, documents, strict=True):
         rebuilt = dictionary.decode(values, entries, len(rows))
         half = half_of(document).to(device)
         places, features_of, cells, values = _by_cell(half, entries, values, features)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
 from moediff.core.progress import Progress
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 
 MATCH = 0.7  # about half of the variance of either is that of the other
@@ -59,8 +59,8 @@ class _Values:
 
     def spread(self, rows: int) -> Tensor:
         """Sum of squares about the mean; 0 where a feature never varies."""
-        found = self.square - self.sum.square() / rows
-        return torch.where(found > _ROUNDING * self.square, found, 0.0)
+        squares = self.square - self.sum.square() / rows
+        return torch.where(squares > _ROUNDING * self.square, squares, 0.0)
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def best_matches(
     in float64, over all rows. Holds `cells` products; where the tables of all others have more, rows
     are read again for those that are left.
     """
-    dictionaries = [one.double().to(device) for one in (first, *others)]
-    found = [
+    dictionaries = [in_float64(one, device) for one in (first, *others)]
+    matches = [
         Matches(np.full(first.shape.features, np.nan), np.full(first.shape.features, NONE))
         for _ in others
     ]
@@ -126,9 +126,9 @@ def best_matches(
         for table in tables:
             part = slice(table.start, table.stop)
             best = table.best(values[0], values[1 + table.other], data.count)
-            found[table.other].correlation[part] = best[0].cpu().numpy()
-            found[table.other].feature[part] = best[1].cpu().numpy()
-    return found
+            matches[table.other].correlation[part] = best[0].cpu().numpy()
+            matches[table.other].feature[part] = best[1].cpu().numpy()
+    return matches
 
 
 def _passes(
@@ -205,9 +205,9 @@ def recurrence(
     """
     count = len(next(iter(matches.values())).correlation)
     columns: dict[str, np.ndarray] = {"feature": np.arange(count)}
-    for source, found in matches.items():
-        columns[f"best_{source}"] = found.correlation
-        columns[f"match_{source}"] = found.feature
+    for source, match in matches.items():
+        columns[f"best_{source}"] = match.correlation
+        columns[f"match_{source}"] = match.feature
     for model, sources in models.items():
         counted = [matches[source].correlation for source in sources if source not in own]
         recurs = sum((best >= MATCH for best in counted), np.zeros(count, np.int64))
@@ -220,4 +220,4 @@ def recurrence(
 
 def _known(matches: Mapping[str, Matches]) -> np.ndarray:
     """Whether a feature [F] was correlated with any."""
-    return np.any([found.feature != NONE for found in matches.values()], axis=0)
+    return np.any([match.feature != NONE for match in matches.values()], axis=0)

@@ -22,8 +22,7 @@ import numpy as np
 import polars as pl
 
 from moediff.analysis.panel import EITHER, Groups, document_intervals, judge, own_groups, panel_rows
-from moediff.analysis.reruns import Losses
-from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, without
+from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, without
 
 LOSS = "loss"  # the statistic, beside `share` (of variance) and `features`
 

@@ -1,131 +1,136 @@
-"""Models run again on stored text: opened, checked, and their losses."""
+"""Models run again over stored text: the one place where a pass is made and its losses are taken.
+
+    for (run,) in passes([model], ([Text(shard)] for shard in shards), False, 64, 8, "one expert"):
+        with routing(model, keep(1)):
+            losses = run.losses()  # [target]; run.domain and run.document say of what
+
+`passes` runs over text alone, `stored_passes` also has the rows that are stored of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from moediff.activations import kept_rows
 from moediff.activations.chunks import Chunk
 from moediff.activations.rows import AlignedRows
-from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
 from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
-from moediff.corpus.token_shards import TokenShard, read_token_shard
+from moediff.corpus.token_shards import TokenShard
 from moediff.hooks.capture import Capture
-from moediff.hooks.interventions import masked_gates
 from moediff.hooks.points import Point
+from moediff.hooks.routing import routing, silence
 from moediff.models.inputs import packed_inputs
-from moediff.models.loading import open_manifest
 
-PROOF_SEQUENCES = 2
-
-
-class Losses(NamedTuple):
-    """What splicing finds: nats a token, and what is added to the loss of each document."""
-
-    table: pl.DataFrame  # COLUMNS
-    documents: pl.DataFrame  # DOCUMENTS, of the whole reconstruction and of what was asked for
+# --- over text ----------------------------------------------------------------------------------
 
 
-def targets(shard: TokenShard, across_documents: bool) -> np.ndarray:
-    """Positions 1.. that are predicted: [sequence, position - 1] of bool.
+class Text(NamedTuple):
+    """A token shard as one model reads it."""
 
-    As in training: not the first that attention sees; and no padding.
-    """
-    starts = segment_starts(shard.document, across_documents)
-    return ~starts[:, 1:] & (shard.document[:, 1:] != PADDING)
-
-
-@torch.no_grad()
-def losses(model: PreTrainedModel, inputs: Mapping[str, Any], target: np.ndarray) -> np.ndarray:
-    """Cross-entropy in nats of every target, float64 [target]; `target` is [batch, position - 1]."""
-    logits = model(**inputs).logits[:, :-1]  # [batch, position - 1, vocabulary]
-    chosen = torch.from_numpy(target).to(logits.device)
-    tokens = inputs["input_ids"][:, 1:].to(logits.device)[chosen]
-    found = F.cross_entropy(logits[chosen].float(), tokens, reduction="none")
-    return found.double().cpu().numpy()
+    tokens: TokenShard
+    kept: np.ndarray | None = None  # which tokens have a row: [sequence, position] of bool
 
 
 @dataclass(frozen=True)
-class Side:
-    """One source of a dictionary, run anew."""
+class Pass:
+    """A model, and some sequences of a text that it reads at once."""
 
-    name: str
     model: PreTrainedModel
-    point: Point
-    most: float | None = None  # norm above which a row is massive: it is not replaced
+    text: Text
+    part: slice  # of its sequences
+    across_documents: bool  # whether attention crosses documents
+
+    @property
+    def tokens(self) -> TokenShard:
+        return self.text.tokens
+
+    @property
+    def kept(self) -> Tensor:
+        """Which tokens have a row: [sequence, position] of bool."""
+        if self.text.kept is None:
+            raise ValueError("a pass over text alone: which of its tokens have a row is not known")
+        return torch.from_numpy(self.text.kept[self.part])
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Whether a position is the first that attention sees: [sequence, position] of bool."""
+        return segment_starts(self.tokens.document[self.part], self.across_documents)
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """Arguments of the model."""
+        return packed_inputs(self.model, self.tokens.tokens[self.part], self.starts)
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """Positions 1.. that are predicted: [sequence, position - 1] of bool.
+
+        As in training: not the first that attention sees; and no padding.
+        """
+        return ~self.starts[:, 1:] & (self.tokens.document[self.part][:, 1:] != PADDING)
+
+    @property
+    def domain(self) -> np.ndarray:
+        """Domain [target] of what is predicted."""
+        return self.tokens.domain[self.part][:, 1:][self.target]
+
+    @property
+    def document(self) -> np.ndarray:
+        """Document [target] of what is predicted."""
+        return self.tokens.document[self.part][:, 1:][self.target]
+
+    @torch.no_grad()
+    def losses(self) -> np.ndarray:
+        """Cross-entropy in nats of every target, float64 [target]."""
+        logits = self.model(**self.inputs).logits[:, :-1]  # [sequence, position - 1, vocabulary]
+        chosen = torch.from_numpy(self.target).to(logits.device)
+        tokens = self.inputs["input_ids"][:, 1:].to(logits.device)[chosen]
+        nats = F.cross_entropy(logits[chosen].float(), tokens, reduction="none")
+        return nats.double().cpu().numpy()
 
 
-def open_sides(
-    facts: Mapping[str, Any],
-    path: Path | str,
-    names: Sequence[str],
-    manifests: Sequence[Path | str],
-    points: Sequence[Path | str],
-    device_maps: Sequence[str | None],
-    massive_norm: float | None,
-    device: torch.device,
-) -> list[Side]:
-    """The sources of a dictionary, their models opened: one at two hook points only once.
-
-    `facts` are those of the dictionary in `path`; all sequences are source by source: `manifests` the
-    models' model.json, `points` their points.json, in which the median norm of a hook point stands.
-    Rows of more than `massive_norm` times that norm are massive. Raises UserError where a model is not
-    the one that the dictionary was fitted on.
-    """
-    placed = dict(zip(manifests, device_maps, strict=True))
-    opened = {manifest: open_manifest(manifest, device, placed[manifest]) for manifest in placed}
-    sides = []
-    for name, manifest, measured, origin in zip(
-        names, manifests, points, facts["origins"], strict=True
-    ):
-        model, described = opened[manifest]
-        if described["digest"] != origin["model"]:
-            raise UserError(
-                f"{path}: fitted on other models than {manifest} describes; remove it and run the "
-                "same snakemake command again"
-            )
-        point, most = Point.named(origin["hook"]), None
-        if massive_norm is not None:
-            every = artifact.read_json(measured)["points"].values()
-            (norm,) = {m["median_norm"] for m in every if Point(m["hook"], m["layer"]) == point}
-            most = massive_norm * norm
-        sides.append(Side(name, model, point, most))
-    return sides
-
-
-def read_texts(
-    paths: Sequence[Path | str],
-    tokenizers: int,
-    reads: Sequence[int],
-    drop: Mapping[str, Any],
+def passes(
+    models: Sequence[PreTrainedModel],
+    texts: Iterable[Sequence[Text]],
     across_documents: bool,
-) -> Iterator[list[tuple[TokenShard, np.ndarray]]]:
-    """Each token shard and the mask of its kept rows, as the model of each side reads it.
+    sequences: int,
+    batch: int,
+    name: str,
+) -> Iterator[list[Pass]]:
+    """Passes of models side by side over the first `sequences`, `batch` at a time: one of each model.
 
-    `paths` are those of every shard by each of so many tokenizers in turn; `reads` is the number of
-    each side's tokenizer, and `drop` what is left out.
+    `texts` holds for every token shard in turn the text as each model reads it. `name` says on the
+    progress bar what is done. No shard is read that is not needed.
     """
-    for first in range(0, len(paths), tokenizers):
-        shards = [read_token_shard(path) for path in paths[first : first + tokenizers]]
-        masks = [
-            kept_rows.kept_rows(shard, drop, across_documents, shards[:i] + shards[i + 1 :]).mask
-            for i, shard in enumerate(shards)
-        ]
-        yield [(shards[i], masks[i]) for i in reads]
+    progress = Progress(sequences, name, "sequences")
+    left = sequences
+    for side_by_side in texts:
+        count = min(left, len(side_by_side[0].tokens.tokens))
+        for first in range(0, count, batch):
+            part = slice(first, min(first + batch, count))
+            yield [
+                Pass(model, text, part, across_documents)
+                for model, text in zip(models, side_by_side, strict=True)
+            ]
+            progress.advance(part.stop - part.start)
+        left -= count
+        if not left:
+            break
+    progress.close()
 
+
+# --- over text whose rows are stored ------------------------------------------------------------
 
 SAME = 0.1  # relative distance of rows run again from those stored: another machine, float16
 
@@ -141,16 +146,16 @@ class Rerun:
     batch: int  # sequences a pass
 
 
-class Pass(NamedTuple):
-    """Some sequences, and their rows as they are stored."""
+class StoredPass(NamedTuple):
+    """A pass, and the rows of its sequences as they are stored."""
 
-    inputs: dict[str, Any]
+    run: Pass
     place: Tensor  # [row], where a row lies in the flattened sequences
     sources: list[Tensor]  # [row, d_s] each
 
 
-def passes(data: AlignedRows, source: int, again: Rerun, name: str) -> Iterator[Pass]:
-    """The passes of a rerun. Holds the stored rows of all its sequences."""
+def stored_passes(data: AlignedRows, source: int, again: Rerun, name: str) -> Iterator[StoredPass]:
+    """The passes of a rerun that have rows. Holds the stored rows of all its sequences."""
     tokens = again.tokens
     digests = [shard.facts.get("token_shard") for shard in data.sources[source]]
     if tokens.digest not in digests:
@@ -173,45 +178,39 @@ def passes(data: AlignedRows, source: int, again: Rerun, name: str) -> Iterator[
         ).astype(np.int64)
         for column in ("sequence", "position")
     }
-    starts = segment_starts(tokens.document, again.across_documents)
     sequence = where["sequence"] - tokens.first
-    progress = Progress(count, name, "sequences")
-    for first in range(0, count, again.batch):
-        part = slice(first, min(first + again.batch, count))
-        mine = np.flatnonzero((sequence >= part.start) & (sequence < part.stop))
-        place = (sequence[mine] - first) * tokens.tokens.shape[1] + where["position"][mine]
+    for (run,) in passes(
+        [again.model], [[Text(tokens)]], again.across_documents, count, again.batch, name
+    ):
+        mine = np.flatnonzero((sequence >= run.part.start) & (sequence < run.part.stop))
+        place = (sequence[mine] - run.part.start) * tokens.tokens.shape[1] + where["position"][mine]
         rows = torch.from_numpy(mine)
         if len(mine):
-            yield Pass(
-                packed_inputs(again.model, tokens.tokens[part], starts[part]),
-                torch.from_numpy(place),
-                [values[rows] for values in sources],
-            )
-        progress.advance(part.stop - part.start)
-    progress.close()
+            yield StoredPass(run, torch.from_numpy(place), [values[rows] for values in sources])
 
 
 class Runner:
-    """Runs a pass and gives the source's rows anew, and the routing of one layer."""
+    """Runs a stored pass and gives the source's rows anew, and the routing of one layer."""
 
     def __init__(self, capture: Capture, point: Point, layer: int, device: torch.device) -> None:
         self.capture, self.point, self.layer, self.device = capture, point, layer, device
 
-    def rows(self, run: Pass) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, stored: StoredPass) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [row, d], and experts and gates [position, k] of all positions, as one sequence."""
-        found = self.capture(**run.inputs)
-        values = found.points[self.point].flatten(0, 1)
-        rows = values[run.place.to(values.device)].to(self.device).double()
-        routing = found.routing[self.layer]
-        return rows, routing.experts.flatten(0, 1).cpu(), routing.gates.flatten(0, 1).cpu()
+        captured = self.capture(**stored.run.inputs)
+        values = captured.points[self.point].flatten(0, 1)
+        rows = values[stored.place.to(values.device)].to(self.device).double()
+        used = captured.routing[self.layer]
+        return rows, used.experts.flatten(0, 1).cpu(), used.gates.flatten(0, 1).cpu()
 
-    def masked(self, run: Pass, off: Tensor) -> Tensor:
+    def silenced(self, stored: StoredPass, off: Tensor) -> Tensor:
         """Rows [row, d] with the gates at `off` [position, k] set to 0."""
-        with masked_gates(self.capture.model, self.layer, off):
-            return self.rows(run)[0]
+        with routing(stored.run.model, silence(off), [self.layer]):
+            return self.rows(stored)[0]
 
 
 def refuse_another_model(rows: Tensor, stored: Tensor, source: int) -> None:
+    """Raise UserError where rows [row, d] run again are not those that are stored."""
     stored = stored.to(rows)
     if float((rows - stored).norm()) > SAME * float(stored.norm()):
         raise UserError(

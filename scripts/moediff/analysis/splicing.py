@@ -17,26 +17,26 @@ has the same routing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from moediff.analysis.reruns import PROOF_SEQUENCES, Losses, Side, losses, targets
+from moediff.analysis.reruns import Pass, Text, passes
+from moediff.analysis.sides import Side
 from moediff.core.errors import UserError
-from moediff.core.progress import Progress
 from moediff.core.resampling import document_interval
-from moediff.corpus.packing import segment_starts
-from moediff.corpus.token_shards import TokenShard
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.hooks.capture import Capture
-from moediff.hooks.interventions import recording, replacing
+from moediff.hooks.interventions import Edit, ablate, intervene, replace
 from moediff.hooks.proofs import prove
-from moediff.models.inputs import packed_inputs
+from moediff.hooks.routing import freezing, recording
+from moediff.models.families import Routed
 
 LIVE, FROZEN = "live", "frozen"
 CLEAN, ZERO, MEAN, SPLICED = "clean", "zero", "mean", "spliced"
@@ -62,6 +62,14 @@ DOCUMENTS = {
     "tokens": pl.Int64,
     "added": pl.Float64,  # summed over its tokens
 }
+PROOF_SEQUENCES = 2  # on which the points of every side are proved
+
+
+class Losses(NamedTuple):
+    """What splicing finds: nats a token, and what is added to the loss of each document."""
+
+    table: pl.DataFrame  # COLUMNS
+    documents: pl.DataFrame  # DOCUMENTS, of the whole reconstruction and of what was asked for
 
 
 class _Sums:
@@ -151,7 +159,7 @@ def _recovered(value: float, ablated: float, clean: float) -> float | None:
 @torch.no_grad()
 def splice(
     sides: Sequence[Side],
-    texts: Iterable[Sequence[tuple[TokenShard, np.ndarray]]],
+    texts: Iterable[Sequence[Text]],
     dictionary: Dictionary,
     across_documents: bool,
     sequences: int,
@@ -166,36 +174,28 @@ def splice(
     `added` is the loss above the clean one; of the whole reconstruction with its interval, documents
     resampled, where there are enough of them.
 
-    `texts` holds for every token shard, side by side, the shard as the side's model reads it and
-    the mask [sequence, position] of `capture.kept_rows`; the first `sequences` are used, `batch` at
-    a time. The dictionary reads all sides' rows of a token, in float64 and by its thresholds, and
-    each model then runs with its own part of the reconstruction alone. `deleted` names features [F]
-    of bool that are left out of it, each kind "without {name}"; `within` the numbers of the sides that
-    are run without them, where these are not all; `by_document` those of them that are also kept document
-    by document. `frozen` also gives the losses with frozen routing,
-    where a router is behind the point. Raises UserError where a point, a family or a mask does not fit.
+    `texts` holds for every token shard, side by side, the text as the side's model reads it, with its
+    kept rows; the first `sequences` are used, `batch` at a time. The dictionary reads all sides' rows of a
+    token, in float64 and by its thresholds, and each model then runs with its own part of the
+    reconstruction alone. `deleted` names features [F] of bool that are left out of it, each kind
+    "without {name}"; `within` the numbers of the sides that are run without them, where these are not all;
+    `by_document` those of them that are also kept document by document. `frozen` also gives the losses
+    with frozen routing, where a router is behind the point. Raises UserError where a point, a family or a
+    mask does not fit.
     """
-    dictionary = dictionary.double().to(sides[0].model.device)
+    dictionary = in_float64(dictionary, sides[0].model.device)
     gone = _features(dictionary, deleted or {})
     wanted = {without(name): numbers for name, numbers in (within or {}).items()}
     kept = {SPLICED, *map(without, by_document)}
     totals: list[_Sums] = []
-    left = sequences
-    progress = Progress(sequences, "splicing", "sequences")
-    for text in texts:
-        part = _Part(sides, text, across_documents)
+    models = [side.model for side in sides]
+    for runs in passes(models, texts, across_documents, sequences, batch, "splicing"):
         if not totals:
-            totals = [_Sums(shard.domains) for shard, _ in text]
-            part.prove(slice(0, PROOF_SEQUENCES))
-        count = min(left, len(text[0][0].tokens))
-        for first in range(0, count, batch):
-            chosen = slice(first, min(first + batch, count))
-            _add_batch(totals, part, chosen, dictionary, gone, wanted, kept, frozen)
-            progress.advance(chosen.stop - chosen.start)
-        left -= count
-        if not left:
-            break
-    progress.close()
+            totals = [_Sums(run.tokens.domains) for run in runs]
+            for side, run in zip(sides, runs, strict=True):
+                first = dataclasses.replace(run, part=slice(0, PROOF_SEQUENCES))
+                prove(side.model, [side.point], first.inputs)
+        _add_batch(totals, sides, runs, dictionary, gone, wanted, kept, frozen)
     if not totals or not all(sums.count.any() for sums in totals):
         raise UserError("splicing: no token is predicted; use more sequences")
     rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
@@ -213,85 +213,58 @@ def _features(dictionary: Dictionary, deleted: Mapping[str, np.ndarray]) -> dict
     return {n: torch.from_numpy(m).to(dictionary.threshold.device) for n, m in deleted.items()}
 
 
-class _Part:
-    """One token shard as every side reads it."""
-
-    def __init__(
-        self,
-        sides: Sequence[Side],
-        text: Sequence[tuple[TokenShard, np.ndarray]],
-        across_documents: bool,
-    ) -> None:
-        self.sides, self.text = sides, text
-        self.starts = [segment_starts(shard.document, across_documents) for shard, _ in text]
-        self.targets = [targets(shard, across_documents) for shard, _ in text]
-
-    def inputs(self, s: int, chosen: slice) -> dict[str, Any]:
-        """Arguments of a pass of side `s` over some sequences."""
-        tokens = self.text[s][0].tokens[chosen]
-        return packed_inputs(self.sides[s].model, tokens, self.starts[s][chosen])
-
-    def prove(self, chosen: slice) -> None:
-        """Check on real passes that the points are what they are said to be."""
-        for s, side in enumerate(self.sides):
-            prove(side.model, [side.point], self.inputs(s, chosen))
-
-    def rows(self, s: int, chosen: slice) -> tuple[Tensor, Tensor]:
-        """Activations [row, d_model] of side `s` where its mask is, and that mask [batch, position]."""
-        side, mask = self.sides[s], torch.from_numpy(self.text[s][1][chosen])
-        with Capture(side.model, [side.point]) as capture:
-            found = capture(**self.inputs(s, chosen)).points[side.point]
-        return found[mask.to(found.device)], mask
-
-    def domain(self, s: int, chosen: slice) -> np.ndarray:
-        """Domain [target] of what is predicted."""
-        return self.text[s][0].domain[chosen][:, 1:][self.targets[s][chosen]]
-
-    def document(self, s: int, chosen: slice) -> np.ndarray:
-        """Document [target] of what is predicted."""
-        return self.text[s][0].document[chosen][:, 1:][self.targets[s][chosen]]
-
-
 def _add_batch(
     totals: Sequence[_Sums],
-    part: _Part,
-    chosen: slice,
+    sides: Sequence[Side],
+    runs: Sequence[Pass],
     dictionary: Dictionary,
     gone: Mapping[str, Tensor],
     wanted: Mapping[str, Collection[int]],
     kept: Collection[str],
     frozen: bool,
 ) -> None:
-    """Count some sequences of every side, of each kind those that are `wanted` of it, or all; document
-    by document those kinds that are `kept` so."""
-    rows, masks = zip(*(part.rows(s, chosen) for s in range(len(part.sides))), strict=True)
+    """Count a pass of every side, of each kind those that are `wanted` of it, or all; document by
+    document those kinds that are `kept` so."""
+    rows = [_rows(side, run) for side, run in zip(sides, runs, strict=True)]
     if len({len(own) for own in rows}) > 1:
         raise UserError(
             "splicing: the sides' masks keep different numbers of rows "
             f"({', '.join(str(len(own)) for own in rows)}); take those of aligned token shards"
         )
-    rows, masks = _without_massive(part.sides, rows, masks)
-    every = range(len(part.sides))
-    given = [part.inputs(s, chosen) for s in every]
-    routings, cleans = [], []
-    for s, (side, sums) in enumerate(zip(part.sides, totals, strict=True)):
-        with recording(side.model, side.point) if frozen else nullcontext({}) as routing:
-            clean = losses(side.model, given[s], part.targets[s][chosen])
-        routings.append({LIVE: None} | ({FROZEN: routing} if routing else {}))
-        sums.count += np.bincount(part.domain(s, chosen), minlength=len(sums.domains))
+    rows, masks = _without_massive(sides, rows, [run.kept for run in runs])
+    routings: list[dict[str, Mapping[int, Routed]]] = []
+    cleans = []
+    for side, run, sums in zip(sides, runs, totals, strict=True):
+        recorded: AbstractContextManager[Mapping[int, Routed]] = (
+            recording(side.model, side.point) if frozen else nullcontext({})
+        )
+        with recorded as routed:
+            clean = run.losses()
+        routings.append({LIVE: {}} | ({FROZEN: routed} if routed else {}))
+        sums.count += np.bincount(run.domain, minlength=len(sums.domains))
         cleans.append(clean)
-        for name in routings[s]:
-            sums.add(name, CLEAN, part.domain(s, chosen), clean)
-    for kind, values in _replacements(dictionary, rows, gone):
-        for s in wanted.get(kind, every):
-            side = part.sides[s]
-            for name, routing in routings[s].items():
-                with replacing(side.model, side.point, values[s], masks[s], routing):
-                    found = losses(side.model, given[s], part.targets[s][chosen])
-                totals[s].add(name, kind, part.domain(s, chosen), found)
+        for name in routings[-1]:
+            sums.add(name, CLEAN, run.domain, clean)
+    for kind, edits in _edits(dictionary, rows, gone):
+        for s in wanted.get(kind, range(len(sides))):
+            side, run = sides[s], runs[s]
+            for name, routed in routings[s].items():
+                with (
+                    intervene(side.model, side.point, edits[s], masks[s]),
+                    freezing(side.model, routed),
+                ):
+                    losses = run.losses()
+                totals[s].add(name, kind, run.domain, losses)
                 if kind in kept:
-                    document, domain = part.document(s, chosen), part.domain(s, chosen)
-                    totals[s].add_documents(name, kind, document, domain, found - cleans[s])
+                    more = losses - cleans[s]
+                    totals[s].add_documents(name, kind, run.document, run.domain, more)
+
+
+def _rows(side: Side, run: Pass) -> Tensor:
+    """Activations [row, d_model] of a side where its text has rows."""
+    with Capture(side.model, [side.point]) as capture:
+        values = capture(**run.inputs).points[side.point]
+    return values[run.kept.to(values.device)]
 
 
 def _without_massive(
@@ -311,20 +284,21 @@ def without(name: str) -> str:
     return f"without {name}"
 
 
-def _replacements(
+def _edits(
     dictionary: Dictionary, rows: Sequence[Tensor], gone: Mapping[str, Tensor]
-) -> Iterator[tuple[str, list[Tensor]]]:
-    """What takes the place of the sides' rows, kind by kind: float64 [row, d_model] a side.
+) -> Iterator[tuple[str, list[Edit]]]:
+    """What is done to the sides' rows [row, d_model], kind by kind: one edit a side, in float64.
 
     One kind is held at a time, since a panel has a hundred.
     """
-    yield ZERO, [torch.zeros_like(own, dtype=torch.float64) for own in rows]
+    yield ZERO, [ablate() for _ in rows]
     standard = dictionary.standardise(rows)  # [row, D]
-    yield MEAN, dictionary.restore(torch.zeros_like(standard))
+    means = dictionary.restore(standard.new_zeros(1, standard.shape[1]))
+    yield MEAN, [ablate(mean[0]) for mean in means]
     (row, feature), values = dictionary.encode(standard)
     whole = dictionary.decode(values, (row, feature), len(standard))  # [row, D]
-    yield SPLICED, dictionary.restore(whole)
+    yield SPLICED, [replace(own) for own in dictionary.restore(whole)]
     for name, mask in gone.items():
         out = mask[feature]
         less = dictionary.add(whole, -values[out], (row[out], feature[out]))
-        yield without(name), dictionary.restore(less)
+        yield without(name), [replace(own) for own in dictionary.restore(less)]

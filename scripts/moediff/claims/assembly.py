@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from moediff.analysis.evaluation import POOLED, THRESHOLD
+from moediff.analysis.measured import POOLED, THRESHOLD
 from moediff.claims import findings, judging
 from moediff.config import layout
 from moediff.core import artifact
@@ -75,7 +75,7 @@ def gather(
     for path in histories:
         where = layout.parse("model", path)
         if where["model"] in kinds:
-            losses = history.final_losses(artifact.read_parquet(path))
+            losses = history.final_losses(history.read(path))
             evidence.final_losses[layout.run_name(where["model"], where["seed"])] = losses["all"]
     for path in ngrams:
         for row in artifact.read_json(path)["rows"]:

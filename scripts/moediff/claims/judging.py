@@ -8,9 +8,9 @@ from typing import Any
 
 from moediff.claims import verdicts
 from moediff.claims.metrics import METRICS
-from moediff.claims.verdicts import ABSENT, KNOWN, NO_VERDICT, NOT_MEASURED
+from moediff.claims.verdicts import ABSENT, NO_VERDICT, NOT_MEASURED
 from moediff.core.errors import UserError
-from moediff.core.resampling import ABOVE, BELOW, NEAR
+from moediff.core.terms import ABOVE, BELOW, KNOWN, NEAR
 
 # Keys of a finding that are judged.
 _FINDING = ("estimate", "interval", "p", "null", "withheld", "blind")
@@ -22,7 +22,7 @@ def reasons_to_withhold(
     trigram: float | None,
     firings: Mapping[str, float],
     counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]],
-    controls: Mapping[str, float],
+    controls: Mapping[str, float | None],
 ) -> list[str]:
     """Why no verdict may be given, one sentence each (our definition).
 

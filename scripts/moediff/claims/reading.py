@@ -9,10 +9,9 @@ from typing import Any
 import yaml
 
 from moediff.claims.metrics import FIDELITY, METRICS, STRONG_RATIO, WEAK_RATIO
-from moediff.claims.verdicts import KNOWN, LABELLINGS, NULLS
 from moediff.config.schema import fill
 from moediff.core.errors import ConfigError, first_line
-from moediff.core.resampling import DIRECTIONS, NEAR
+from moediff.core.terms import DIRECTIONS, KNOWN, LABELLINGS, NEAR, NULLS
 
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 1}

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moediff.core.errors import UserError
-from moediff.core.resampling import ABOVE, DIRECTIONS, NEAR, PERMUTED, finite
+from moediff.core.resampling import finite
+from moediff.core.terms import ABOVE, DIRECTIONS, NEAR
 
 ALPHA = 0.05
 
-LABELLINGS = "every other labelling of the panel"
-KNOWN = "a known value"
-NULLS = (PERMUTED, LABELLINGS, KNOWN)
 SHOWN, OPPOSITE, ABSENT, UNDECIDED = "shown", "opposite", "absent", "undecided"
 NO_VERDICT, NOT_MEASURED = "no verdict", "not measured"
 

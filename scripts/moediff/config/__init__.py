@@ -16,8 +16,16 @@ from moediff.config.corpus import (
 )
 from moediff.config.kinds import KINDS, has_experts, kind, language_models, models_of
 from moediff.config.layout import Fit, Source
-from moediff.config.models import checkpoint_files, own_tokenizers, peak_rates, seeds
+from moediff.config.models import checkpoint_files, own_tokenizers, seeds
 from moediff.config.rows import row_domains, row_files, row_paths
+from moediff.config.training import (
+    init_of,
+    peak_rates,
+    training_of,
+    training_params,
+    trial_params,
+    trial_seed,
+)
 from moediff.config.versions import STAGE_VERSIONS
 
 __all__ = [
@@ -30,6 +38,7 @@ __all__ = [
     "checkpoint_files",
     "fits",
     "has_experts",
+    "init_of",
     "is_panel",
     "kind",
     "kinds",
@@ -50,4 +59,8 @@ __all__ = [
     "text_bytes",
     "text_files",
     "tokenizer_files",
+    "training_of",
+    "training_params",
+    "trial_params",
+    "trial_seed",
 ]

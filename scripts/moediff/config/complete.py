@@ -13,6 +13,7 @@ from moediff.config.kinds import language_models
 from moediff.config.models import check_model
 from moediff.config.recipes import check_recipe
 from moediff.config.schema import fill
+from moediff.config.training import check_training
 from moediff.core.errors import ConfigError
 
 
@@ -21,11 +22,11 @@ def complete(
 ) -> Config:
     """The config with presets and every default filled in, checked. Raises ConfigError with one line."""
     whole = fill(config, schema, presets)
-    _check(whole)
+    _check(whole, schema)
     return whole
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, schema: Mapping[str, Any]) -> None:
     low, high = config["features"]["bounds"]
     if not 0 <= low <= high <= 1:
         raise ConfigError(f"features.bounds: [{low}, {high}] must rise from 0 to 1")
@@ -35,9 +36,11 @@ def _check(config: Config) -> None:
         raise ConfigError("config: the key 'corpus' is missing")
     for name, model in config["models"].items():
         check_model(name, model, config)
+        check_training(name, config)
     check_hook(config)
+    rules = schema["$defs"]["recipe"]["properties"]["select"]
     for name, recipe in config["recipes"].items():
-        check_recipe(name, recipe, config)
+        check_recipe(name, recipe, config, rules)
     for name in config["comparisons"]:
         check_comparison(name, config)
     seeds_of = config["planted"]["seeds"]

@@ -1,4 +1,4 @@
-"""The section `models`: sizes, seeds and rates as far as they are known before a job; its checks."""
+"""The section `models`: sizes and seeds as far as they are known before a job; its checks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from moediff.config.base import Config, as_list, files_of
+from moediff.config.base import Config, files_of
 from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, kind, kind_of, models_of
 from moediff.config.rows import check_rows
 from moediff.core.errors import ConfigError
@@ -50,12 +50,6 @@ def seeds(config: Config, model: str) -> list[int]:
     settings = config["models"][model]
     trained = kind(config, model).trained
     return (settings["seeds"] or config["training"]["seeds"]) if trained else [0]
-
-
-def peak_rates(config: Config, model: str) -> list[float]:
-    """Peak learning rates to try; more than one asks for a sweep. An untrained model tries none."""
-    rates = as_list(config["training"]["peak_lr"])
-    return rates if config["models"][model]["sees"]["share"] else rates[:1]
 
 
 def checkpoint_files(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping
 
 from moediff.config.base import Config, count_of
 from moediff.core.errors import ConfigError
@@ -12,13 +13,20 @@ from moediff.core.errors import ConfigError
 STREAM = ("data_seed", "pool_chunks", "threshold_rows")
 
 
-def check_recipe(name: str, recipe: Config, config: Config) -> None:
+def check_recipe(
+    name: str, recipe: Config, config: Config, rules: Mapping[str, Collection[str]]
+) -> None:
+    """Refuse a recipe whose keys contradict each other. Raises ConfigError.
+
+    `rules` is what the schema says of `select`: names of the rules that keep k features (`keeps_k`),
+    and of those whose thresholds are learned (`learns_thresholds`).
+    """
     where = f"recipes.{name}"
     if recipe["k"] > recipe["features"]:
         raise ConfigError(f"{where}.k: {recipe['k']} is more than features {recipe['features']}")
     if recipe["warmup"] + recipe["decay"] > 1:
         raise ConfigError(f"{where}: warmup and decay together are more than the whole run")
-    _check_selection(where, recipe)
+    _check_selection(where, recipe, rules)
     _check_prefixes(where, recipe)
     if count_of(recipe["tied"], recipe["features"]) > recipe["features"]:
         raise ConfigError(
@@ -34,15 +42,15 @@ def check_recipe(name: str, recipe: Config, config: Config) -> None:
         )
 
 
-def _check_selection(where: str, recipe: Config) -> None:
+def _check_selection(where: str, recipe: Config, rules: Mapping[str, Collection[str]]) -> None:
     """Keys that a selection rule needs, or that mean nothing to it."""
     select, penalties = recipe["select"], recipe["penalties"]
-    if "l0" in penalties and select != "jumprelu":
+    if "l0" in penalties and select not in rules["learns_thresholds"]:
         raise ConfigError(
             f"{where}.penalties.l0: nothing learns from it with select: {select}; it moves the "
-            "thresholds of jumprelu"
+            f"thresholds of {', '.join(rules['learns_thresholds'])}"
         )
-    if select in ("batchtopk", "topk"):
+    if select in rules["keeps_k"]:
         if (
             recipe["k_start"] is not None
             and not recipe["k"] <= recipe["k_start"] <= recipe["features"]

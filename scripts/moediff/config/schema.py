@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -45,7 +45,9 @@ def recipe_of(schema: Mapping[str, Any], presets: Mapping[str, Config], preset: 
 def _expand_presets(config: Config, presets: Mapping[str, Config]) -> Config:
     """Fill the keys of each recipe from the preset that it names."""
     recipes = config.get("recipes")
-    for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
+    if not isinstance(recipes, dict):
+        return config
+    for name, recipe in recipes.items():
         preset = recipe.get("preset") if isinstance(recipe, dict) else None
         if preset is None:
             continue
@@ -94,7 +96,8 @@ def _resolve(schema: Mapping, value: Any, definitions: Mapping, path: tuple) -> 
     """Fill defaults into `value` and return the schema that applies to it, free of choices.
 
     A choice (`oneOf`) is settled by the constants and required keys of its branches, so that an
-    error names the wrong key and not a list of schemas.
+    error names the wrong key and not a list of schemas. A mapping with `defaults: false` holds keys
+    of another section given again: what it leaves out is that section's, not a default.
     """
     schema = _dereference(schema, definitions)
     if "oneOf" in schema:
@@ -105,7 +108,7 @@ def _resolve(schema: Mapping, value: Any, definitions: Mapping, path: tuple) -> 
     properties = dict(schema.get("properties", {}))
     for key, part in properties.items():
         part = _dereference(part, definitions)
-        if key not in value and "default" in part:
+        if key not in value and "default" in part and schema.get("defaults", True):
             value[key] = copy.deepcopy(part["default"])
     others = schema.get("additionalProperties")
     if isinstance(others, dict):
@@ -200,7 +203,7 @@ def _refuse_unbounded(value: Any, where: str) -> None:
     """NaN and infinity pass every bound of a schema."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {value} is not a finite number")
-    children = value.items() if isinstance(value, dict) else ()
+    children: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
     children = enumerate(value) if isinstance(value, list) else children
     for key, part in children:
         _refuse_unbounded(part, f"{where}.{key}".removeprefix("."))

@@ -1,4 +1,8 @@
-"""Writing results: whole or absent, with what made them. Nothing else opens a result for writing."""
+"""Writing results: whole or absent, with what made them. Nothing else opens a result for writing.
+
+NumPy, polars and torch are imported by the functions that need them: a job that gathers JSON has no use
+for any of them.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from moediff import __version__
 from moediff.core.errors import DamagedError, UserError, unreadable
 
+if TYPE_CHECKING:
+    import polars as pl
+
 FORMAT = 3  # number of the layout of every file; a reader refuses another
 _METADATA_KEY = "moediff"  # one key: safetensors writes several in a random order
 _CONTENT = "content"  # digest of the values, inside the metadata
-# A damaged table can make polars panic, which is not an Exception.
-PARQUET_ERRORS = (
-    pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, KeyError, ValueError,
-)  # fmt: skip
 
 
 @contextmanager
@@ -85,6 +85,8 @@ def canonical(value: Any) -> str:
 
 def digest(*parts: Any) -> str:
     """Hex SHA-256 (first 32 digits) of JSON values, bytes and arrays, in order."""
+    import numpy as np
+
     seen = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -138,6 +140,14 @@ def read_json(path: Path | str) -> dict[str, Any]:
         raise DamagedError(path, f"not valid JSON ({error})") from error
 
 
+def parquet_errors() -> tuple[type[BaseException], ...]:
+    """What polars raises at a damaged table; some make it panic, which is not an Exception."""
+    import polars as pl
+
+    raised = pl.exceptions
+    return raised.PolarsError, raised.PanicException, OSError, KeyError, ValueError
+
+
 def write_parquet(path: Path | str, frame: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
     """Write a table (zstd), its provenance and a digest of each column in the file's metadata."""
     facts = {**provenance, _CONTENT: {name: _column_digest(frame[name]) for name in frame.columns}}
@@ -147,13 +157,15 @@ def write_parquet(path: Path | str, frame: pl.DataFrame, provenance: Mapping[str
 
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataFrame:
     """Read a table of ours; raise DamagedError when it is cut or a column read is altered."""
+    import polars as pl
+
     try:
         facts = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
         frame = pl.read_parquet(path, columns=columns)
         wanted = {name: facts[_CONTENT][name] for name in frame.columns}
     except FileNotFoundError:
         raise
-    except PARQUET_ERRORS as error:
+    except parquet_errors() as error:
         raise unreadable(path, "not a whole parquet file", error) from error
     for name, content in wanted.items():
         if _column_digest(frame[name]) != content:
@@ -163,6 +175,8 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataF
 
 def _column_digest(column: pl.Series) -> str:
     """Digest of a column's values and missing values, without a second copy of all text."""
+    import polars as pl
+
     seen = hashlib.sha256(f"{column.dtype}{len(column)}".encode())
     seen.update(column.is_null().to_numpy().tobytes())
     if column.dtype == pl.String:

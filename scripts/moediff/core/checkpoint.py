@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,18 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return None
 
 
+def _learning(
+    module: nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of a module that its optimizer holds; the others have no moments."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return ((name, p) for name, p in module.named_parameters() if id(p) in held)
+
+
 def state_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Every tensor of a module and of its Adam optimizer."""
     tensors = {f"model/{name}": value for name, value in module.state_dict().items()}
-    for name, parameter in module.named_parameters():
+    for name, parameter in _learning(module, optimizer):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{name}/{key}"] = value
     return tensors
@@ -65,7 +73,7 @@ def restore(
         if name.startswith("model/")
     }
     module.load_state_dict(weights, strict=True)
-    for name, parameter in module.named_parameters():
+    for name, parameter in _learning(module, optimizer):
         if parameter.numel():  # an empty block has no moments
             for key in _ADAM:
                 value = tensors[f"optimizer/{name}/{key}"]

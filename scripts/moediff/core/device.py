@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from moediff.core.errors import UserError
@@ -22,3 +24,10 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
         fits = device.type == "cuda" and torch.cuda.is_bf16_supported()
         wanted = "bfloat16" if fits else "float32"
     return getattr(torch, wanted)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
+    """Within it products are computed at a precision; nothing changes at float32."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=precision)

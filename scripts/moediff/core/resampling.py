@@ -16,22 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moediff.core.errors import UserError
+from moediff.core.terms import ABOVE, BELOW, PERMUTED
 
 LEVEL = 0.95
 # What is taken over pairs (first, second) of models of two kinds, A and B:
 ACROSS = "across"  # the mean over pairs whose first model is an A and whose second is a B
 EXCESS = "excess"  # the mean over pairs of two kinds, less that over pairs of one kind
 STATISTICS = (ACROSS, EXCESS)
-# Kinds of null.
-PERMUTED = "labels of models permuted over pairs"
-
-# Directions of a claim and its verdicts.
-ABOVE, BELOW, NEAR = DIRECTIONS = ("above", "below", "near")
 LEAST_DOCUMENTS = 10  # fewer cannot stand for the text they come from
 _TIE = 1e-9  # of the largest value: sums in another order differ by rounding
-_NORMAL = 10_000  # degrees of freedom beyond which Student's t no longer changes
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
-_NODES = (_NODES + 1) / 2  # from 0 to 1; the weights sum to 2, for both tails
 
 
 def exact_p(observed: float, others: ArrayLike) -> tuple[float, float]:
@@ -181,22 +174,23 @@ def pair_interval(
     excess 0.94 to 0.99, but 0.87 where models differ in one number alone and pairs by its square.
     Models without a pair that counts are none of the n and m.
     """
-    values, first, second, labels = _pairs(values, first, second, labels, statistic)
+    measured, firsts, seconds, is_a = _pairs(values, first, second, labels, statistic)
     if statistic == ACROSS:
-        counts = labels[first] & ~labels[second]
-        values, first, second = values[counts], first[counts], second[counts]
-    present = np.isin(np.arange(len(labels)), [first, second])
-    estimate = float(_over_pairs(values, first, second, labels[None], statistic)[0])
+        counts = is_a[firsts] & ~is_a[seconds]
+        measured, firsts, seconds = measured[counts], firsts[counts], seconds[counts]
+    present = np.isin(np.arange(len(is_a)), np.array([firsts, seconds]))
+    estimate = float(_over_pairs(measured, firsts, seconds, is_a[None], statistic)[0])
     variances, freedoms = [], []
-    for kind in (labels, ~labels):
+    for kind in (is_a, ~is_a):
         members = np.flatnonzero(kind & present)
         if len(members) < 2:
             raise UserError("an interval over models needs two or more of each kind")
         left = []
         for model in members:
-            keep = (first != model) & (second != model)
-            parts = (part[keep] for part in (values, first, second))
-            left.append(_over_pairs(*parts, labels[None], statistic)[0])
+            keep = (firsts != model) & (seconds != model)
+            left.append(
+                _over_pairs(measured[keep], firsts[keep], seconds[keep], is_a[None], statistic)[0]
+            )
         variances.append(float(np.var(left)) * (len(members) - 1))
         freedoms.append(len(members) - 1)
     variance = sum(variances)
@@ -260,26 +254,19 @@ def document_interval(
 
 
 def t_quantile(level: float, freedom: float) -> float:
-    """The t that a Student's variable of `freedom` degrees (1 or more) is within at probability `level`.
+    """The t that a Student's variable of `freedom` degrees (1 or more) is within at probability `level`."""
+    from scipy.special import stdtrit  # half a second, of those alone who ask for an interval
 
-    With T = sqrt(freedom) tan(angle) the density is cos(angle)^(freedom - 1) over its integral, which
-    is summed by Gauss's rule and solved for the angle by halving.
-    """
     if not (freedom >= 1 and 0 < level < 1):
         raise UserError(f"no t quantile at level {level} with {freedom} degrees of freedom")
-    freedom = min(freedom, _NORMAL)
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        within = scale * angle * float(_WEIGHTS @ np.cos(angle * _NODES) ** (freedom - 1))
-        low, high = (angle, high) if within < level else (low, angle)
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def _normal_below(z: float) -> float:
-    return (1 + math.erf(z / math.sqrt(2))) / 2
+    """The probability that a standard normal variable is below z."""
+    from scipy.special import ndtr
+
+    return float(ndtr(z))
 
 
 def between_and_within(values: Sequence[Sequence[float]]) -> dict[str, Any]:

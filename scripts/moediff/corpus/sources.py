@@ -129,14 +129,14 @@ def _parquet_rows(path: Path, column: str, group: str | None) -> Iterator[Mappin
     wanted = list(dict.fromkeys([column, *([group] if group else [])]))
     try:
         found = list(pl.read_parquet_schema(path))
-    except artifact.PARQUET_ERRORS as error:
+    except artifact.parquet_errors() as error:
         raise UserError(f"{path}: not a parquet file ({first_line(error)})") from error
     for name in wanted:
         if name not in found:
             raise UserError(f"{path}: no column '{name}'; columns: {', '.join(found)}")
     try:
         table = pl.read_parquet(path, columns=wanted)
-    except artifact.PARQUET_ERRORS as error:
+    except artifact.parquet_errors() as error:
         raise UserError(f"{path}: a damaged parquet file ({first_line(error)})") from error
     yield from table.iter_rows(named=True)
 
@@ -317,6 +317,6 @@ def _rows_of(path: Path | str, identities: set[str]) -> Iterator[tuple[str, str]
         rows = pl.scan_parquet(path).filter(wanted).select("document", "text").collect()
     except FileNotFoundError:
         raise
-    except artifact.PARQUET_ERRORS as error:
+    except artifact.parquet_errors() as error:
         raise unreadable(path, "not a whole parquet file", error) from error
     return rows.iter_rows()

@@ -95,10 +95,10 @@ class Block(nn.Module):
     def norms(self, parts: Sequence[tuple[int, slice]], sources: int) -> Tensor:
         """Decoder norm [n, S] in each source; `parts` are the sources it sees and their columns."""
         decoder = self.decoder()
-        found = [decoder.new_zeros(len(decoder))] * sources
+        by_source = [decoder.new_zeros(len(decoder))] * sources
         for source, columns in parts:
-            found[source] = decoder[:, columns].norm(dim=1)
-        return torch.stack(found, dim=1)
+            by_source[source] = decoder[:, columns].norm(dim=1)
+        return torch.stack(by_source, dim=1)
 
 
 class NormTied(Block):

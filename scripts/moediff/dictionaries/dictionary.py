@@ -9,6 +9,7 @@ numbered by block: tied, free, then those exclusive to each source in turn.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +33,7 @@ from moediff.dictionaries.blocks import (
 from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import DenseScores, Linear, Scores, Scratch, ScreenedScores
-from moediff.dictionaries.selection import SELECT
+from moediff.dictionaries.selection import KEEPS_K
 
 
 class Dictionary(nn.Module):
@@ -42,6 +43,11 @@ class Dictionary(nn.Module):
     fires at inference; it is set once, after fitting. A block that has no features does not exist.
     Encoder and decoder rows begin equal, with norm `start` over all sources.
     """
+
+    blocks: Mapping[str, Block]  # by name, in the order of features
+    mean: Tensor  # [D], in the models' units
+    scale: Tensor  # [S], root of total variance
+    threshold: Tensor  # [F], of scores
 
     def __init__(self, shape: Shape, seed: int = 0, start: float = 1.0) -> None:
         super().__init__()
@@ -68,12 +74,13 @@ class Dictionary(nn.Module):
             if count:
                 name, features = f"{EXCLUSIVE}-{source}", shape.exclusive_features(source)
                 blocks.append(Block(name, features, shape.columns(source), rows))
-        self.blocks = nn.ModuleDict({block.name: block for block in blocks})
+        by_name = nn.ModuleDict({block.name: block for block in blocks})
+        self.blocks = by_name  # type: ignore[assignment]  # torch does not say what its dict holds
         self.decoder_bias = nn.Parameter(torch.zeros(total))  # [D]
 
-        self.register_buffer("mean", torch.zeros(total))  # [D], in the models' units
-        self.register_buffer("scale", torch.ones(len(shape.widths)))  # [S], root of total variance
-        self.register_buffer("threshold", torch.zeros(shape.features))  # [F], of scores
+        self.register_buffer("mean", torch.zeros(total))
+        self.register_buffer("scale", torch.ones(len(shape.widths)))
+        self.register_buffer("threshold", torch.zeros(shape.features))
 
     # --- rows ---
 
@@ -105,7 +112,7 @@ class Dictionary(nn.Module):
     def norms(self) -> Tensor:
         """Decoder norm of every feature in every source: [F, S], with its gradient."""
         sources = len(self.shape.widths)
-        found = []
+        by_block = []
         for block in self.blocks.values():
             parts = []
             for source in range(sources):
@@ -113,8 +120,8 @@ class Dictionary(nn.Module):
                 if block.columns.start <= columns.start and columns.stop <= block.columns.stop:
                     start = columns.start - block.columns.start
                     parts.append((source, slice(start, start + self.shape.widths[source])))
-            found.append(block.norms(parts, sources))
-        return torch.cat(found)
+            by_block.append(block.norms(parts, sources))
+        return torch.cat(by_block)
 
     # --- score, select, decode ---
 
@@ -139,16 +146,16 @@ class Dictionary(nn.Module):
 
     def values(self, known: Tensor, rows: Tensor, entries: Entries) -> Tensor:
         """`known` [n], the pre-activations at the entries, with their gradient."""
-        found = []
+        by_block = []
         for block, inside, local in self._split(entries):
             inputs = rows[:, block.columns]
             mine = known if inside is None else known[inside]
             part = selected_values(mine, inputs, block.encoder, block.encoder_bias, local)
             if inside is None:
                 return part
-            found.append((inside, part))
+            by_block.append((inside, part))
         joined = torch.zeros_like(known)
-        for inside, part in found:
+        for inside, part in by_block:
             joined = joined.index_copy(0, inside, part)
         return joined
 
@@ -169,16 +176,22 @@ class Dictionary(nn.Module):
     def encode(self, rows: Tensor, select: tuple[str, int] | None = None) -> tuple[Entries, Tensor]:
         """Entries and values of standardised rows [row, D], at inference.
 
-        Each score at or above its feature's threshold fires; with `select`, the name of a rule and
-        its k, those fire that training selects in such a batch.
+        Each score at or above its feature's threshold fires; with `select`, the name of a rule of
+        KEEPS_K and its k, those fire that training selects in such a batch.
         """
-        scores, weight = self.score(rows)
+        return self.selected(*self.score(rows), select)
+
+    @torch.no_grad()
+    def selected(
+        self, scores: Scores, weight: Tensor, select: tuple[str, int] | None = None
+    ) -> tuple[Entries, Tensor]:
+        """The same from what `score` gives, for whoever selects by several rules."""
         if select is None:
-            entries, found = scores.at_least(self.threshold)
+            entries, selected = scores.at_least(self.threshold)
         else:
             rule, k = select
-            entries, found = SELECT[rule](scores, k, 0.0)
-        return entries, found / weight[entries[1]]
+            entries, selected = KEEPS_K[rule].largest(scores, k)
+        return entries, selected / weight[entries[1]]
 
     @torch.no_grad()
     def reconstruct(self, rows: Tensor, select: tuple[str, int] | None = None) -> Tensor:
@@ -211,3 +224,23 @@ class Dictionary(nn.Module):
         dictionary = cls(shape)
         dictionary.load_state_dict(tensors, strict=True)
         return dictionary.requires_grad_(False), metadata
+
+
+@torch.no_grad()
+def in_float64(dictionary: Dictionary, device: torch.device | None = None) -> Dictionary:
+    """The dictionary in float64 on `device` (None: where it lies), without gradients.
+
+    The caller's object keeps its dtype, its device and its bytes. One that is so already is given
+    back as it is: who measures a dictionary several times calls this once and passes the result on.
+    """
+    tensors = [*dictionary.parameters(), *dictionary.buffers()]
+    device = tensors[0].device if device is None else device
+    converted = [tensor.to(device, torch.float64) for tensor in tensors]
+    if all(new is old for new, old in zip(converted, tensors, strict=True)):
+        return dictionary
+    # Each tensor is converted once: a copy in float32 first would double what is held at the peak.
+    known = {
+        id(old): nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+        for old, new in zip(tensors, converted, strict=True)
+    }
+    return copy.deepcopy(dictionary, known)

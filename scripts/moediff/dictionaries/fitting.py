@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +31,15 @@ HISTORY = {
     "dead_share": pl.Float64,
     "learning_rate": pl.Float64,
 }
-POINTS = 100  # of the history, at most
+HISTORY_ROWS = 100  # at most: a row sums the steps since the one before
 SUMS = ("error", "total", "active", "rows")
-# A checkpoint is written when this many seconds have passed since the last, and fifty times what
-# that one took: it never costs more than 2 % of the time.
-SECONDS, PATIENCE = 60.0, 50
-MOST_HELD_OUT = 65_536  # rows, where a recipe leaves the number open
-EARLY = 0.75  # of a run, after which its dictionary is kept beside the one at its end
+# A checkpoint on the way is written when LEAST_WAIT seconds have passed since the last one, and
+# WAIT_PER_WRITE times what writing that one took: so checkpoints cost 2 % of a run at most.
+LEAST_WAIT, WAIT_PER_WRITE = 60.0, 50
+MOST_HELD_OUT = 65_536  # rows kept out for the thresholds, where a recipe leaves the number open
+# The dictionary as it is after this share of the steps is kept beside the one at the end: what differs
+# between the two had not settled.
+EARLY = 0.75
 
 Moments = Sequence[tuple[np.ndarray, float]]
 
@@ -79,12 +81,14 @@ class Run:
         self.fitter = Fitter(self.dictionary, job.recipe)
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(SUMS, 0.0)
-        self.window = max(1, self.fitter.steps // POINTS)  # steps between points of the history
+        self.window = max(
+            1, self.fitter.steps // HISTORY_ROWS
+        )  # steps between points of the history
         self.early = max(1, round(EARLY * self.fitter.steps))
-        self.saved, self.wait = time.monotonic(), SECONDS
-        found = checkpoint.newest(job.state)
-        if found is not None:
-            tensors, metadata = found
+        self.saved, self.wait = time.monotonic(), LEAST_WAIT
+        saved = checkpoint.newest(job.state)
+        if saved is not None:
+            tensors, metadata = saved
             self.fitter.restore(tensors, metadata["step"])
             self.history = metadata["history"]
             log.info("%s: resumed after step %d", job.name, self.fitter.step)
@@ -139,7 +143,7 @@ class Run:
             self.job.state, self.fitter.step, self.fitter.state(), {"history": self.history}
         )
         self.saved = time.monotonic()
-        self.wait = max(SECONDS, PATIENCE * (self.saved - started))
+        self.wait = max(LEAST_WAIT, WAIT_PER_WRITE * (self.saved - started))
 
     def _thresholded(self) -> Dictionary:
         """The dictionary as it is, with its thresholds where the rule learns them."""
@@ -155,13 +159,13 @@ class Run:
                         self.job.name, self.fitter.violations)  # fmt: skip
         learned = self.fitter.rule.thresholds() is not None
         early, _ = Dictionary.load(early_path(self.job))
-        found = [self._thresholded(), early.to(self.dictionary.mean.device)]
+        dictionaries = [self._thresholded(), early.to(self.dictionary.mean.device)]
         if not learned:
             k, batch = self.job.recipe["k"], self.job.recipe["batch"]
-            for dictionary in found:
+            for dictionary in dictionaries:
                 dictionary.threshold.fill_(exact_threshold(dictionary, data, held_out, k, batch))
         history = pl.DataFrame(self.history, schema=HISTORY)
-        return Fitted(found[0].requires_grad_(False), history, found[1])
+        return Fitted(dictionaries[0].requires_grad_(False), history, dictionaries[1])
 
 
 def fit(
@@ -228,15 +232,19 @@ def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> 
     return list(failed.values())
 
 
-def set_standards(dictionary: Dictionary, moments: Moments, scale: str) -> None:
-    """Mean of each source over the fit rows, and the unit of its activations.
+# Name in a recipe -> square of the unit of a source's activations, of their total variance and their width.
+SCALES: dict[str, Callable[[float, int], float]] = {
+    "total": lambda variance, width: variance,  # the total variance becomes 1 (decision 3)
+    "width": lambda variance, width: variance / width,  # it becomes the width
+    "none": lambda variance, width: 1.0,  # it stays
+}
 
-    `total` brings the total variance to 1 (decision 3), `width` to the width, `none` leaves it.
-    """
+
+def set_standards(dictionary: Dictionary, moments: Moments, scale: str) -> None:
+    """Mean of each source over the fit rows, and the unit of its activations by a name of SCALES."""
     dictionary.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in moments])))
     for source, (mean, variance) in enumerate(moments):
-        unit = {"total": variance, "width": variance / len(mean), "none": 1.0}[scale]
-        dictionary.scale[source] = unit**0.5
+        dictionary.scale[source] = SCALES[scale](variance, len(mean)) ** 0.5
 
 
 @torch.no_grad()

@@ -14,10 +14,12 @@ from torch import Tensor
 from moediff.dictionaries import sums_torch
 from moediff.dictionaries.entries import Entries, localise
 
-GROUPS = 6  # groups of features, for each wanted one, of which the largest scores give a floor
-FEATURES_AT_ONCE = (
-    4096  # features whose weighted encoder is made at a time: it is as large as the encoder
-)
+# A floor under a row's k largest scores is the k-th largest of its maxima over this many groups of features
+# for each of the k. More groups give a tighter floor, so fewer entries to sort; fewer are found faster.
+GROUPS_PER_WANTED = 6
+# The encoder times its ranking weights is made for this many features at a time: whole it would take as
+# much memory as the encoder itself.
+FEATURES_AT_ONCE = 4096
 
 
 class Scratch:
@@ -83,7 +85,7 @@ class Linear:
     columns: slice  # of the rows
     features: slice
 
-    def panels(self) -> Iterator[Linear]:
+    def stretches(self) -> Iterator[Linear]:
         """The same in stretches of at most FEATURES_AT_ONCE features."""
         if self.weight is None:
             yield self
@@ -114,9 +116,9 @@ class DenseScores:
         self.shape = (len(rows), parts[-1].features.stop)
         self.all = (scratch or Scratch()).table(self.shape, rows.dtype, rows.device)
         for part in parts:
-            for panel in part.panels():
-                encoder, bias = panel.scaled()
-                into = self.all[:, panel.features]
+            for stretch in part.stretches():
+                encoder, bias = stretch.scaled()
+                into = self.all[:, stretch.features]
                 torch.addmm(bias, rows[:, part.columns], encoder.T, out=into)
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
@@ -167,15 +169,14 @@ class ScreenedScores:
             self.widest = torch.maximum(self.widest, margin * size.max() + slack.max())
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
-        several = isinstance(floor, Tensor)
-        floor = floor.clamp_min(0.0) if several else max(floor, 0.0)
+        floor = floor.clamp_min(0.0) if isinstance(floor, Tensor) else max(floor, 0.0)
         limit = floor * (1 - self.ROUNDING)
-        limit = limit.bfloat16() if several else limit
+        limit = limit.bfloat16() if isinstance(limit, Tensor) else limit
         entries = backend(self.bounds).above(self.bounds, limit)
         scores = self._exact(entries)
         bounds = self.bounds[entries].float()
         self.violations += int((scores > bounds + self.ROUNDING * bounds.abs()).sum())
-        floors = floor.expand(self.shape)[entries] if several else floor
+        floors = floor.expand(self.shape)[entries] if isinstance(floor, Tensor) else floor
         return where(entries, scores, (scores >= floors) & (scores > 0))
 
     def row_floor(self, k: int) -> Tensor:
@@ -185,26 +186,26 @@ class ScreenedScores:
 
     def _exact(self, entries: Entries) -> Tensor:
         """Scores of entries in float32."""
-        found = torch.empty(len(entries[0]), device=self.rows.device)
+        scores = torch.empty(len(entries[0]), device=self.rows.device)
         for part in self.parts:
             inside, local = localise(entries, part.features)
             dots = backend(self.rows).row_dots(self.rows[:, part.columns], part.encoder, local)
             dots = dots + part.bias[local[1]]
-            found[inside] = dots if part.weight is None else dots * part.weight[local[1]]
-        return found
+            scores[inside] = dots if part.weight is None else dots * part.weight[local[1]]
+        return scores
 
 
 def _narrow(table: Tensor, weight: Tensor | None, columns: Sequence[Tensor]) -> Tensor:
     """bfloat16 [row, width + more] of a table, its rows times `weight`, with more columns."""
     size, width = table.shape
-    found = torch.empty(size, width + len(columns), dtype=torch.bfloat16, device=table.device)
+    narrow = torch.empty(size, width + len(columns), dtype=torch.bfloat16, device=table.device)
     if weight is None:
-        found[:, :width] = table
+        narrow[:, :width] = table
     else:  # rounded once, from the float32 product, in one pass
-        torch.mul(table, weight[:, None], out=found[:, :width])
+        torch.mul(table, weight[:, None], out=narrow[:, :width])
     for place, column in enumerate(columns, start=width):
-        found[:, place] = column
-    return found
+        narrow[:, place] = column
+    return narrow
 
 
 def _up(values: Tensor) -> Tensor:
@@ -215,7 +216,7 @@ def _up(values: Tensor) -> Tensor:
 def _row_floor(scores: Tensor, k: int) -> Tensor:
     """The k-th largest of a row's maxima over strided groups: at least k scores are no smaller."""
     size, width = scores.shape
-    groups = GROUPS * k
+    groups = GROUPS_PER_WANTED * k
     fold = width // groups
     if fold > 1:
         scores = scores[:, : groups * fold].view(size, fold, groups).amax(1)

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import Scores, kth, where
 
+# When fewer scores than wanted reach a guessed floor, the floor is lowered by this factor and they are
+# looked for again; below LEAST_GUESS every positive score is taken.
+LOWERED, LEAST_GUESS = 0.8, 1e-3
+
 
 def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
     """The `count` largest positive scores of a whole batch (BatchTopK, 2412.06410).
@@ -23,49 +27,36 @@ def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, 
     if guess <= 0:  # nothing is known yet: what each row's own k-th score says
         k = max(1, count // scores.shape[0])
         guess = float(scores.row_floor(k).clamp_min(0).mean())
-    entries, found = scores.at_least(guess)
-    while len(found) < count and guess > 0:
-        guess = 0.8 * guess if guess > 1e-3 else 0.0
-        entries, found = scores.at_least(guess)
-    if len(found) <= count:
-        return entries, found
-    edge = found.topk(count, sorted=False).values.min()
-    chosen = found > edge
-    equal = (found == edge).nonzero().squeeze(1)
+    entries, candidates = scores.at_least(guess)
+    while len(candidates) < count and guess > 0:
+        guess = LOWERED * guess if guess > LEAST_GUESS else 0.0
+        entries, candidates = scores.at_least(guess)
+    if len(candidates) <= count:
+        return entries, candidates
+    edge = candidates.topk(count, sorted=False).values.min()
+    chosen = candidates > edge
+    equal = (candidates == edge).nonzero().squeeze(1)
     chosen[equal[: count - int(chosen.sum())]] = True
-    return where(entries, found, chosen)
+    return where(entries, candidates, chosen)
 
 
 def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
     """The k largest positive scores of each row (TopK); among equals those first by feature."""
-    entries, found = scores.at_least(scores.row_floor(k))
+    entries, candidates = scores.at_least(scores.row_floor(k))
     rows, size = entries[0], scores.shape[0]
     counts = torch.bincount(rows, minlength=size)
     widest = int(counts.max())
     if widest <= k:  # the floors were exact
-        return entries, found
+        return entries, candidates
     starts = counts.cumsum(0) - counts
-    table = found.new_full((size, widest), -torch.inf)
-    table[rows, torch.arange(len(rows), device=rows.device) - starts[rows]] = found
+    table = candidates.new_full((size, widest), -torch.inf)
+    table[rows, torch.arange(len(rows), device=rows.device) - starts[rows]] = candidates
     edge = kth(table, k).squeeze(1)[rows]
-    above, equal = found > edge, found == edge
+    above, equal = candidates > edge, candidates == edge
     room = k - torch.bincount(rows[above], minlength=size)
     before = equal.cumsum(0) - equal.long()  # equals in front of an entry, in all rows
     first = before[starts.clamp_max(len(rows) - 1)]  # in all rows in front of its own
-    return where(entries, found, above | (equal & (before - first[rows] < room[rows])))
-
-
-def _batchtopk(scores: Scores, k: int, guess: float) -> tuple[Entries, Tensor]:
-    return batch_top(scores, k * scores.shape[0], guess)
-
-
-def _topk(scores: Scores, k: int, guess: float) -> tuple[Entries, Tensor]:
-    return row_top(scores, k)
-
-
-# Name in a recipe -> rule: entries and scores of a batch, given k a row and a guess at the edge.
-SELECT = {"batchtopk": _batchtopk, "topk": _topk}
-GUESS = 0.96  # of the last edge: the next batch's edge is seldom lower
+    return where(entries, candidates, above | (equal & (before - first[rows] < room[rows])))
 
 
 class Rule(nn.Module, ABC):
@@ -94,17 +85,42 @@ class Rule(nn.Module, ABC):
 
 
 class KLargest(Rule):
-    """A number of features that is given: of a whole batch (BatchTopK), or of each row (TopK)."""
+    """A given number of features; which ones says `largest`."""
+
+    # The floor from which a batch's largest scores are looked for, as a share of the smallest score that
+    # was selected in the batch before. Selection is exact whatever it is: a floor too high costs a second
+    # look, one too low more scores to sort; from one batch to the next the edge seldom falls by 4 %.
+    FLOOR_SHARE = 0.96
 
     def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
         super().__init__(recipe, features)
-        self.rule = SELECT[recipe["select"]]
-        self.edge = 0.0  # smallest selected score of the last batch: only a guess for the next
+        self.edge = 0.0  # smallest score selected in the last batch
+
+    @staticmethod
+    @abstractmethod
+    def largest(scores: Scores, k: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+        """Entries of a batch and their scores, given k a row; `guess` as in `batch_top`."""
 
     def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
-        entries, found = self.rule(scores, k, GUESS * self.edge)
-        self.edge = float(found.min()) if len(found) else 0.0
-        return entries, found
+        entries, selected = self.largest(scores, k, self.FLOOR_SHARE * self.edge)
+        self.edge = float(selected.min()) if len(selected) else 0.0
+        return entries, selected
+
+
+class BatchTopK(KLargest):
+    """The largest scores of a whole batch, k a row on average (2412.06410)."""
+
+    @staticmethod
+    def largest(scores: Scores, k: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+        return batch_top(scores, k * scores.shape[0], guess)
+
+
+class TopK(KLargest):
+    """The k largest scores of each row (2406.04093)."""
+
+    @staticmethod
+    def largest(scores: Scores, k: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+        return row_top(scores, k)
 
 
 class ReLU(Rule):
@@ -165,8 +181,12 @@ class _Step(torch.autograd.Function):
         return None, -grad * near / ctx.bandwidth, None
 
 
-# Name in a recipe -> rule.
-RULES: dict[str, type[Rule]] = dict.fromkeys(SELECT, KLargest) | {
+# Name in a recipe -> rule. A new one is a class, its entry here and its name in config/schema.yaml.
+RULES: dict[str, type[Rule]] = {
+    "batchtopk": BatchTopK,
+    "topk": TopK,
     "relu": ReLU,
     "jumprelu": JumpReLU,
 }
+# Those that select a given number of features, of which alone a code can be asked with k.
+KEEPS_K = {name: rule for name, rule in RULES.items() if issubclass(rule, KLargest)}

@@ -24,12 +24,12 @@ def above(values: Tensor, floor: float | Tensor) -> Entries:
     size, width = values.shape
     floors = floor.expand(size, width) if isinstance(floor, Tensor) else None
     step = max(1, BLOCK // width if values.device.type == "cpu" else size)
-    found = []
+    by_stretch = []
     for start in range(0, max(size, 1), step):  # no rows: one empty part
         part = slice(start, start + step)
         mask = values[part] >= (floor if floors is None else floors[part])
-        found.append(_true_places(mask) + start * width)
-    places = torch.cat(found)
+        by_stretch.append(_true_places(mask) + start * width)
+    places = torch.cat(by_stretch)
     return torch.div(places, width, rounding_mode="floor"), places % width
 
 

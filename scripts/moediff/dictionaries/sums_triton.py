@@ -34,18 +34,18 @@ def _passes(values, floor, row, block, features, by_row, by_feature, SIZE: tl.co
 @triton.jit
 def _count(values, floor, counts, features, by_row, by_feature, SIZE: tl.constexpr):
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    _, found = _passes(values, floor, row, block, features, by_row, by_feature, SIZE)
-    tl.store(counts + row * tl.num_programs(1) + block, tl.sum(found.to(tl.int32), axis=0))
+    _, passed = _passes(values, floor, row, block, features, by_row, by_feature, SIZE)
+    tl.store(counts + row * tl.num_programs(1) + block, tl.sum(passed.to(tl.int32), axis=0))
 
 
 @triton.jit
 def _write(values, floor, starts, rows, chosen, features, by_row, by_feature, SIZE: tl.constexpr):
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    feature, found = _passes(values, floor, row, block, features, by_row, by_feature, SIZE)
-    count = found.to(tl.int32)
+    feature, passed = _passes(values, floor, row, block, features, by_row, by_feature, SIZE)
+    count = passed.to(tl.int32)
     place = tl.load(starts + row * tl.num_programs(1) + block) + tl.cumsum(count, 0) - count
-    tl.store(rows + place, tl.zeros_like(feature).to(tl.int64) + row, mask=found)
-    tl.store(chosen + place, feature.to(tl.int64), mask=found)
+    tl.store(rows + place, tl.zeros_like(feature).to(tl.int64) + row, mask=passed)
+    tl.store(chosen + place, feature.to(tl.int64), mask=passed)
 
 
 def above(values: Tensor, floor: float | Tensor) -> Entries:

@@ -16,20 +16,22 @@ from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.objectives import LOSSES, PENALTIES, Code
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import DenseScores, Linear, Scratch, has_bfloat16
-from moediff.dictionaries.selection import RULES, row_top
+from moediff.dictionaries.selection import KEEPS_K, RULES, row_top
 
-# Peak learning rate times the root of D, in runs of at most SHORT steps; in longer ones it falls with
-# their fifth root (benchmarks/README.md, quality of a short run).
-PEAK_RATE, SHORT = 0.06, 300
-# A feature is dead after this many times the rows in which an average one fires once.
-SILENCE = 128
+# The peak learning rate of a recipe that names none is PEAK_RATE over the root of D in runs of at most
+# SHORT_RUN steps; in longer ones it falls with their fifth root (benchmarks/README.md, quality of a short
+# run).
+PEAK_RATE, SHORT_RUN = 0.06, 300
+# A feature counts as dead, and AuxK begins to use it, when it has not fired for as many rows as an average
+# feature takes to fire this often (features / k rows a firing).
+MISSED_FIRINGS = 128
 # A block, its dead features, their places among all dead ones, and their ranking weights.
 Dead = tuple[Block, Tensor, slice, Tensor]
 
 
 def default_rate(width: int, steps: int) -> float:
     """Peak learning rate of a recipe that names none."""
-    return PEAK_RATE / width**0.5 * min(1.0, SHORT / steps) ** 0.2
+    return PEAK_RATE / width**0.5 * min(1.0, SHORT_RUN / steps) ** 0.2
 
 
 class Fitter:
@@ -48,7 +50,7 @@ class Fitter:
         self.steps = max(1, recipe["rows"] // recipe["batch"])
         share, average = recipe["dead_after"], dictionary.shape.features / recipe["k"]
         self.dead_after = (  # rows without firing
-            SILENCE * average if share is None else share * self.steps * recipe["batch"]
+            MISSED_FIRINGS * average if share is None else share * self.steps * recipe["batch"]
         )
         self.aux_k = recipe["aux_k"] or max(1, sum(dictionary.shape.widths) // 2)
         features, device = dictionary.shape.features, dictionary.decoder_bias.device
@@ -63,7 +65,7 @@ class Fitter:
         self.step = 0
         self.violations = 0  # of the bounds of screening, in this process; 0 or screening is wrong
         # A rule without k selects so many at first that computing each of them costs more.
-        auto = recipe["select"] in ("batchtopk", "topk") and has_bfloat16(device)
+        auto = recipe["select"] in KEEPS_K and has_bfloat16(device)
         self.screened = auto if recipe["screen"] == "auto" else recipe["screen"]
 
     # --- schedules ---
@@ -126,9 +128,9 @@ class Fitter:
     def _select(self, rows: Tensor) -> tuple[Entries, Tensor, Tensor]:
         """Entries of a batch, their scores, and the ranking weights; all other scores are let go."""
         scores, weight = self.dictionary.score(rows, self.screened, self.scratch)
-        entries, found = self.rule(scores, self.k(self.step))
+        entries, selected = self.rule(scores, self.k(self.step))
         self.violations += scores.violations
-        return entries, found, weight
+        return entries, selected, weight
 
     def _residuals(self, rows: Tensor, values: Tensor, entries: Entries) -> list[Tensor]:
         """What is left of the rows after the first features of each prefix; the last is of all."""
@@ -149,7 +151,7 @@ class Fitter:
     ) -> Tensor | float:
         """The recipe's penalties, a mean over rows; tied features have a weight of their own."""
         total: Tensor | float = 0.0
-        wanted = {name: found for name, found in self.recipe["penalties"].items() if found}
+        wanted = {name: settings for name, settings in self.recipe["penalties"].items() if settings}
         if not wanted:
             return total
         norms, count = self.dictionary.norms(), self.dictionary.shape.tied

@@ -87,6 +87,11 @@ def _check(dictionary: Dictionary, names: Sequence[str], folder: Path) -> None:
     widths = dictionary.shape.widths
     if len(widths) == 1:
         raise UserError(f"{folder}: an SAE of {names[0]} is no crosscoder; export it to SAELens")
+    if dictionary.shape.rank not in NORMALIZATIONS:
+        raise UserError(
+            f"{folder}: a crosscoder has no norm like rank: {dictionary.shape.rank}, but "
+            f"{', '.join(NORMALIZATIONS)}; export it for the Hub"
+        )
     if len(set(widths)) > 1:
         shown = ", ".join(f"{name} {width}" for name, width in zip(names, widths, strict=True))
         raise UserError(

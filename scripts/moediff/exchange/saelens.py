@@ -7,6 +7,7 @@ saved for inference, or as a checkpoint of its training.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,35 @@ from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.dictionaries.dense import Tables
 from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.selection import KEEPS_K
 from moediff.exchange import layouts
 from moediff.exchange.layouts import Metadata
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 VERSION = "6.54.12"  # whose layout is followed
-# Architecture in SAELens -> how it selects, in our words. The last two are those of a training
-# checkpoint; for inference SAELens saves them as jumprelu.
-SELECTS = {
-    "standard": "relu",
-    "jumprelu": "jumprelu",
-    "topk": "topk",
-    "batchtopk": "batchtopk",
-    "matryoshka_batchtopk": "batchtopk",
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How an architecture of SAELens selects."""
+
+    select: str  # in our words
+    bounds: str | None = None  # name of its tensor of thresholds on pre-activations
+    each: bool = False  # whether features have one each, or all the same
+
+    def bounds_shape(self, features: int) -> dict[str, tuple[int, ...]]:
+        """Shape of the tensor of thresholds, by its name; nothing where there is none."""
+        return {self.bounds: (features,) if self.each else ()} if self.bounds else {}
+
+
+# The last two are those of a training checkpoint; for inference SAELens saves them as jumprelu.
+ARCHITECTURES = {
+    "standard": Architecture("relu"),
+    "jumprelu": Architecture("jumprelu", "threshold", each=True),
+    "topk": Architecture("topk"),
+    "batchtopk": Architecture("batchtopk", "topk_threshold"),
+    "matryoshka_batchtopk": Architecture("batchtopk", "topk_threshold"),
 }
 NORM_SPREAD = 1e-3  # decoder norms that differ by less rank alike (rounding to bfloat16 gives 1e-4)
 
@@ -88,16 +104,16 @@ def load(folder: Path | str) -> tuple[Dictionary, Metadata]:
     `metadata["recipe"]` says how it selects, `metadata["config"]` is its cfg.json. TopK and BatchTopK
     that rescale by decoder norms give features with decoders of norm 1, whose values are SAELens's.
     Raises UserError for what cannot be kept: a normalisation at run time, an architecture that is
-    none of SELECTS, or a TopK over pre-activations whose decoder norms differ.
+    none of ARCHITECTURES, or a TopK over pre-activations whose decoder norms differ.
     """
     path, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
     needed = ("architecture", "d_in", "d_sae", "apply_b_dec_to_input", "normalize_activations")
     config = layouts.read_config(path, needed, "save it again with SAELens 6")
-    select = SELECTS.get(config["architecture"])
-    if select is None:
+    architecture = ARCHITECTURES.get(config["architecture"])
+    if architecture is None:
         raise UserError(
             f"{path}: architecture '{config['architecture']}' has no counterpart here; "
-            f"take one of {', '.join(SELECTS)}"
+            f"take one of {', '.join(ARCHITECTURES)}"
         )
     if config["normalize_activations"] != "none":
         raise UserError(
@@ -107,22 +123,23 @@ def load(folder: Path | str) -> tuple[Dictionary, Metadata]:
     width, features = (layouts.whole_number(path, config, name) for name in ("d_in", "d_sae"))
     shapes = {
         "W_enc": (width, features), "b_enc": (features,), "W_dec": (features, width), "b_dec": (width,),
-        **{"jumprelu": {"threshold": (features,)}, "batchtopk": {"topk_threshold": ()}}.get(select, {}),
+        **architecture.bounds_shape(features),
     }  # fmt: skip
-    found = layouts.checked(weights, layouts.read_floats(weights), shapes)
-    tables = Tables(found["W_enc"].T, found["b_enc"], found["W_dec"], found["b_dec"])
+    tensors = layouts.checked(weights, layouts.read_floats(weights), shapes)
+    tables = Tables(tensors["W_enc"].T, tensors["b_enc"], tensors["W_dec"], tensors["b_dec"])
     if config["apply_b_dec_to_input"]:
         tables = tables.centred_by_decoder_bias()
     if config.get("rescale_acts_by_decoder_norm"):
         tables = tables.unit_norms()
     dictionary = tables.dictionary([width], "summed")
-    recipe = {"select": select}
-    if select in ("topk", "batchtopk"):
+    recipe: Metadata = {"select": architecture.select}
+    keeps_k = architecture.select in KEEPS_K
+    if keeps_k:
         recipe["k"] = layouts.whole_number(path, config, "k", features)
         if not _alike(tables.decoder.norm(dim=1)):
-            recipe = _ranked_by_values(path, select)
-    if select != "topk":
-        bounds = found.get("threshold", found.get("topk_threshold", torch.zeros(())))
+            recipe = _ranked_by_values(path, architecture)
+    if architecture.bounds or not keeps_k:
+        bounds = tensors[architecture.bounds] if architecture.bounds else torch.zeros(())
         dictionary.threshold.copy_(layouts.thresholds_from(bounds.expand(features), dictionary))
     source = (config.get("metadata") or {}).get("model_name") or "source-0"
     return dictionary, layouts.imported("saelens", [source], recipe, config)
@@ -133,9 +150,9 @@ def _alike(norms: Tensor) -> bool:
     return bool(norms.max() <= norms.min() * (1 + NORM_SPREAD))
 
 
-def _ranked_by_values(path: Path, select: str) -> Metadata:
+def _ranked_by_values(path: Path, architecture: Architecture) -> Metadata:
     """Recipe of an SAE that ranks values although decoder norms differ: by its thresholds, if any."""
-    if select == "topk":
+    if architecture.bounds is None:
         raise UserError(
             f"{path}: ranks pre-activations without decoder norms (rescale_acts_by_decoder_norm is "
             f"false), and its norms differ; here scores are ranked, so its TopK cannot be kept: use "

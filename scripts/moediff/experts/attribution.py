@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
-from moediff.analysis.reruns import Pass, Rerun, Runner, passes, refuse_another_model
+from moediff.analysis.reruns import (
+    Rerun,
+    Runner,
+    StoredPass,
+    refuse_another_model,
+    stored_passes,
+)
 from moediff.core.errors import UserError
 from moediff.dictionaries.dense import Tables
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import backend
 from moediff.hooks.capture import Capture
@@ -42,7 +48,7 @@ def written(
     point = Point.named(data.origins[source]["hook"])
     if point.hook != "mlp_out":
         raise UserError(f"{point}: what experts write adds up at mlp_out only")
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     columns, scale = dictionary.shape.columns(source), dictionary.scale[source]
     tables = Tables.of(dictionary)
     encoder = tables.encoder[:, columns].contiguous()  # [F, d]
@@ -57,7 +63,7 @@ def written(
         if point.layer not in capture.routed:
             raise UserError(f"{type(again.model).__name__}: layer {point.layer} has no experts")
         runner = Runner(capture, point, point.layer, device)
-        for run in passes(data, source, again, "what experts wrote"):
+        for run in stored_passes(data, source, again, "what experts wrote"):
             whole, experts, _ = runner.rows(run)
             refuse_another_model(whole, run.sources[source], source)
             shared, parts = _by_slot(runner, run, experts.shape)
@@ -88,15 +94,15 @@ def written(
     return _shares(sums, len(fixed))
 
 
-def _by_slot(runner: Runner, run: Pass, shape: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+def _by_slot(runner: Runner, run: StoredPass, shape: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
     """Rows [row, d] with all gates 0, and what the expert in each of the k slots adds to them."""
     off = torch.ones(tuple(shape), dtype=torch.bool)
-    shared = runner.masked(run, off)
+    shared = runner.silenced(run, off)
     parts = []
     for slot in range(shape[1]):
         others = off.clone()
         others[:, slot] = False
-        parts.append(runner.masked(run, others) - shared)
+        parts.append(runner.silenced(run, others) - shared)
     return shared, parts
 
 

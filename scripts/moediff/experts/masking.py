@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
-from moediff.analysis.reruns import Pass, Rerun, Runner, passes, refuse_another_model
+from moediff.analysis.reruns import (
+    Rerun,
+    Runner,
+    StoredPass,
+    refuse_another_model,
+    stored_passes,
+)
 from moediff.core.errors import UserError
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.experts.affinity import NONE
 from moediff.hooks.capture import Capture
@@ -40,7 +46,7 @@ def masked_firing(
     behind the hook, or a token uses but one.
     """
     point = Point.named(data.origins[source]["hook"])
-    dictionary = dictionary.double().to(device)
+    dictionary = in_float64(dictionary, device)
     size = dictionary.shape.features
     wanted = torch.from_numpy(np.array(experts, np.int64)).to(device)  # [F]
     if len(wanted) != size:
@@ -54,7 +60,7 @@ def masked_firing(
                 f"{type(again.model).__name__}: layer {layer} has no experts below {point}"
             )
         runner = Runner(capture, point, layer, device)
-        for run in passes(data, source, again, "masked experts"):
+        for run in stored_passes(data, source, again, "masked experts"):
             rows, chosen, gates = runner.rows(run)
             refuse_another_model(rows, run.sources[source], source)
             if chosen.shape[1] < 2:
@@ -69,7 +75,7 @@ def masked_firing(
                 mine = row[here], feature[here]
                 sums["fired"].index_add_(0, mine[1], torch.ones_like(mine[1], dtype=torch.float64))
                 for end, off in (("", own), ("_other", _another(own, random))):
-                    left = _fired(dictionary, run, source, runner.masked(run, off))
+                    left = _fired(dictionary, run, source, runner.silenced(run, off))
                     gone = ~torch.isin(mine[0] * size + mine[1], left[0] * size + left[1])
                     gate = (gates.double() * off).sum(1)[run.place].to(device)  # [row]
                     sums["lost" + end].index_add_(0, mine[1], gone.double())
@@ -87,7 +93,7 @@ def masked_firing(
     return table.with_columns(pl.selectors.float().fill_nan(None))
 
 
-def _fired(dictionary: Dictionary, run: Pass, source: int, rows: Tensor) -> Entries:
+def _fired(dictionary: Dictionary, run: StoredPass, source: int, rows: Tensor) -> Entries:
     """What fires on the rows of a pass, with `rows` [row, d] in the place of one source's."""
     given = [part.to(rows.device) for part in run.sources]
     given[source] = rows

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moediff.core.errors import UserError
-from moediff.hooks.points import HOOKS, Point, adder, blocks, first_output, stream_of
-from moediff.models.families import backbone, family_of, find_router
+from moediff.hooks.points import HOOKS, Point, adder, first_output, stream_of
+from moediff.models.families import (
+    backbone,
+    blocks,
+    family_of,
+    find_router,
+    read_routed,
+    residual_scale,
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,8 @@ class Capture:
     def _register(self, stack: nn.ModuleList) -> None:
         for layer in self.routed:
             router = find_router(self.model, stack[layer])
+            if router is None:
+                raise UserError(f"layer {layer} has no router")
             self.handles.append(router.register_forward_hook(self._take_routing(layer)))
         for layer in sorted({point.layer for point in self.points}):
             self._watch(stack[layer], layer)
@@ -106,7 +115,7 @@ class Capture:
     def _watch(self, block: nn.Module, layer: int) -> None:
         """Register what the points of one block need."""
         hooks = {point.hook for point in self.points if point.layer == layer}
-        scale = getattr(block, "residual_multiplier", 1.0)  # Granite scales what is added
+        scale = residual_scale(block)
         stream: dict[str, Tensor] = {}
 
         def enter(_: nn.Module, given: tuple, named: dict) -> None:
@@ -201,24 +210,14 @@ class Capture:
 
     def _routing_of(self, out: Any, layer: int) -> Routing:
         """What a router gave, by the table of `families`, folded back to [batch, position, ...]."""
-        family = family_of(self.model)
-        if family is not None:
-            with suppress(TypeError, ValueError):  # of another form: refused below
-                out = family.read(out, self.model.config.get_text_config())
-        tokens = self.shape[0] * self.shape[1]
-        if not (
-            isinstance(out, tuple)
-            and len(out) == 3
-            and all(isinstance(part, Tensor) and part.ndim > 1 for part in out)
-            and all(part.numel() == tokens * part.shape[-1] for part in out)
-            and out[1].shape == out[2].shape
-            and not out[2].is_floating_point()
-        ):
+        routed, tokens = read_routed(self.model, out), self.shape[0] * self.shape[1]
+        if routed is None or any(part.numel() != tokens * part.shape[-1] for part in routed):
             raise UserError(
                 f"{type(self.model).__name__}: the router of layer {layer} does not give logits, gates "
                 "and experts of each token; set activations.routing to none to go on without it"
             )
-        logits, gates, experts = (part.reshape(*self.shape, -1) for part in out)
+        logits, gates, experts = (part.reshape(*self.shape, -1) for part in routed)
+        family = family_of(self.model)
         # Without a family there are none: it is refused at the start.
         probabilities = family.scores(logits) if self.probabilities and family else None
         return Routing(experts.long(), gates, probabilities)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from moediff.core.errors import UserError
-from moediff.models.families import FEED_FORWARDS, backbone
+from moediff.models.families import FEED_FORWARDS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HOOKS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _BEFORE_FEED_FORWARD = ("resid_pre", "attn_out", "resid_mid")
@@ -48,28 +50,6 @@ class Point:
     def feed_forwards(self) -> int:
         """How many blocks' feed-forwards, so how many routings, have been done at this point."""
         return self.layer + (self.hook not in _BEFORE_FEED_FORWARD)
-
-
-def blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks: the one list of modules as long as the model is deep.
-
-    Of several it is the one whose modules have a feed-forward. Raises UserError.
-    """
-    depth = model.config.get_text_config().num_hidden_layers
-    lists = [part for part in backbone(model).modules() if isinstance(part, nn.ModuleList)]
-    deep = [part for part in lists if len(part) == depth]
-    found = [part for part in deep if _child(part[0], FEED_FORWARDS) is not None] or deep
-    if len(found) != 1:
-        named = ", ".join(
-            f"{name} ({len(module)} x {type(module[0]).__name__})"
-            for name, module in backbone(model).named_modules()
-            if isinstance(module, nn.ModuleList) and len(module)
-        )
-        raise UserError(
-            f"{type(model).__name__}: {len(found)} stacks of {depth} decoder blocks were found, one "
-            f"is needed; its lists of modules: {named or 'none'}"
-        )
-    return found[0]
 
 
 def _child(block: nn.Module, names: Sequence[str]) -> nn.Module | None:

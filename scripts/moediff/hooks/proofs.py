@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from moediff.core.errors import UserError
 from moediff.hooks.capture import Capture
-from moediff.hooks.points import HOOKS, Point, blocks, first_output, stream_of
-from moediff.models.families import backbone
+from moediff.hooks.points import HOOKS, Point, first_output, stream_of
+from moediff.models.families import backbone, blocks
 from moediff.models.inputs import packed_inputs
 
 # Two sums of the same three parts round four times in all, each by half an epsilon at most.

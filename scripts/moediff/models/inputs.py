@@ -8,11 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moediff.corpus.packing import segment_positions
+from moediff.models.families import ignores_packing
+
+Inputs = dict[str, Tensor | bool | dict[str, Tensor]]
 
 
-def model_inputs(
-    tokens: np.ndarray, starts: np.ndarray, device: torch.device | str
-) -> dict[str, Tensor | bool | None]:
+def model_inputs(tokens: np.ndarray, starts: np.ndarray, device: torch.device | str) -> Inputs:
     """Arguments of a forward pass over packed sequences [batch, position].
 
     Positions count from 0 in every segment. transformers reads such positions, without an
@@ -26,18 +27,15 @@ def model_inputs(
     }
 
 
-# Families that transformers runs without looking at packed positions: their attention would cross
-# documents (seen in 5.23). `capture.calibrate` proves it of every model.
-_IGNORES_PACKING = ("gpt_oss",)
+def packed_inputs(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray) -> Inputs:
+    """`model_inputs` on the model's own device, with masks where the family needs them.
 
-
-def packed_inputs(
-    model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray
-) -> dict[str, Tensor | bool | None]:
-    """`model_inputs` on the model's own device, with masks where the family needs them."""
+    A family that ignores packing would let attention cross documents (seen in transformers 5.23).
+    `proofs.prove_packing` proves of every model that it does not.
+    """
     inputs = model_inputs(tokens, starts, model.device)
     config = model.config.get_text_config()
-    if config.model_type in _IGNORES_PACKING:
+    if ignores_packing(model):
         segment = torch.from_numpy(starts.cumsum(1)).to(model.device)
         inputs["attention_mask"] = {
             "full_attention": _mask(segment, None, model.dtype),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k")
+from moediff.core.errors import UserError
+from moediff.models.families import expert_count, is_expert_parameter, routers, top_k
 
 
 @dataclass(frozen=True)
@@ -21,27 +22,26 @@ class Parameters:
 
 
 def count_parameters(model: PreTrainedModel) -> Parameters:
-    """Counts by structure: of `.experts.` tensors a token uses top_k of every expert's."""
+    """Counts by structure: of the experts' tensors a token uses top_k of every expert's.
+
+    Routers that `families` does not find are not told apart from the rest.
+    """
     total = active = embedding = router = 0
-    expert_count, top_k = _first(model, _EXPERT_COUNTS), _first(model, _TOP_K)
+    experts, used = expert_count(model), top_k(model)
     unembedding = model.get_output_embeddings()
     heads = {id(part) for part in model.get_input_embeddings().parameters()}
     heads |= {id(part) for part in unembedding.parameters()} if unembedding is not None else set()
+    gates: set[int] = set()
+    with suppress(UserError):
+        gates = {id(part) for module in routers(model).values() for part in module.parameters()}
     for name, parameter in model.named_parameters():
         size = parameter.numel()
         total += size
-        if ".experts." in name and expert_count and top_k:
-            size = size * top_k // expert_count
+        if is_expert_parameter(name) and experts and used:
+            size = size * used // experts
         active += size
         if id(parameter) in heads:
             embedding += size
-        elif name.endswith(
-            ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
-        ):
+        elif id(parameter) in gates:
             router += size
     return Parameters(total, active, embedding, router)
-
-
-def _first(model: PreTrainedModel, names: tuple[str, ...]) -> int | None:
-    config = model.config.get_text_config()
-    return next((getattr(config, name) for name in names if getattr(config, name, None)), None)

@@ -13,10 +13,10 @@ import torch
 
 from moediff.activations import external
 from moediff.activations.shards import TYPES
-from moediff.config import activations, base, comparisons, models
+from moediff.config import activations, base, comparisons, models, training
+from moediff.config.base import Config
 from moediff.config.kinds import EXTERNAL, LOADED, kind_of, models_of
 from moediff.config.rows import row_paths
-from moediff.core.device import pick_precision
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.trainer import Fitter
@@ -25,8 +25,8 @@ from moediff.hooks.points import Point
 from moediff.models import build
 from moediff.models.inputs import model_inputs
 from moediff.models.parameters import count_parameters
-from moediff.training import loop, router_losses
 from moediff.training.plan import Plan
+from moediff.training.step import Step
 
 VOCABULARY = 50_257  # assumed when a pretrained tokenizer is named: that of GPT-2
 SPARE = 0.95  # of the free disk, that a run may fill before it is warned of
@@ -59,11 +59,11 @@ def _rate(work: Callable[[], int]) -> float:
     return done / (time.perf_counter() - began)
 
 
-def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def estimate(config: Config, device: torch.device) -> dict[str, Any]:
     """Rows {stage, name, amount, rate, hours, gigabytes} and their sums.
 
     Trained models are built and stepped on made tokens, dictionaries on made rows; a checkpoint of
-    the Hub is not fetched, and its hours are null, as are those of rows that other code wrote.
+    the Hub is not fetched, and its hours are null, as are those of external activations.
     Text reading and plots are left out: seconds beside the rest.
     """
     stages = []
@@ -87,12 +87,12 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         if kind_of(model) is LOADED:
             stages.append(_stage("activations", name, cached, None, row_bytes))
             continue
-        rates = models.peak_rates(config, name)
-        trials = len(rates) * config["training"]["sweep_tokens"] if len(rates) > 1 else 0
-        learned = tokens["train"] * model["sees"]["share"] * config["training"]["epochs"]
+        rates, settings = training.peak_rates(config, name), training.training_of(config, name)
+        trials = len(rates) * settings["sweep_tokens"] if len(rates) > 1 else 0
+        learned = tokens["train"] * model["sees"]["share"] * settings["epochs"]
         seen = round(learned) * number + trials
         training_rate, forward_rate, parameters = _measure_model(
-            model["train"], config, vocabulary, length, device
+            config, name, vocabulary, length, device
         )
         # A checkpoint holds weights and two moments; two of them are kept.
         saved = 4 * parameters * (number + 2 * 3 * (number + len(rates)))
@@ -120,7 +120,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "note": "hours are of one job after another on this machine; null where a checkpoint of "
         "the Hub would have to be fetched to be timed"
-        + (", and where rows of other code are copied" if copied else ""),
+        + (", and where external activations are copied" if copied else ""),
     }
 
 
@@ -151,7 +151,7 @@ def disk(stages: Sequence[Mapping[str, Any]], folder: Path, keep: bool) -> dict[
     return {"free_gigabytes": round(free, 1), "kept": keep, "warning": warning}
 
 
-def _routing_bytes(architecture: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+def _routing_bytes(architecture: Mapping[str, Any], config: Config) -> int:
     """Bytes of a row's routing in a model trained here, all of whose layers are alike."""
     kind, layers = config["activations"]["routing"], architecture["layers"]
     if kind == "none" or architecture["experts"] == 1:
@@ -164,8 +164,8 @@ def _routing_bytes(architecture: Mapping[str, Any], config: Mapping[str, Any]) -
     return (deepest + 1) * each
 
 
-def _size_of_rows(config: Mapping[str, Any], model: str) -> tuple[int, int]:
-    """Rows over all files that other code wrote, and their width."""
+def _size_of_rows(config: Config, model: str) -> tuple[int, int]:
+    """Rows over all files of external activations, and their width."""
     array = config["models"][model]["rows"]["array"]
     shapes = [
         external.open_rows(path, array)[0].shape
@@ -188,26 +188,21 @@ def _stage(stage: str, name: str, amount: int, rate: float | None, each: int) ->
 
 
 def _measure_model(
-    architecture: Mapping[str, Any],
-    config: Mapping[str, Any],
-    vocabulary: int,
-    length: int,
-    device: torch.device,
+    config: Config, name: str, vocabulary: int, length: int, device: torch.device
 ) -> tuple[float, float, int]:
-    """Tokens a second of training and of caching, and the number of parameters."""
-    model = build.build(architecture, vocabulary, length, 0, 0).to(device)
-    plan = Plan.of(config["training"], 1e-4, 0)
+    """Tokens a second of training and of caching a model, and the number of its parameters."""
+    architecture = config["models"][name]["train"]
+    model = build.build(architecture, vocabulary, length, 0, 0)
+    plan = Plan.of(training.training_of(config, name), 1e-4, 0)
     data = MadeTokens(plan.batch, length, vocabulary)
     rows = np.arange(plan.batch)
-    optimizer, tap = loop.make_optimizer(model, plan), router_losses.RouterTap(model)
-    precision = pick_precision(plan.precision, device)
+    step = Step(model, plan, device)
 
-    def step() -> int:
-        loop.train_step(model, optimizer, tap, plan, data, rows, 1e-4, device, precision)
+    def train() -> int:
+        step.take(data, rows, 1e-4)  # type: ignore[arg-type]  # has what a step asks of a TokenSplit
         return data.tokens.size
 
-    training_rate = _rate(step)
-    tap.close()
+    training_rate = _rate(train)
     layers = architecture["layers"]
     points = [
         Point(hook, activations.resolve_layer(layer, layers, "model"))

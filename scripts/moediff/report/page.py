@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
+
+from moediff.report.templates import render
 
 LONG = 30  # rows: a longer table scrolls by itself
 PHRASE = 20  # characters: longer text is not squeezed into a narrow column
 WORSE = 0.02  # nats: an MoE this much worse than its dense twin is said in the first lines
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; 
-  max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
-.warning { border-left: 4px solid #D55E00; padding: .2rem .8rem; background: #fdf3ec }
-.plain { border-left: 4px solid #0072B2; padding: .2rem .8rem; background: #eef5fb }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child, .text { text-align: left }
-figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
-nav ul { columns: 2; padding-left: 1.2rem; font-size: .9rem } section > .wide { overflow-x: auto }
-td.text { max-width: 28rem; white-space: nowrap } td.phrase { min-width: 13rem; white-space: normal }
-@media screen { .long { max-height: 44rem; overflow-y: auto }
-  .long th { position: sticky; top: 0; background: white } }
-"""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def verdicts(
@@ -33,17 +19,21 @@ def verdicts(
     trigram: float | None,
     moes: set[str],
     barely: float,
-    foreign: Sequence[str] = (),
+    external: Sequence[str] = (),
+    withheld: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """What a reader must know first, as (kind, sentence).
 
     `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
     seeds), `trigram` that of the n-grams (None without a language model); `moes` names the models
     that are Mixtures of Experts, `barely` is by how many nats a model must beat the n-grams to be
-    evidence, `foreign` names the models whose rows other code wrote.
+    evidence, `external` names the models of external activations, `withheld` are the reasons for which
+    no claim has a verdict.
     """
     found = []
-    weak = [name for name, loss in losses.items() if trigram - loss <= barely]
+    weak = [
+        name for name, loss in losses.items() if trigram is not None and trigram - loss <= barely
+    ]
     if weak:
         listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
         found.append(
@@ -77,11 +67,11 @@ def verdicts(
                         "the two are matched in active size, not in loss.",
                     )
                 )
-    if foreign:
+    if external:
         found.append(
             (
                 "plain",
-                f"The rows of {', '.join(foreign)} were written by other code. Sources of one "
+                f"The rows of {', '.join(external)} were written by other code. Sources of one "
                 "dictionary were checked to be the same tokens in the same places; what computed "
                 "those rows was not.",
             )
@@ -94,56 +84,35 @@ def verdicts(
             "the controls, and a panel before any pair.",
         )
     )
+    if withheld:
+        found.append(("warning", f"No claim has a verdict here: {'; '.join(withheld)}."))
     return found
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """An HTML table; numbers to four digits, a list of two as an interval, what a row lacks as a dash."""
     if not rows:
-        return "<p>none</p>"
+        return Markup("<p>none</p>")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(_heading(name, [row.get(name) for row in rows]) for name in names)
-    body = "".join(
-        "<tr>" + "".join(_cell(row.get(name)) for name in names) + "</tr>" for row in rows
+    return render(
+        "table.html.j2",
+        kind="wide long" if len(rows) > LONG else "wide",
+        heads=[_heading(name, [row.get(name) for row in rows]) for name in names],
+        rows=[[_cell(row.get(name)) for name in names] for row in rows],
     )
-    kind = "wide long" if len(rows) > LONG else "wide"
-    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def row_table(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows kept of every model and split, and the share of its tokens left out, by reason.
-
-    Where tokenizers differ, also the share of comparable rows that all of them end at, and the
-    share of word ends among these rows and among the kept: the bias of the choice.
-    """
-    reasons = list(dict.fromkeys(name for about in kept for name in about["left_out"]))
-    aligned = any(about["alignment"] for about in kept)
-    shares = ("share_kept", "word_ends", "word_ends_kept")
-    return [
-        {
-            "source": f"{about['model']}.{about['seed']}",
-            "split": about["split"],
-            "tokens": about["tokens"],
-            "rows": about["rows"],
-            **{name.replace("_", " "): about["share_left_out"].get(name) for name in reasons},
-            **({name.replace("_", " "): (about["alignment"] or {}).get(name) for name in shares}
-               if aligned else {}),
-        }
-        for about in kept
-    ]  # fmt: skip
+def _heading(name: str, values: Sequence[Any]) -> tuple[str, str]:
+    """The head of a column and its class: it stands as its values do, words to the left."""
+    text = any(isinstance(value, str) for value in values)
+    return str(name).replace("_", " "), "text" if text else ""
 
 
-def _heading(name: str, values: Sequence[Any]) -> str:
-    """The head of a column, above words to the left as they stand, above numbers to the right."""
-    kind = ' class="text"' if any(isinstance(value, str) for value in values) else ""
-    return f"<th{kind}>{escape(str(name).replace('_', ' '))}</th>"
-
-
-def _cell(value: Any) -> str:
-    kind = ""
-    if isinstance(value, str):
-        kind = ' class="text phrase"' if len(value) > PHRASE else ' class="text"'
-    return f"<td{kind}>{escape(_shown(value))}</td>"
+def _cell(value: Any) -> tuple[str, str]:
+    """What a cell shows, and its class."""
+    if not isinstance(value, str):
+        return _shown(value), ""
+    return value, "text phrase" if len(value) > PHRASE else "text"
 
 
 def _shown(value: Any) -> str:
@@ -156,31 +125,30 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def figure(svg: str) -> str:
+def sections(
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    figures: Mapping[str, Markup],
+    last: Mapping[str, Markup],
+) -> dict[str, Markup]:
+    """What the page shows, by heading: the first table, figures, the other tables, what comes last."""
+    drawn = {heading: table(rows) for heading, rows in tables.items()}
+    first = dict(list(drawn.items())[:1])
+    return {**first, **figures, **drawn, **last}
+
+
+def figure(svg: str) -> Markup:
     """SVG text as it is, as wide as the page."""
-    return f"<figure>{svg}</figure>"
+    return Markup(f"<figure>{svg}</figure>")
 
 
 def page(
-    sentences: Sequence[tuple[str, str]], sections: Mapping[str, str], versions: Mapping[str, str]
+    sentences: Sequence[tuple[str, str]],
+    sections: Mapping[str, Markup],
+    versions: Mapping[str, str],
 ) -> str:
     """The whole page: what must be known first, a list of the sections, and these, heading to HTML.
 
     A policy in its head forbids every request: nothing can leave the page or come to it.
     """
-    said = "".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in sentences)
-    names = {name: f"section-{number}" for number, name in enumerate(sections)}
-    listed = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for name, key in names.items())
-    shown = "".join(
-        f'<section id="{names[name]}"><h2>{escape(name)}</h2>{inside}</section>'
-        for name, inside in sections.items()
-    )
     made = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width"><title>moediff report</title>'
-        f"<style>{_STYLE}</style></head><body><h1>What the MoE represents that the dense model "
-        f"does not</h1>{said}<nav><ul>{listed}</ul></nav>{shown}"
-        f"<p><small>Made by {escape(made)}.</small></p></body></html>\n"
-    )
+    return render("page.html.j2", sentences=sentences, sections=sections, versions=made)

@@ -1,4 +1,4 @@
-"""What all charts have in common: one theme, the colours, what a dictionary is called, how a chart is saved.
+"""What all charts have in common: one theme, the colours, how a chart is saved.
 
 Colours are those of Okabe and Ito, told apart by colour-blind readers and in print.
 """
@@ -6,13 +6,12 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers and in pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import polars as pl
 
-from moediff.config.layout import Member, Source
 from moediff.core import artifact
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -50,42 +49,9 @@ def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
     for path in map(Path, paths):
         with artifact.whole(path) as partial:
             kind = path.suffix.removeprefix(".")
-            options = {"inline": True} if kind == "html" else {}
+            options: dict[str, Any] = {"inline": True} if kind == "html" else {}
             options |= {"scale_factor": 2} if kind == "png" else {}
             chart.save(str(partial), format=kind, **options)
-
-
-def dictionary_label(comparison: str, member: str, recipe: str, seed: int | str) -> str:
-    """What a dictionary is called in every chart and table: two never share a name."""
-    return f"{comparison}: {member_label(member)}, {recipe}, seed {seed}"
-
-
-def member_label(member: str) -> str:
-    """The sources of a member; of a panel, seeds of one model that follow each other as a range."""
-    sources = Member.parse("", member).sources
-    runs: list[list[Source]] = []
-    for source in sources:
-        follows = runs and replace(source, seed=source.seed - 1) == runs[-1][-1]
-        if len(sources) > 2 and follows:
-            runs[-1].append(source)
-        else:
-            runs.append([source])
-    return " + ".join(source_range(run) for run in runs)
-
-
-def source_range(run: Sequence[Source]) -> str:
-    """What sources of one model are called whose seeds follow each other: `moe.0-3`."""
-    first, last = run[0], run[-1]
-    if first == last:
-        return first.name
-    seen = first.name.removeprefix(Source(first.model, first.seed).name)
-    return f"{first.model}.{first.seed}-{last.seed}{seen}"
-
-
-def labelled(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows with what their dictionary is called."""
-    named = rows.select("comparison", "member", "recipe", "seed").iter_rows()
-    return rows.with_columns(pl.Series("dictionary", [dictionary_label(*row) for row in named]))
 
 
 def class_colour(colours: Mapping[str, str], table: pl.DataFrame) -> alt.Color:

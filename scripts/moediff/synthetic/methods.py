@@ -32,7 +32,7 @@ from moediff.analysis.evaluation import coded
 from moediff.analysis.matching import MATCH, best_matches
 from moediff.analysis.panel import users
 from moediff.dictionaries.blocks import EXCLUSIVE
-from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.fitting import fit
 from moediff.synthetic.planted import Planted, stored
 from moediff.synthetic.scoring import FIRST, KINDS, SECOND, Found, first_half
@@ -40,7 +40,8 @@ from moediff.synthetic.scoring import FIRST, KINDS, SECOND, Found, first_half
 COMMON = "common"  # live, and neither kind's alone
 DEAD = "dead"
 BATCH = 1024  # rows read at once
-MORE = 1.5  # features of a dictionary over those planted
+# A dictionary has this many features for each planted one: room for some that stay dead or split.
+FEATURES_PER_PLANTED = 1.5
 EXCLUSIVE_SHARE = 0.1  # of a dictionary's features, for each source: what the base world has
 L1_WEIGHT = 0.1  # brings the base world's L0 near the number of active features
 CPU = torch.device("cpu")  # worlds are small
@@ -84,7 +85,7 @@ def recipes(
     """
     equal = {
         "k": settings["active"],
-        "features": round(MORE * settings["features"]),
+        "features": round(FEATURES_PER_PLANTED * settings["features"]),
         "rows": settings["steps"] * settings["batch"],
         "batch": settings["batch"],
         "screen": False,  # worlds are too small for it
@@ -181,8 +182,8 @@ def by_match(world: World, recipe: str, sources: Sources) -> Judged:
 
 
 def _joint(dictionary: Dictionary) -> np.ndarray:
-    """Decoders [feature, D] of all its sources."""
-    return torch.cat(dictionary.decoders(), dim=1).double().numpy()
+    """Decoders [feature, D] of all its sources, in float64."""
+    return torch.cat(in_float64(dictionary).decoders(), dim=1).numpy()
 
 
 def firings(dictionary: Dictionary, data: AlignedRows) -> np.ndarray:

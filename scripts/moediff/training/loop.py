@@ -8,19 +8,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from moediff.core import checkpoint
-from moediff.core.device import pick_precision
 from moediff.core.errors import Diverged, UserError
 from moediff.core.progress import Progress, log
 from moediff.corpus.token_shards import TokenSplit
-from moediff.models.autocast import follow_autocast
-from moediff.training.history import COLUMNS
-from moediff.training.objectives import LossSums, autocast, evaluate, token_losses
+from moediff.training.history import ALL, COLUMNS, TRAIN, VALIDATION, schedule_rows
+from moediff.training.loss_sums import LossSums, evaluate
 from moediff.training.plan import Plan, batch_order
-from moediff.training.router_losses import RouterTap, balance_loss, top_k_of
+from moediff.training.step import Step
 
 
 def train(
@@ -32,111 +30,57 @@ def train(
     device: torch.device,
     name: str = "training",
 ) -> pl.DataFrame:
-    """Train `model` in place and return its history (columns of `histories`).
+    """Train `model` in place, from the weights that it has, and return its history (`history.COLUMNS`).
 
     Checkpoints go to `state`, whole or ignored; the newest is taken up with every tensor restored
     strictly, and the finished model is the one of an uninterrupted run, bit for bit on CPU.
-    A plan of no sequences leaves it untrained. Raises Diverged when the loss is no longer finite.
+    A plan of no sequences leaves it as it is. Raises Diverged when the loss is no longer finite.
     """
     steps = plan.steps(len(data))
     if plan.sequences == 0:
-        return _untrained(model, validation, device)
+        return _untrained(model, plan, validation, device)
     if steps == 0:
         raise UserError(
             f"training.batch: {plan.batch} sequences are more than the train split's "
             f"{plan.used(len(data))}"
         )
-    precision = pick_precision(plan.precision, device)
-    model.to(device).train()
-    if precision != torch.float32:
-        follow_autocast(model)
-    optimizer = make_optimizer(model, plan)
-    history, first = _resume(state, model, optimizer)
+    step = Step(model, plan, device)
+    history, first = _resume(state, model, step.optimizer)
     marks = _marks(steps, plan.evaluations)
-    tap = RouterTap(model)
     sums = LossSums(data.domains)
-    progress = Progress(steps * plan.batch * data.tokens.shape[1], name, "tokens",
-                        first * plan.batch * data.tokens.shape[1])  # fmt: skip
-    for step, rows in enumerate(batch_order(plan, len(data))):
-        if step < first:
+    batch_tokens = plan.batch * data.tokens.shape[1]
+    progress = Progress(steps * batch_tokens, name, "tokens", first * batch_tokens)
+    for number, rows in enumerate(batch_order(plan, len(data))):
+        if number < first:
             continue
-        rate = plan.learning_rate(step, steps)
-        loss, balance = train_step(model, optimizer, tap, plan, data, rows, rate, device, precision)
-        sums.add(loss, data, rows, balance)
-        done = step + 1
+        rate = plan.learning_rate(number, steps)
+        loss, router_losses = step.take(data, rows, rate)
+        sums.add(loss, data, rows, router_losses)
+        done = number + 1
         if done in marks:
-            at = {"step": done, "tokens": done * rows.size * data.tokens.shape[1],
-                  "learning_rate": rate}  # fmt: skip
-            history += sums.rows(split="train", **at)
-            tap.close()
-            measured = evaluate(model, validation, device, precision)
-            tap = RouterTap(model)
-            history += measured.rows(split="validation", **at)
+            history += schedule_rows(done, done * batch_tokens, rate)
+            history += sums.rows(done, TRAIN)
+            measured = evaluate(model, validation, device, step.precision, plan.router_losses)
+            history += measured.rows(done, VALIDATION)
             _refuse_divergence(measured, name, done)
             log.info("%s: step %d of %d, validation cross-entropy %.4f", name, done, steps,
-                     measured.loss.sum() / measured.count.sum())  # fmt: skip
+                     measured.cross_entropies()[ALL])  # fmt: skip
             sums = LossSums(data.domains)
-            tensors = checkpoint.state_of(model, optimizer)
+            tensors = checkpoint.state_of(model, step.optimizer)
             checkpoint.save(state, done, tensors, {"history": history})
-        progress.advance(rows.size * data.tokens.shape[1])
-    tap.close()
+        progress.advance(batch_tokens)
     progress.close()
     return pl.DataFrame(history, schema=COLUMNS)
 
 
 def _untrained(
-    model: PreTrainedModel, validation: TokenSplit, device: torch.device
+    model: PreTrainedModel, plan: Plan, validation: TokenSplit, device: torch.device
 ) -> pl.DataFrame:
-    """The history of a model that is left as it was initialised: one point, before any step."""
-    measured = evaluate(model.to(device), validation, device, torch.float32)
-    rows = measured.rows(split="validation", step=0, tokens=0, learning_rate=0.0)
+    """The history of a model that is left as it began: one point, before any step."""
+    model.to(device)  # type: ignore[arg-type]  # transformers hides self
+    measured = evaluate(model, validation, device, torch.float32, plan.router_losses)
+    rows = schedule_rows(0, 0, 0.0) + measured.rows(0, VALIDATION)
     return pl.DataFrame(rows, schema=COLUMNS)
-
-
-def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices only."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": plan.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.peak_lr, betas=plan.betas, fused=True)
-
-
-def train_step(
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    tap: RouterTap,
-    plan: Plan,
-    data: TokenSplit,
-    rows: np.ndarray,
-    rate: float,
-    device: torch.device,
-    precision: torch.dtype,
-) -> tuple[Tensor, float]:
-    """One optimizer step over the sequences `rows`; token losses and balance loss before it."""
-    targets = max(1, int(data.is_target[rows].sum()))  # a batch may have no domain that is learned
-    micro = plan.micro_batch or len(rows)
-    losses, balance = [], 0.0
-    for start in range(0, len(rows), micro):
-        part = rows[start : start + micro]
-        with autocast(device, precision):
-            loss = token_losses(model, data, part, device)
-            logits = tap.take()
-        objective = loss.sum() / targets
-        if logits:
-            balanced = balance_loss(logits, top_k_of(model)) * (len(part) / len(rows))
-            objective = objective + plan.balance * balanced
-            balance += float(balanced.detach())
-        objective.backward()
-        losses.append(loss.detach())
-    nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return torch.cat(losses), balance
 
 
 def _marks(steps: int, points: int) -> set[int]:
@@ -155,10 +99,10 @@ def _resume(
     state: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[list[dict[str, Any]], int]:
     """Restore the newest whole checkpoint of `state`; history and steps done."""
-    found = checkpoint.newest(state)
-    if found is None:
+    newest = checkpoint.newest(state)
+    if newest is None:
         return [], 0
-    tensors, metadata = found
+    tensors, metadata = newest
     checkpoint.restore(model, optimizer, tensors)
     log.info("resumed after step %d", metadata["step"])
     return metadata["history"], metadata["step"]

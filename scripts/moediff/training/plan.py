@@ -1,4 +1,4 @@
-"""How one model is trained: rates, batches, their order."""
+"""How one model is trained: losses and parts, rates, batches, their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Plan:
-    """How one model is trained; every key as in config/schema.yaml."""
+    """How one model is trained, from the weights that it begins with; keys as in config/schema.yaml.
+
+    The objective is next-token cross-entropy, plus router losses by weight: at 0 one is measured
+    and not learned from.
+    """
 
     peak_lr: float
     batch: int
@@ -22,20 +26,27 @@ class Plan:
     betas: tuple[float, float]
     weight_decay: float
     clip: float
-    balance: float
+    router_losses: dict[str, float]  # name in `router_losses.ROUTER_LOSSES` -> weight
     precision: str
     evaluations: int
     data_seed: int
     micro_batch: int | None = None
     sequences: int | None = None  # of the train split; None is all
+    trainable: str = "all"  # name in `trainable.TRAINABLE`
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], peak_lr: float, seed: int) -> Plan:
-        """The plan of a config's `training`; without a data seed of its own the order follows `seed`."""
+        """The plan of a config's `training`; without a data seed of its own the order follows `seed`.
+
+        `router_losses` and `trainable` may be left out: they came after `balance` and the rest
+        (`config.training.YOUNGER`).
+        """
         known = {key: settings[key] for key in cls.__dataclass_fields__ if key in settings}
         data_seed = settings["data_seed"] if settings["data_seed"] is not None else seed
         betas = tuple(settings["betas"])
-        return cls(**known | {"peak_lr": peak_lr, "data_seed": data_seed, "betas": betas})
+        losses = {"balance": settings["balance"], **settings.get("router_losses", {})}
+        chosen = {"peak_lr": peak_lr, "data_seed": data_seed, "betas": betas}
+        return cls(**known | chosen | {"router_losses": losses})
 
     def steps(self, available: int) -> int:
         """Optimizer steps over `available` sequences."""

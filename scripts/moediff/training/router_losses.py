@@ -1,49 +1,56 @@
-"""Losses of routers: what keeps the experts of an MoE in use."""
+"""Losses of routers: what keeps the experts of an MoE in use, and its logits small.
+
+A router loss is a function of one layer's router logits [..., token, expert] and of how many experts
+a token uses; it gives one float32 number for each leading index [...]. Add one here and to
+`ROUTER_LOSSES`, and its name to `training.router_losses` in config/schema.yaml.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 
-class RouterTap:
-    """Reads the logits of every router of a model while it runs; empty for a dense model."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.logits: list[Tensor] = []  # one [token, expert] a layer
-        routers = [module for name, module in model.named_modules() if name.endswith(".mlp.gate")]
-        self.handles = [router.register_forward_hook(self._read) for router in routers]
-
-    def _read(self, module: nn.Module, args: tuple, output: tuple[Tensor, ...]) -> None:
-        self.logits.append(output[0])
-
-    def take(self) -> list[Tensor]:
-        """The logits since the last call."""
-        taken, self.logits = self.logits, []
-        return taken
-
-    def close(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-
-def balance_loss(logits: list[Tensor], top_k: int) -> Tensor:
-    """Router balance loss summed over layers: sum_l E * sum_e f_e P_e (Switch, 2101.03961, eq. 4).
+def balance(logits: Tensor, top_k: int) -> Tensor:
+    """Balance loss of a layer: E * sum_e f_e P_e (Switch, 2101.03961, eq. 4).
 
     f_e is the share of tokens that have expert e among their top k (so sum_e f_e = k) and P_e the
-    mean router probability. Each layer for itself: pooled over layers, opposite imbalances cancel.
-    Its floor, at perfect balance, is k a layer.
+    mean router probability. Its floor, at perfect balance, is k; its ceiling, with all tokens on
+    the same k experts, is E.
     """
-    total = logits[0].new_zeros((), dtype=torch.float32)
-    for layer in logits:  # [token, expert]
-        probability = layer.float().softmax(-1)
-        chosen = probability.topk(top_k, dim=-1).indices  # [token, top_k]
-        used = torch.zeros_like(probability).scatter_(1, chosen, 1.0).mean(0)
-        total = total + layer.shape[-1] * (used * probability.mean(0)).sum()
-    return total
+    probability = logits.float().softmax(-1)  # [..., token, expert]
+    chosen = probability.topk(top_k, dim=-1).indices  # [..., token, k]
+    used = torch.zeros_like(probability).scatter_(-1, chosen, 1.0).mean(-2)  # [..., expert]
+    return logits.shape[-1] * (used * probability.mean(-2)).sum(-1)
 
 
-def top_k_of(model: PreTrainedModel) -> int:
-    """Experts that a token uses (1 for a dense model)."""
-    return getattr(model.config, "num_experts_per_tok", 1)
+def z(logits: Tensor, top_k: int) -> Tensor:
+    """Router z-loss of a layer: mean over tokens of (log sum_e exp x_e)^2 (ST-MoE, 2202.08906, eq. 5).
+
+    It draws logits towards 0, where a router's rounding errors are small; k plays no part in it.
+    """
+    return logits.float().logsumexp(-1).square().mean(-1)
+
+
+ROUTER_LOSSES: dict[str, Callable[[Tensor, int], Tensor]] = {"balance": balance, "z": z}
+
+
+def summed_over_layers(
+    logits: Sequence[Tensor], top_k: int, names: Iterable[str]
+) -> dict[str, Tensor]:
+    """The named losses, each a sum over layers; none for a dense model, which has no logits.
+
+    `logits` are one [..., token, expert] a layer. Each layer is judged by itself: pooled over layers,
+    opposite imbalances would cancel.
+    """
+    if not logits:
+        return {}
+    losses = {}
+    for name in names:
+        total = logits[0].new_zeros(logits[0].shape[:-2], dtype=torch.float32)
+        for layer in logits:
+            total = total + ROUTER_LOSSES[name](layer, top_k)
+        losses[name] = total
+    return losses

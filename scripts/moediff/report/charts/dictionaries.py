@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import polars as pl
 
-from moediff.report.theme import Size, labelled
+from moediff.analysis.measured import POOLED, THRESHOLD
+from moediff.report.charts import Tables
+from moediff.report.labels import labelled
+from moediff.report.theme import Size
 
 # Of variance left unexplained: the least that is drawn, and the ticks.
 LEFT_LEAST = 1e-3
 LEFT_TICKS = [2.0, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001]
+
+
+def fve(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of each comparison and recipe the first seeds: the others differ by a line's width."""
+    first = _pooled(tables).unique(["comparison", "recipe"], keep="first", maintain_order=True)
+    return fve_chart(first, size)
+
+
+def frontier(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of all dictionaries over the sources of the one that is looked at."""
+    _, member, *_ = settings["drawn"]
+    return frontier_chart(_pooled(tables).filter(pl.col("member") == member), size)
+
+
+def _pooled(tables: Tables) -> pl.DataFrame:
+    """Rows over all sources of a dictionary, as it fires at inference."""
+    (found,) = tables["fve"]
+    return pl.DataFrame(found["rows"]).filter(
+        pl.col("source") == POOLED, pl.col("mode") == THRESHOLD
+    )
 
 
 def fve_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:

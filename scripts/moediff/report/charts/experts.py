@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import polars as pl
 
+from moediff.report.charts import Tables
 from moediff.report.theme import KIND_COLOURS, Size, class_colour
+
+# What a class is called where the MoE is the first source and the dense model the second.
+KINDS = {"A-only": "MoE-only", "B-only": "dense-only"}
+
+
+def affinity(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of the MoE of the dictionary that is looked at."""
+    (features,), (told,) = tables["features"], tables["affinity"]
+    classes = features.select("feature", pl.col("class").replace(KINDS))
+    return affinity_chart(
+        told.select("feature", "layer", "corrected").join(classes, on="feature"), size
+    )
 
 
 def affinity_chart(affinity: pl.DataFrame, size: Size) -> alt.Chart:

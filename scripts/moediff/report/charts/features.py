@@ -5,13 +5,72 @@ Every axis names its unit and every title says what is seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import altair as alt
 import polars as pl
 
+from moediff.analysis import controls
+from moediff.report.charts import Tables
+from moediff.report.labels import dictionary_label
 from moediff.report.theme import CLASS_COLOURS, Size, class_colour
 
 BIN = 0.025  # of relative norm
 NU_MOST = 1.5  # a nu above it is drawn there
+NUMBERS = (
+    "class",
+    "relative_norm",
+    "density",
+    "nu_error",
+    "nu_reconstruction",
+)  # of features, drawn here
+
+
+def relative_norm(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of the dictionary that is looked at, beside those over two seeds of one of its models."""
+    features, null = (_called(tables[name], settings) for name in ("features", "null_features"))
+    return relative_norm_chart(features, tuple(settings["bounds"]), size, null)
+
+
+def density(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of the dictionary that is looked at."""
+    return density_chart(_called(tables["features"], settings), size)
+
+
+def scaling(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of the dictionary that is looked at."""
+    return nu_chart(_called(tables["features"], settings), size)
+
+
+def _called(tables: Sequence[pl.DataFrame], settings: Mapping[str, Any]) -> pl.DataFrame | None:
+    """Features of all tables under the name of the dictionary that is looked at; None without a table."""
+    name = pl.lit(dictionary_label(*settings["drawn"])).alias("dictionary")
+    return pl.concat(table.select(*NUMBERS, name) for table in tables) if tables else None
+
+
+def classes(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of every comparison, by the recipe of the dictionary that is looked at."""
+    (found,) = tables["classes"]
+    *_, recipe, _ = settings["drawn"]
+    rates = {
+        row["control"]: row["exclusive"] for row in found["error_rates"] if row["recipe"] == recipe
+    }
+    missed = rates.get(controls.PERMUTED)
+    rows = pl.DataFrame(
+        {
+            "comparison": row["comparison"],
+            "class": row["class"],
+            "features": row["count"],
+            "false_exclusive": rates.get(controls.OTHER_SEED),
+            "missed_exclusive": None if missed is None else 1 - missed,
+        }
+        for row in found["rows"]
+        if row["recipe"] == recipe
+    ).with_columns(pl.col("false_exclusive", "missed_exclusive").cast(pl.Float64))
+    keys = ["comparison", "class", "false_exclusive", "missed_exclusive"]
+    counts = rows.group_by(keys, maintain_order=True).agg(pl.col("features").sum())
+    return classes_chart(counts, size)
 
 
 def relative_norm_chart(

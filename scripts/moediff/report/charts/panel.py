@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import polars as pl
 
-from moediff.analysis.panel import EITHER
+from moediff.analysis.panel import EITHER, drawn_rows, null_rows
 from moediff.claims.verdicts import ALPHA
+from moediff.report.charts import Tables
+from moediff.report.labels import label_of
 from moediff.report.theme import COLOURS, Size
+
+
+def panel(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of every panel."""
+    (found,) = tables["panels"]
+    splits = [
+        drawn_rows(
+            label_of(one),
+            null_rows(one["groups"], one["kinds"]),
+            one["judged"],
+        )
+        for one in found["panels"]
+    ]
+    return panel_chart(pl.concat(splits), size)
 
 
 def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:

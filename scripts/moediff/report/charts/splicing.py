@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import polars as pl
 
-from moediff.report.theme import Size, labelled
+from moediff.report.charts import Tables
+from moediff.report.labels import labelled
+from moediff.report.theme import Size
 
 # How a model is run, in order, by the kinds of `splicing`: name and colour.
 LOSSES = {
     "clean": ("clean", "#009E73"), "spliced": ("spliced", "#0072B2"),
     "mean": ("mean-ablated", "#E69F00"), "zero": ("zero-ablated", "#D55E00"),
 }  # fmt: skip
+
+
+def domains(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of the models of the dictionary that is looked at."""
+    (rows,) = tables["splicing"]
+    return domains_chart(rows, size)
 
 
 def domains_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:

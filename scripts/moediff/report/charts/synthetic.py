@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import polars as pl
 
+from moediff.report.charts import Tables
 from moediff.report.theme import Size
+
+
+def planted(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of all planted worlds."""
+    (table,) = tables["planted"]
+    return planted_chart(table, size)
 
 
 def planted_chart(table: pl.DataFrame, size: Size) -> alt.Chart:

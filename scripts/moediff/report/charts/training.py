@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import polars as pl
 
+from moediff.report.charts import Tables
 from moediff.report.theme import Size
+from moediff.training.history import as_long, learning_curve
+
+
+def training(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
+    """Of every model and seed, over all domains."""
+    curves = [
+        learning_curve(as_long(table)).with_columns(model=pl.lit(model), seed=pl.lit(str(seed)))
+        for table, (model, seed) in zip(tables["histories"], settings["histories"], strict=True)
+    ]
+    (ngrams,) = tables["ngrams"]
+    levels = pl.DataFrame(ngrams["rows"]).filter(pl.col("domain") == "all")
+    return training_chart(pl.concat(curves), levels, size)
 
 
 def training_chart(history: pl.DataFrame, ngrams: pl.DataFrame, size: Size) -> alt.Chart:

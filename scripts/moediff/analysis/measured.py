@@ -1,0 +1,57 @@
+"""What is measured of a dictionary, and its rows in fve.json. Needs no torch: verdicts read them too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DEFINITION = (
+    "1 - SSE/SST over all validation rows; SST about the validation mean; sums in float64; "
+    "pooled is the plain mean over sources"
+)
+THRESHOLD = "threshold"  # the mode of inference; others bear the name of a rule of selection
+POOLED = "pooled"  # all sources together
+
+
+@dataclass
+class Measured:
+    """What one pass over the validation rows finds; arrays are [feature] unless they say otherwise."""
+
+    fve: dict[tuple[str, str], float]  # (mode or baseline, source or pooled) -> FVE
+    l0: dict[str, float]  # mode -> mean features a row
+    fired: np.ndarray  # rows on which a feature fires, threshold mode
+    activation: np.ndarray  # summed value where it fires
+    fired_in: np.ndarray  # the same by half of the documents, [half, feature, domain]
+    domain_rows: np.ndarray  # [half, domain]
+    rows: int
+
+
+def fve_rows(
+    measured: Measured, names: Sequence[str], dead: int, about: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Flat rows for fve.json: one for each mode and source, and one pooled.
+
+    `dead` counts dead features; `about` holds comparison, member, recipe, seed, k and features.
+    An SAE's pooled value is that of its one source.
+    """
+    return [
+        {
+            **about,
+            "source": name,
+            "mode": mode,
+            "fve": measured.fve[mode, name],
+            "baseline_mean": measured.fve["mean", name],
+            "baseline_pca": measured.fve["pca", name],
+            "l0": measured.l0[mode],
+            "dead_share": dead / about["features"],
+            "firings_per_feature": float(measured.fired.mean()),
+            "rows": measured.rows,
+            "definition": DEFINITION,
+        }
+        for mode in measured.l0
+        for name in (POOLED, *names)
+    ]

@@ -1,0 +1,13 @@
+"""Terms of tests and of claims. They stand apart from the arithmetic, since the Snakefile reads them each
+time that it is parsed and needs no NumPy for it.
+"""
+
+from __future__ import annotations
+
+# Directions of a claim and its verdicts.
+ABOVE, BELOW, NEAR = DIRECTIONS = ("above", "below", "near")
+# Kinds of null.
+PERMUTED = "labels of models permuted over pairs"
+LABELLINGS = "every other labelling of the panel"
+KNOWN = "a known value"
+NULLS = (PERMUTED, LABELLINGS, KNOWN)

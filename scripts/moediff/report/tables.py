@@ -1,0 +1,233 @@
+"""The tables of the page: from what stages wrote to rows, each a dictionary by the heads of its columns.
+
+A table without rows is left out. Of one dictionary or panel all that is known stands in one record, as
+metrics.json, classes.json and panel.json have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from moediff.analysis import controls
+from moediff.config.base import ROW_SPLITS
+from moediff.config.rows import row_patterns
+from moediff.report.labels import label_of
+
+Record = Mapping[str, Any]
+Row = dict[str, Any]
+
+JUDGED = (
+    "kind", "statistic", "observed", "interval", "largest_other", "mean_other", "others", "p",
+)  # fmt: skip
+EXPLAINED = (
+    "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",
+    "firings_per_feature",
+)  # fmt: skip
+# Heads of the metrics of pairs, by which A is the first model: it need not be an MoE here.
+SENSITIVITY = {
+    "recipe": "recipe", "A": "A", "B": "B", "pairs": "pairs", "least firings": "firings",
+    "fve": "fve_pooled", "A-only share": "moe_only_feature_share",
+    "B-only share": "dense_only_feature_share",
+    "log2 A-only / B-only": "log2_moe_only_over_dense_only",
+    "log10 density A-only / common": "density_moe_only_over_common",
+    "log10 density common / B-only": "density_common_over_dense_only",
+    "exclusive variance": "exclusive_variance",
+}  # fmt: skip
+
+
+def of_study(
+    study: Record,
+    panels: Sequence[Record],
+    counted: Record,
+    metrics: Sequence[Record],
+    parameters: Mapping[str, Record],
+    losses: Mapping[str, Record],
+    external: Mapping[str, Any],
+) -> dict[str, list[Row]]:
+    """Every table of the page that has rows, by its heading and in order.
+
+    `study` is what claims.json holds, `counted` what classes.json does, `parameters` the counts and
+    `losses` the cross-entropies of each language model, `external` the settings of models whose rows
+    other code wrote.
+    """
+    tables = {
+        "Claims, fixed before the study ran": claims(study),
+        "The panel: features of one kind of model alone, against all other labels": judged(panels),
+        "Domains of the features of one kind alone": domains(panels),
+        "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity(
+            study
+        ),
+        "Features by class, beside what controls of known answer show": classes(metrics, counted),
+        "Share of each source's variance that goes with a class": class_shares(counted),
+        "Fraction of validation variance explained": explained(metrics),
+        "Models: parameters": by_model(parameters),
+        "Validation cross-entropy (nats a token)": by_model(losses),
+        "External activations": external_rows(external),
+        "Rows kept and left out": rows_kept(metrics),
+    }
+    return {heading: rows for heading, rows in tables.items() if rows}
+
+
+# --- claims and panels ---
+
+
+def claims(study: Record) -> list[Row]:
+    """Claims and their verdicts; reasons that withhold every verdict are said once above the tables."""
+    return [
+        {
+            "claim": claim["statement"],
+            "verdict": claim["verdict"],
+            "primary": "yes" if claim["primary"] else "",
+            **{
+                key: claim[key]
+                for key in ("estimate", "interval", "reference", "minimum_effect", "p_holm")
+            },
+            "reason": "; ".join(
+                part for part in claim["reason"].split("; ") if part not in study["withheld"]
+            ),
+        }
+        for claim in study["claims"]
+    ]
+
+
+def sensitivity(study: Record) -> list[Row]:
+    """The same metrics of all pairs, by recipe and models."""
+    return [{head: row[key] for head, key in SENSITIVITY.items()} for row in study["sensitivity"]]
+
+
+def judged(panels: Sequence[Record]) -> list[Row]:
+    """What is one kind's own in every panel, beside the same under other labels."""
+    return [
+        {"dictionary": label_of(panel), **{key: row.get(key) for key in JUDGED}}
+        for panel in panels
+        for row in panel["judged"]
+    ]
+
+
+def domains(panels: Sequence[Record]) -> list[Row]:
+    """In which domains the features of one kind alone fire most, and what they explain there."""
+    return [
+        {
+            "dictionary": label_of(panel),
+            "kind": kind,
+            "domain": domain,
+            "features": count,
+            "share of what they explain": own["explained"][domain],
+        }
+        for panel in panels
+        for kind, own in panel["own_domains"].items()
+        for domain, count in own["features"].items()
+    ]
+
+
+# --- dictionaries ---
+
+
+def classes(metrics: Sequence[Record], counted: Record) -> list[Row]:
+    """Features by class of dictionaries over two sources, beside the error rates of their recipe."""
+    rates = {(row["recipe"], row["control"]): row["exclusive"] for row in counted["error_rates"]}
+    return [
+        {
+            "dictionary": label_of(record),
+            "k": record["k"],
+            "features": record["features"],
+            **record["classes"],
+            "exclusive share": controls.exclusive_share(record["classes"]),
+            **{
+                f"of {control}": rates.get((record["recipe"], control))
+                for control in controls.CONTROLS
+            },
+        }
+        for record in metrics
+        if len(record["sources"]) == 2
+    ]
+
+
+def class_shares(counted: Record) -> list[Row]:
+    """Share of a source's variance that goes when a class is deleted: a row a dictionary and source."""
+    shares: dict[tuple[str, str], Row] = {}
+    for row in counted["rows"]:
+        if row["class"] == "dead":
+            continue
+        for source in row["sources"]:
+            name = label_of(row)
+            about = shares.setdefault((name, source), {"dictionary": name, "source": source})
+            about[row["class"]] = row["shares"][source]
+    return list(shares.values())
+
+
+def explained(metrics: Sequence[Record]) -> list[Row]:
+    """Variance explained by every dictionary, by source and mode, beside its baselines."""
+    return [
+        {"dictionary": label_of(record), **{key: row[key] for key in EXPLAINED}}
+        for record in metrics
+        for row in record["fve"]
+    ]
+
+
+# --- models and rows ---
+
+
+def mean_losses(ends: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Cross-entropy of each model by domain, the mean over its seeds, from that of each seed."""
+    return {
+        model: {domain: mean(end[domain] for end in seeds) for domain in seeds[0]}
+        for model, seeds in ends.items()
+    }
+
+
+def ngram_levels(rows: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """Cross-entropy of each n-gram model by domain, from the rows of ngrams.json."""
+    levels: dict[str, dict[str, float]] = {}
+    for row in rows:
+        levels.setdefault(row["model"], {})[row["domain"]] = row["cross_entropy"]
+    return levels
+
+
+def by_model(facts: Mapping[str, Record]) -> list[Row]:
+    """A row a model of whatever is known of each."""
+    return [{"model": model, **known} for model, known in facts.items()]
+
+
+def external_rows(external: Mapping[str, Any]) -> list[Row]:
+    """Where external activations were read, by split."""
+    return [
+        {
+            "model": model,
+            "split": split,
+            "array": rows["array"],
+            "read from": ", ".join(row_patterns(rows, split)),
+        }
+        for model, rows in external.items()
+        for split in ROW_SPLITS
+    ]
+
+
+def rows_kept(metrics: Sequence[Record]) -> list[Row]:
+    """Rows kept of every model and split, and the share of its tokens left out, by reason.
+
+    Where tokenizers differ, also the share of comparable rows that all of them end at, and the
+    share of word ends among these rows and among the kept: the bias of the choice.
+    """
+    once = {
+        (about["model"], about["seed"], about["split"]): about
+        for record in metrics
+        for about in record["rows"]
+    }
+    kept = list(once.values())
+    reasons = list(dict.fromkeys(name for about in kept for name in about["left_out"]))
+    aligned = any(about["alignment"] for about in kept)
+    shares = ("share_kept", "word_ends", "word_ends_kept") if aligned else ()
+    return [
+        {
+            "source": f"{about['model']}.{about['seed']}",
+            "split": about["split"],
+            "tokens": about["tokens"],
+            "rows": about["rows"],
+            **{name.replace("_", " "): about["share_left_out"].get(name) for name in reasons},
+            **{name.replace("_", " "): (about["alignment"] or {}).get(name) for name in shares},
+        }
+        for about in kept
+    ]

@@ -1,0 +1,38 @@
+"""The shipped configs, and the default one with keys changed."""
+
+from __future__ import annotations
+
+import copy
+
+import yaml
+
+from conftest import PRESETS, SCHEMA
+from moediff.config import complete
+from workflow import ROOT
+
+FOLDER = ROOT / "config"
+SHIPPED = {
+    name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    for name in ("config", "local-text", "paper")
+}
+
+
+def changed(change: dict | str, base: dict = SHIPPED["config"]) -> dict:
+    """The shipped default config with keys changed; a mapping is merged, a "!" key replaces."""
+
+    def merge(into: dict, part: dict) -> None:
+        for key, value in part.items():
+            if key.endswith("!"):
+                into[key[:-1]] = value
+            elif isinstance(value, dict) and isinstance(into.get(key), dict):
+                merge(into[key], value)
+            else:
+                into[key] = value
+
+    whole = copy.deepcopy(base)
+    merge(whole, yaml.safe_load(change) if isinstance(change, str) else change)
+    return whole
+
+
+def completed(change: dict | str = "{}") -> dict:
+    return complete.complete(changed(change), SCHEMA, PRESETS)

@@ -1,0 +1,74 @@
+"""A model that begins with another, trained by keys of its own, through the whole workflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from moediff.core import artifact
+from moediff.training import history
+from workflow import changed, planned, prepare
+
+# Two models that go on where `moe` ended: one by its routers alone, at the better of two rates.
+STAGES = {
+    "models": {
+        "routed": {
+            "like": "moe",
+            "init": {"checkpoint": "moe"},
+            "training": {
+                "trainable": "router", "peak_lr": [1.0e-3, 1.0e-2], "router_losses": {"z": 1.0e-3},
+            },
+        },
+        "longer": {
+            "like": "moe",
+            "init": {"checkpoint": "moe"},
+            "sees": {"domains": ["own"]},
+            "training": {"peak_lr": 1.0e-3},
+        },
+    },
+    "comparisons": {"routed": {"each": ["moe", "routed"]}},
+}  # fmt: skip
+MODELS = [f"results/models/{name}/seed-0/model.json" for name in ("routed", "longer")]
+
+
+def test_rates_of_a_model_are_its_own_sweep_and_what_it_begins_with_comes_first(
+    tmp_path: Path,
+) -> None:
+    found = planned(prepare(tmp_path), STAGES)
+    assert found["train"] == 4
+    assert found["sweep_trial"] == 2 * 2 + 2
+    assert found["sweep_best"] == 3
+
+
+@pytest.mark.slow
+def test_models_begin_where_their_source_ended_and_change_what_they_train(copied: Path) -> None:
+    source = copied / "results/models/moe/seed-0"
+    before = {path: path.stat().st_mtime_ns for path in source.iterdir()}
+    found = changed(copied, STAGES, *MODELS)
+    assert found.returncode == 0, found.stderr
+    assert {path: path.stat().st_mtime_ns for path in source.iterdir()} == before
+    weights = {
+        name: load_file(copied / f"results/models/{name}/seed-0/model.safetensors")
+        for name in ("moe", "routed", "longer")
+    }
+    differing = {
+        name: [key for key in weights["moe"] if not weights["moe"][key].equal(weights[name][key])]
+        for name in ("routed", "longer")
+    }
+    gates = [key for key in weights["moe"] if key.endswith("mlp.gate.weight")]
+    assert differing["routed"] == gates
+    assert len(differing["longer"]) > len(gates)
+    digest = artifact.read_json(source / "model.json")["digest"]
+    facts = artifact.read_json(copied / MODELS[0])
+    assert facts["init"] == {"checkpoint": "moe", "digest": digest}
+    assert facts["plan"]["router_losses"] == {"balance": 0.01, "z": 1.0e-3}
+    ended = history.final_losses(history.read(source / "history.parquet"))
+    for name in ("routed", "longer"):
+        told = history.read(copied / f"results/models/{name}/seed-0/history.parquet")
+        first = told.filter(split="train", domain="own", name="cross_entropy")["value"][0]
+        assert first < ended["own"] + 0.3  # far from what random weights begin with
+    assert set(told["name"]) == {"tokens", "learning_rate", "cross_entropy", "balance"}
+    again = changed(copied, STAGES, *MODELS)
+    assert "Nothing to be done" in again.stdout + again.stderr

@@ -1,0 +1,175 @@
+"""Every script is run by a test: on a finished study, job by job, or where ELSEWHERE says.
+
+Here each runs in this process on the files of a real run, and must write them again byte for byte.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moediff.core import artifact
+from moediff.synthetic import grid
+from snake import SCRIPTS, Job, Study, made_files, run_script, script_name
+from workflow import DICTIONARY, ROOT, prepare
+
+# Scripts that the tiny study cannot run, or not in a moment: the test that runs each, through Snakemake or
+# on made files.
+END_TO_END = "end_to_end/test_first_run.py"
+ELSEWHERE = {
+    "activations/external_measure": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
+    "activations/external_store": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
+    "analysis/panel": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
+    "analysis/panel_loss": ("analysis/test_panel_loss.py", "test_the_job"),
+    "corpus/retokenise": ("corpus/test_alignment.py", "test_the_job_writes_a_shard_that_aligns"),
+    "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
+    "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),
+    "report/budget": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
+    "synthetic/planted": ("synthetic/test_methods.py", "test_the_job_takes_up_worlds_that_are_done"),
+}  # fmt: skip
+EVERY = sorted(
+    script_name(path) for path in SCRIPTS.glob("*/*.py") if path.parent.name != "moediff"
+)
+FIT = DICTIONARY.removeprefix("dictionaries/")
+# Files beyond what the whole study makes, of the scripts that it leaves out.
+ASKED_FOR = [
+    "results/baselines/moe-dense/moe.0_dense.0/anchor.parquet",
+    f"results/{DICTIONARY}/experts/moe.0/masked.parquet",
+    f"results/exports/hub/{FIT}/README.md",
+]
+
+
+def test_each_script_run_elsewhere_exists_and_so_does_its_test() -> None:
+    assert set(ELSEWHERE) <= set(EVERY)
+    for path, name in ELSEWHERE.values():
+        tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
+        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_each_script_is_that_of_a_rule(tmp_path: Path) -> None:
+    study = Study(prepare(tmp_path))
+    assert {script_name(study.script(rule)) for rule in study.rules()} == set(EVERY)
+
+
+@pytest.fixture(scope="module")
+def again(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The finished study in another folder, without the checkpoints from which a job would be taken up."""
+    folder = tmp_path_factory.mktemp("again") / "study"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("state", ".snakemake"))
+    return Study(folder)
+
+
+@pytest.fixture(scope="module")
+def jobs(again: Study) -> dict[str, Job]:
+    """The first job of each script among those that make the study's files."""
+    found: dict[str, Job] = {}
+    for job in again.jobs([*made_files(again.folder), *ASKED_FOR]):
+        found.setdefault(job.name, job)
+    return found
+
+
+@pytest.fixture
+def without_outputs(jobs: dict[str, Job], finished: Path, request) -> Iterator[Job]:
+    """A job whose outputs are gone, and put back afterwards as the workflow left them."""
+    assert request.param in jobs, (
+        "no job of the tiny study; run it elsewhere and say in ELSEWHERE where"
+    )
+    job = jobs[request.param]
+    for path in job.snakemake.output:
+        (job.folder / path).unlink(missing_ok=True)
+    yield job
+    for path in job.snakemake.output:
+        if (finished / path).exists():
+            shutil.copyfile(finished / path, job.folder / path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "without_outputs", [name for name in EVERY if name not in ELSEWHERE], indirect=True
+)
+def test_a_script_writes_again_what_the_workflow_wrote(
+    without_outputs: Job, finished: Path
+) -> None:
+    job = without_outputs
+    job.run()
+    for path in job.snakemake.output:
+        written = (job.folder / path).read_bytes()
+        if (finished / path).exists():
+            assert written == (finished / path).read_bytes(), path
+        else:
+            assert written
+            assert path.rpartition("/")[0] in {asked.rpartition("/")[0] for asked in ASKED_FOR}
+
+
+def test_planted_worlds_are_drawn(tmp_path: Path) -> None:
+    job = Study(prepare(tmp_path)).job("results/plots/planted.svg")
+    rates = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "false_share": 0.1}
+    about = {
+        "factor": "scale",
+        "level": "1",
+        "base": True,
+        "part": "score",
+        "seed": 1,
+        "in_use": True,
+    }
+    rows = [about | rates | {"method": name, "threshold": 0.3} | dict.fromkeys(grid.COUNTS, 4)
+            for name in ("one-way", "another")]  # fmt: skip
+    artifact.write_parquet(
+        tmp_path / job.snakemake.input[0], grid.table(rows), artifact.made_by("planted")
+    )
+    job.run()
+    (svg,) = (path for path in job.snakemake.output if path.endswith(".svg"))
+    assert "Of planted unique features" in (tmp_path / svg).read_text(encoding="utf-8")
+    assert all((tmp_path / path).stat().st_size for path in job.snakemake.output)
+
+
+# --- the mock ---
+
+
+def test_a_job_is_what_the_rules_functions_say(tmp_path: Path) -> None:
+    study = Study(prepare(tmp_path))
+    job = study.job("results/models/moe/seed-0/model.json")
+    assert job.name == "training/train"
+    seen = job.snakemake
+    assert (seen.rule, seen.threads, dict(seen.wildcards)) == (
+        "train", 1, {"model": "moe", "seed": "0"}
+    )  # fmt: skip
+    assert seen.input.train == [f"results/corpus/train/{n:05d}.h5" for n in range(2)]
+    assert seen.input.rate == ["results/models/moe/sweep/best.json"]
+    assert seen.output.weights == "results/models/moe/seed-0/model.safetensors"
+    assert seen.params.architecture["experts"] == 4
+    assert seen.config["corpus"]["seed"] == 0  # a default
+    assert seen.log == ["results/logs/train/moe-0.log"]
+
+
+def test_a_job_runs_its_script_where_its_files_are(tmp_path: Path) -> None:
+    study = Study(prepare(tmp_path))
+    target = "results/corpus/own.parquet"
+    (job,) = study.jobs([target, target])
+    here = Path.cwd()
+    job.run()
+    assert (tmp_path / target).exists()
+    assert "domain own: 150 documents" in (tmp_path / job.snakemake.log[0]).read_text()
+    assert Path.cwd() == here
+
+
+def test_changes_are_merged_as_by_several_config_files(tmp_path: Path) -> None:
+    folder = prepare(tmp_path)
+    study = Study(folder, folder / "config.yaml", {"recipes": {"default": {"k": 5}}})
+    job = study.job(f"results/{DICTIONARY}/dictionary.safetensors")
+    ((fit),) = job.snakemake.params.fits
+    assert (fit["recipe"]["k"], fit["recipe"]["features"]) == (5, 96)
+
+
+def test_a_script_that_ends_with_an_error_raises(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"cross_entropy": None}))
+    with pytest.raises(SystemExit):
+        run_script(
+            "training/sweep_best", tmp_path,
+            input=["a.json"], output=["best.json"], wildcards={"model": "moe"},
+        )  # fmt: skip

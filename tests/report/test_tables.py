@@ -1,0 +1,107 @@
+"""Tables of the page: rows known by hand from records as stages write them."""
+
+from __future__ import annotations
+
+from moediff.report import tables
+
+NAMED = {"comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 1}
+CALLED = "c: moe.0 + dense.0, r, seed 1"
+
+
+def test_a_claim_s_reason_leaves_out_what_withholds_every_verdict() -> None:
+    claim = {"statement": "MoEs have more", "verdict": "no verdict", "primary": True, "estimate": 0.5,
+             "interval": [0.1, 0.9], "reference": None, "minimum_effect": 0.1, "p_holm": 0.02,
+             "reason": "too few tokens; an own fault"}  # fmt: skip
+    (row,) = tables.claims({"claims": [claim], "withheld": ["too few tokens"]})
+    assert row == {
+        "claim": "MoEs have more", "verdict": "no verdict", "primary": "yes", "estimate": 0.5,
+        "interval": [0.1, 0.9], "reference": None, "minimum_effect": 0.1, "p_holm": 0.02,
+        "reason": "an own fault",
+    }  # fmt: skip
+    (row,) = tables.claims({"claims": [claim | {"primary": False}], "withheld": []})
+    assert (row["primary"], row["reason"]) == ("", "too few tokens; an own fault")
+
+
+def test_classes_stand_beside_the_error_rates_of_their_recipe() -> None:
+    pair = NAMED | {"sources": ["moe.0", "dense.0"], "k": 4, "features": 40,
+                    "classes": {"A-only": 3, "common": 6, "B-only": 1, "tied": 10, "dead": 20}}  # fmt: skip
+    rates = [{"recipe": "r", "control": "permuted", "exclusive": 0.9},
+             {"recipe": "other", "control": "rotated", "exclusive": 0.2}]  # fmt: skip
+    (row,) = tables.classes([pair, pair | {"sources": ["moe.0"]}], {"error_rates": rates})
+    assert row == {
+        "dictionary": CALLED, "k": 4, "features": 40, **pair["classes"], "exclusive share": 0.4,
+        "of other seed": None, "of rotated": None, "of permuted": 0.9,
+    }  # fmt: skip
+
+
+def test_shares_of_classes_are_a_row_a_source_without_dead_features() -> None:
+    rows = [
+        NAMED | {"sources": ["moe.0", "dense.0"], "class": name,
+                 "shares": {"moe.0": share, "dense.0": share / 2}}
+        for name, share in (("A-only", 0.2), ("dead", 0.0), ("common", 0.6))
+    ]  # fmt: skip
+    assert tables.class_shares({"rows": rows}) == [
+        {"dictionary": CALLED, "source": "moe.0", "A-only": 0.2, "common": 0.6},
+        {"dictionary": CALLED, "source": "dense.0", "A-only": 0.1, "common": 0.3},
+    ]
+
+
+def test_losses_are_means_over_seeds_by_domain() -> None:
+    ends = {"moe": [{"all": 3.0, "code": 2.0}, {"all": 4.0, "code": 2.5}], "dense": [{"all": 5.0}]}
+    assert tables.mean_losses(ends) == {"moe": {"all": 3.5, "code": 2.25}, "dense": {"all": 5.0}}
+    rows = [{"model": "trigram", "domain": "all", "cross_entropy": 4.5, "tokens": 9},
+            {"model": "trigram", "domain": "code", "cross_entropy": 4.0, "tokens": 3}]  # fmt: skip
+    assert tables.ngram_levels(rows) == {"trigram": {"all": 4.5, "code": 4.0}}
+
+
+def test_panels_are_judged_and_their_domains_named_row_by_row() -> None:
+    panel = NAMED | {
+        "judged": [{"kind": "moe", "statistic": "share", "observed": 0.1, "p": 0.2, "more": 0}],
+        "own_domains": {"moe": {"features": {"code": 3, "tales": 1},
+                                "explained": {"code": 0.8, "tales": 0.2}}},
+    }  # fmt: skip
+    (judged,) = tables.judged([panel])
+    assert judged == {
+        "dictionary": CALLED, "kind": "moe", "statistic": "share", "observed": 0.1, "interval": None,
+        "largest_other": None, "mean_other": None, "others": None, "p": 0.2,
+    }  # fmt: skip
+    named = [(row["domain"], row["features"], row["share of what they explain"])
+             for row in tables.domains([panel])]  # fmt: skip
+    assert named == [("code", 3, 0.8), ("tales", 1, 0.2)]
+
+
+def test_external_rows_are_told_by_split_and_rows_kept_once() -> None:
+    external = {"theirs": {"array": "h", "fit": ["a", "b"], "validation": "c"}}
+    assert tables.external_rows(external) == [
+        {"model": "theirs", "split": "fit", "array": "h", "read from": "a, b"},
+        {"model": "theirs", "split": "validation", "array": "h", "read from": "c"},
+    ]
+    about = {"model": "moe", "seed": 0, "split": "fit", "tokens": 100, "rows": 90,
+             "left_out": {"special_tokens": 10}, "share_left_out": {"special_tokens": 0.1},
+             "alignment": None}  # fmt: skip
+    row = {"source": "moe.0", "split": "fit", "tokens": 100, "rows": 90, "special tokens": 0.1}
+    assert tables.rows_kept([{"rows": [about]}, {"rows": [about]}]) == [row]
+    aligned = about | {"alignment": {"share_kept": 0.8, "word_ends": 0.5, "word_ends_kept": 0.6}}
+    (row,) = tables.rows_kept([{"rows": [aligned]}])
+    assert (row["share kept"], row["word ends"], row["word ends kept"]) == (0.8, 0.5, 0.6)
+
+
+def test_a_study_has_only_the_tables_that_have_rows() -> None:
+    study = {"claims": [], "withheld": [], "sensitivity": []}
+    counted = {"rows": [], "error_rates": []}
+    fve = dict.fromkeys(tables.EXPLAINED, 0.5)
+    metrics = [NAMED | {"sources": ["moe.0"], "fve": [fve], "rows": []}]
+    found = tables.of_study(study, [], counted, metrics, {"moe": {"total": 7}}, {}, {})
+    assert found == {
+        "Fraction of validation variance explained": [{"dictionary": CALLED, **fve}],
+        "Models: parameters": [{"model": "moe", "total": 7}],
+    }
+
+
+def test_analyses_are_told_by_first_and_second_model_whatever_their_kind() -> None:
+    row = {key: number for number, key in enumerate(tables.SENSITIVITY.values())}
+    (shown,) = tables.sensitivity(
+        {"sensitivity": [row | {"moe_only_feature_share": 0.25, "more": 1}]}
+    )
+    assert shown["A-only share"] == 0.25
+    assert list(shown) == list(tables.SENSITIVITY)
