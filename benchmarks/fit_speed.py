@@ -17,14 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import yaml
+from clock import seconds as seconds_of
 from torch import Tensor
 
 from moediff.config.schema import defaults
@@ -164,13 +165,6 @@ CONTENDERS: dict[str, Callable[..., Step]] = {
 }
 
 
-def settled() -> float:
-    """The time, once the device has done all it was given."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def measure(shape: tuple[int, ...], pairs: int, wanted: list[str]) -> list[dict]:
     """Median seconds of a step of each contender, steps alternating."""
     width, features, _, batch = shape
@@ -187,10 +181,9 @@ def measure(shape: tuple[int, ...], pairs: int, wanted: list[str]) -> list[dict]
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(pairs + 1):
         for name, step in steps.items():
-            start = settled()
-            step(data[turn % len(data)])
+            took = seconds_of(partial(step, data[turn % len(data)]), DEVICE)
             if turn:  # the first is to warm up
-                seconds[name].append(settled() - start)
+                seconds[name].append(took)
     product = statistics.median(seconds["encoder product"])
     return [
         {
