@@ -1,7 +1,7 @@
 # Model x token shard -> activation shard; or external activations -> activation shard.
 
 
-# Rows that other code wrote need no text and no model.
+# External activations need no text and no model.
 if "corpus" in config:
 
     rule calibrate:

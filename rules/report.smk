@@ -34,7 +34,7 @@ for together in CHART_JOBS:
 # A chart of what this config does not compute is refused.
 rule no_chart:
     input:
-        lambda wildcards: refuse(f"plots/{wildcards.chart}", lacking(wildcards.chart)),
+        lambda wildcards: refuse(at("plot", **wildcards), lacking(wildcards.chart)),
     output:
         at("plot"),
     wildcard_constraints:

@@ -51,7 +51,7 @@ def row_manifests(wildcards):
 
 
 def rows_path(wildcards):
-    """The file or folder of other code that a shard is made of; of the first fit shard without one."""
+    """The file or folder of external activations that a shard is made of; of the first fit shard without one."""
     split, shard = wildcards.get("split", "fit"), int(wildcards.get("shard", 0))
     return settings.row_paths(config, wildcards.model, split)[shard]
 
@@ -62,7 +62,7 @@ def rows_files(wildcards):
 
 
 def all_rows_files():
-    """Every file of other code."""
+    """Every file of external activations."""
     return [
         file
         for name in EXTERNAL
@@ -81,7 +81,7 @@ def rows_domains(wildcards):
 
 
 def rows_settings():
-    """Where the rows of other code are read from, for the report."""
+    """Where the external activations are read from, for the report."""
     return {name: config["models"][name]["rows"] for name in EXTERNAL}
 
 

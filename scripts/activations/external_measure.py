@@ -1,4 +1,4 @@
-"""Fix the width and the power of two by which the rows that other code wrote are stored."""
+"""Fix the width and the power of two by which external activations are stored."""
 
 from moediff.job import job
 

@@ -1,4 +1,4 @@
-"""Store the rows of one file that other code wrote as an activation shard."""
+"""Store one file of external activations as an activation shard."""
 
 from moediff.job import job
 

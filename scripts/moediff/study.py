@@ -41,7 +41,9 @@ class StudyRows(AlignedRows):
         """
         shard, place = self.place(row)
         if shard.facts["tokenizer"] is None:
-            raise UserError(f"{shard.path}: other code wrote its rows; their text is not known")
+            raise UserError(
+                f"{shard.path}: its rows are external activations, whose text is not known"
+            )
         document, domain, start, end = (
             int(shard.read(name)[place]) for name in ("document", "domain", "start", "end")
         )

@@ -1,4 +1,4 @@
-"""Rows that other code wrote: read as they are, proved aligned, every fault named in one line."""
+"""External activations: read as they are, proved aligned, every fault named in one line."""
 
 from __future__ import annotations
 
@@ -437,4 +437,4 @@ def test_a_budget_counts_the_rows_that_are_there(there: Path, monkeypatch) -> No
     rows = [stage for stage in found["stages"] if stage["stage"] == "activations"]
     assert [(stage["name"], stage["amount"]) for stage in rows] == [("one", 900), ("two", 900)]
     assert {stage["stage"] for stage in found["stages"]} == {"activations", "dictionary"}
-    assert "rows of other code" in found["note"]
+    assert "external activations" in found["note"]

@@ -247,7 +247,7 @@ def test_the_tokenizer_is_the_one_that_read_the_rows(tmp_path: Path, bytelevel) 
     data.sources[0][0].facts["tokenizer"] = digest
     examples.check_tokenizer(data, digest, path)
     data.sources[0][0].facts["tokenizer"] = None
-    with pytest.raises(UserError, match="other code wrote its rows"):
+    with pytest.raises(UserError, match="its rows are external activations"):
         examples.check_tokenizer(data, digest, path)
 
 

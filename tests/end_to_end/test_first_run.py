@@ -298,7 +298,7 @@ def test_models_of_two_tokenizers_meet_where_their_tokens_end(tmp_path: Path) ->
     assert "word ends kept" in (folder / "results/report.html").read_text(encoding="utf-8")
 
 
-# --- rows that other code wrote ---
+# --- external activations ---
 
 
 def write_rows(study: Path, folder: Path, model: str) -> dict:
@@ -318,7 +318,7 @@ def write_rows(study: Path, folder: Path, model: str) -> dict:
 
 
 @pytest.mark.slow
-def test_rows_of_other_code_alone_give_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+def test_external_rows_alone_give_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     rows = {model: write_rows(finished, tmp_path / "acts", model) for model in ("moe", "dense")}
     config = {key: TINY[key] for key in ("recipes", "comparisons")}
     config["models"] = {
@@ -353,7 +353,7 @@ def test_rows_of_other_code_alone_give_the_same_numbers(finished: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_rows_of_other_code_join_a_model_of_ours_only_in_its_order(copied: Path) -> None:
+def test_external_rows_join_a_model_of_ours_only_in_its_order(copied: Path) -> None:
     change = {
         "models": {"theirs": {"rows": write_rows(copied, copied / "acts", "dense")}},
         "comparisons": {"mixed": {"each": ["moe", "theirs"]}},

@@ -244,8 +244,9 @@ def test_masked_experts_are_gone_and_the_rest_is_weighed_as_the_family_does(
         torch.testing.assert_close(used.gates.sum(-1), torch.full((2, 12), total))
     if gone:
         touched = clean[:, list(gone)].any(1)
-        assert 0 < touched.sum() < len(touched)
-        assert not torch.allclose(after, logits(model), atol=1e-4)
+        assert len(gone) < 3 or touched.any()  # a single one may be used by none of the tokens
+        assert not touched.all()
+        assert not (touched.any() and torch.allclose(after, logits(model), atol=1e-4))
         if "groups" not in family and "v3" not in family:  # there one more may be left out
             assert (found > 0).sum(1).equal((clean > 0).sum(1))
     for number, router in routers(model).items():

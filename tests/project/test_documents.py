@@ -52,6 +52,12 @@ def test_the_glossary_has_each_word_once_in_two_lines_at_most() -> None:
     assert not [word for word, meaning in entries if meaning.count("\n") > 1]
 
 
+def test_files_named_by_adding_exist() -> None:
+    for name in re.findall(r"`([\w/]+\.(?:py|smk|yaml|json|md))`", words("docs/adding.md")):
+        places = [ROOT / name, ROOT / "scripts/moediff" / name]
+        assert any(place.exists() for place in places), name
+
+
 @pytest.mark.parametrize(("times", "own"), [(5, False), (8.9, False), (9.1, True)])
 def test_the_strict_rule_sees_what_is_nine_times_stronger(times: float, own: bool) -> None:
     explained = np.array([[times] * 4 + [1.0] * 4]) / 1000  # four models of each kind

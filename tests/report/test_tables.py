@@ -70,9 +70,9 @@ def test_panels_are_judged_and_their_domains_named_row_by_row() -> None:
     assert named == [("code", 3, 0.8), ("tales", 1, 0.2)]
 
 
-def test_rows_of_other_code_are_told_by_split_and_rows_kept_once() -> None:
+def test_external_rows_are_told_by_split_and_rows_kept_once() -> None:
     external = {"theirs": {"array": "h", "fit": ["a", "b"], "validation": "c"}}
-    assert tables.rows_of_other_code(external) == [
+    assert tables.external_rows(external) == [
         {"model": "theirs", "split": "fit", "array": "h", "read from": "a, b"},
         {"model": "theirs", "split": "validation", "array": "h", "read from": "c"},
     ]

@@ -62,7 +62,7 @@ def draw(
 def half_of(document: Any) -> Any:
     """0 or 1 for each row [row], from its document's id: two halves of the text, drawn at random.
 
-    Ids are hashes of the text, so their last bit draws; rows that other code wrote may have others.
+    Ids are hashes of the text, so their last bit draws; external activations may have others.
     """
     return document % 2
 

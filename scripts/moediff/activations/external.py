@@ -1,4 +1,4 @@
-"""Rows that other code wrote -> an activation shard.
+"""External activations -> an activation shard.
 
 A shard of theirs is one safetensors file, or one folder of .npy files, that holds activations
 [row, d_model] and what each row is: its token, document and position, and where they are known its
@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from moediff.activations.shard_writer import ShardWriter
-from moediff.activations.shards import FOREIGN, TYPES, Stored, scale_exponent
+from moediff.activations.shards import EXTERNAL, TYPES, Stored, scale_exponent
 from moediff.config.rows import row_files
 from moediff.core import artifact
 from moediff.core.errors import UserError, first_line
@@ -213,11 +213,11 @@ def convert(
             f"{source}: its rows are {width} wide, those of the first fit file {measured['d_model']}"
         )
     columns = columns_of(source, arrays, count, domains)
-    stored = {FOREIGN: Stored(FOREIGN, width, measured["exponent"])}
+    stored = {EXTERNAL: Stored(EXTERNAL, width, measured["exponent"])}
     writer = ShardWriter(path, columns, stored, dtype, chunk_rows, source)
     for start in range(0, count, chunk_rows):
         block = rows.read(start, start + chunk_rows).astype(np.float32)
-        writer.add({FOREIGN: torch.from_numpy(block)})
+        writer.add({EXTERNAL: torch.from_numpy(block)})
     writer.write(
         {
             **made_by,

@@ -21,7 +21,7 @@ class Kept:
     mask: np.ndarray  # [sequence, position] of bool
     columns: dict[str, np.ndarray]  # COLUMNS, each [row]
     left_out: dict[str, int]  # rows by reason; a row counts for the first that applies
-    alignment: dict[str, float] | None  # share kept and its bias, where tokenizers differ
+    alignment: dict[str, int] | None  # of `alignment_report`, where tokenizers differ
 
 
 def kept_rows(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moediff.activations.shards import COLUMNS, FOREIGN, Shard
+from moediff.activations.shards import COLUMNS, EXTERNAL, Shard
 from moediff.core.errors import UserError
 
 
@@ -40,10 +40,10 @@ def prove_aligned(own: Shard, other: Shard) -> None:
         odd = f"name their domains differently ({', '.join(domains)} and {', '.join(others)})"
     else:
         return
-    foreign = FOREIGN in own.points or FOREIGN in other.points
+    external = EXTERNAL in own.points or EXTERNAL in other.points
     advice = (
         "write both from the same rows in the same order"
-        if foreign
+        if external
         else "remove both and run the same snakemake command again"
     )
     raise UserError(

@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
 PLACES = ("document", "sequence", "end", "domain")
 MIXED_BY = ("document", "sequence", "domain")  # decide the order: equal whatever the tokenizers
-TYPES = {
+TYPES: dict[str, type[np.integer]] = {
     "token": np.uint32, "document": np.int64, "sequence": np.int64, "position": np.int32,
     "domain": np.uint8, "start": np.uint32, "end": np.uint32,
 }  # fmt: skip
 COLUMNS = tuple(TYPES)
-FOREIGN = "rows"  # hook point of rows that other code wrote
+EXTERNAL = "rows"  # hook point of external activations
 RECENT = 8  # such arrays that a process holds
 MOST_OPEN = 64  # shards; a process may hold 256 files on some systems
 Columns = Mapping[str, np.ndarray]
@@ -318,7 +318,7 @@ def _alignment(parts: Sequence[Mapping[str, int] | None]) -> dict[str, float] | 
     """Shares over all shards, from the counts of each; None where one tokenizer reads all."""
     if not parts or parts[0] is None:
         return None
-    total = Counter()
+    total: Counter[str] = Counter()
     for part in parts:
         total.update(part)
     return dict(total) | {

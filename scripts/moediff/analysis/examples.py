@@ -249,7 +249,7 @@ def check_tokenizer(data: AlignedRows, digest: str, path: Path | str) -> None:
     """Refuse a tokenizer that is not the one by which the first source read its rows."""
     shard = data.sources[0][0]
     if shard.facts["tokenizer"] is None:
-        raise UserError(f"{shard.path}: other code wrote its rows; their text is not known")
+        raise UserError(f"{shard.path}: its rows are external activations, whose text is not known")
     if shard.facts["tokenizer"] != digest:
         raise UserError(
             f"{path}: rows of {shard.path} were read by another tokenizer; remove these and run "

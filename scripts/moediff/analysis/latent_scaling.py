@@ -145,7 +145,7 @@ def latent_scaling(
             product = target.product.view(HALVES, *decoder.shape).sum(0)  # [F, D]
             if own_part:
                 product += codes.square.view(HALVES, -1).sum(0)[:, None] * decoder
-            direction = torch.where(owner[:, None] == 0, *parts)  # [F, d]
+            direction = torch.where(owner[:, None] == 0, parts[0], parts[1])  # [F, d]
             along = [(product[:, part] * direction).sum(1) for part in columns]
             nu[f"paper_{name}"] = ratio(torch.stack(along, dim=1))
     return nu

@@ -222,7 +222,7 @@ def own_domains(
         own = np.flatnonzero((used == kind).all(1))
         features: dict[str, int] = {}
         explained: dict[str, float] = {}
-        for feature in own:
+        for feature in own.tolist():
             domain = top[feature] or "unknown"
             features[domain] = features.get(domain, 0) + 1
             explained[domain] = explained.get(domain, 0.0) + float(sum_explained[feature])

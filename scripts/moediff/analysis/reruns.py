@@ -60,6 +60,8 @@ class Pass:
     @property
     def kept(self) -> Tensor:
         """Which tokens have a row: [sequence, position] of bool."""
+        if self.text.kept is None:
+            raise ValueError("a pass over text alone: which of its tokens have a row is not known")
         return torch.from_numpy(self.text.kept[self.part])
 
     @cached_property

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ from moediff.hooks.interventions import Edit, ablate, intervene, replace
 from moediff.hooks.proofs import prove
 from moediff.hooks.resuming import Beginning
 from moediff.hooks.routing import freezing, recording
+from moediff.models.families import Routed
 
 LIVE, FROZEN = "live", "frozen"
 CLEAN, ZERO, MEAN, SPLICED = "clean", "zero", "mean", "spliced"
@@ -235,9 +236,12 @@ def _add_batch(
             f"({', '.join(str(len(own)) for own in rows)}); take those of aligned token shards"
         )
     rows, masks = _without_massive(sides, rows, [run.kept for run in runs])
-    routings, cleans = [], []
+    routings: list[dict[str, Mapping[int, Routed]]] = []
+    cleans = []
     for side, run, sums, blocks in zip(sides, runs, totals, begun, strict=True):
-        recorded = recording(side.model, side.point) if frozen else nullcontext({})
+        recorded: AbstractContextManager[Mapping[int, Routed]] = (
+            recording(side.model, side.point) if frozen else nullcontext({})
+        )
         with blocks.skipped(), recorded as routed:
             clean = run.losses()
         routings.append({LIVE: {}} | ({FROZEN: routed} if routed else {}))

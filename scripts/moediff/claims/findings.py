@@ -72,7 +72,8 @@ class Pair:
     @property
     def kinds(self) -> tuple[str, str]:
         """The models that its sources are seeds of."""
-        return tuple(model_of(name) for name in self.models)
+        first, second = self.models
+        return model_of(first), model_of(second)
 
 
 def model_of(source: str) -> str:
@@ -160,7 +161,7 @@ def pair_findings(pairs: Sequence[Pair], moes: set[str]) -> dict[str, dict[str, 
         return {}
     values: dict[tuple[int, int], list[dict[str, float]]] = {}
     for pair in itertools.chain(pairs, (pair.swapped() for pair in pairs)):
-        key = tuple(models.index(name) for name in pair.models)
+        key = models.index(pair.models[0]), models.index(pair.models[1])
         values.setdefault(key, []).append(pair_values(pair))
     table = {
         metric: {
@@ -311,8 +312,8 @@ def panel_findings(
         ]
         shares = [[row["share"] for row in part] for part in rows]
         found[metric] = relabelled(np.mean(shares, axis=0), LABELLINGS)
-        intervals = [_interval_of(panel, side) for panel in same]
-        if all(intervals):
+        intervals = [known for panel in same if (known := _interval_of(panel, side)) is not None]
+        if len(intervals) == len(same):
             found[metric]["interval"] = np.mean(intervals, axis=0).tolist()
         found[metric]["features"] = [
             part[0]["features"] for part in rows

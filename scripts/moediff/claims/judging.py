@@ -22,7 +22,7 @@ def reasons_to_withhold(
     trigram: float | None,
     firings: Mapping[str, float],
     counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]],
-    controls: Mapping[str, float],
+    controls: Mapping[str, float | None],
 ) -> list[str]:
     """Why no verdict may be given, one sentence each (our definition).
 

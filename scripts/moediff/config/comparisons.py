@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 
 from moediff.config.activations import model_shards, points
@@ -35,6 +36,7 @@ def members(config: Config, comparison: str) -> list[Member]:
             ]
             for model, own in named
         ]
+        choices: Iterable[tuple[Source, ...]]
         if "all" in settings:
             choices = [tuple(itertools.chain(*sides))]
         else:

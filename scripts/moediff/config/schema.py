@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -45,7 +45,9 @@ def recipe_of(schema: Mapping[str, Any], presets: Mapping[str, Config], preset: 
 def _expand_presets(config: Config, presets: Mapping[str, Config]) -> Config:
     """Fill the keys of each recipe from the preset that it names."""
     recipes = config.get("recipes")
-    for name, recipe in recipes.items() if isinstance(recipes, dict) else ():
+    if not isinstance(recipes, dict):
+        return config
+    for name, recipe in recipes.items():
         preset = recipe.get("preset") if isinstance(recipe, dict) else None
         if preset is None:
             continue
@@ -201,7 +203,7 @@ def _refuse_unbounded(value: Any, where: str) -> None:
     """NaN and infinity pass every bound of a schema."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {value} is not a finite number")
-    children = value.items() if isinstance(value, dict) else ()
+    children: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
     children = enumerate(value) if isinstance(value, list) else children
     for key, part in children:
         _refuse_unbounded(part, f"{where}.{key}".removeprefix("."))

@@ -78,7 +78,7 @@ def _check_init(name: str, config: Config) -> None:
     models = config["models"]
     how, source = init_of(config, name)
     where = f"models.{name}.init.{how}"
-    if source == name or source not in models:
+    if source is None or source == name or source not in models:
         raise ConfigError(f"{where}: '{source}' is not another model; models: {', '.join(models)}")
     if not kind(config, source).trained:
         raise ConfigError(
@@ -105,6 +105,8 @@ def _refuse_circle(name: str, config: Config) -> None:
     chain = [name]
     while "init" in config["models"].get(chain[-1], {}):
         _, source = init_of(config, chain[-1])
+        if source is None:
+            return
         if source in chain:
             raise ConfigError(
                 f"models.{name}.init: models begin with each other in a circle "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 # Raised by hand when the code of a stage changes what it writes: the only way in which code
 # (and never a docstring) makes Snakemake run a stage again. tests/project/test_versions.py guards it.
-# "models"
-# stayed 2 when histories became long tables: weights are the same, and training.history reads both.
+# "models" stayed 2 when histories became long tables: weights are the same, and training.history reads both.
 STAGE_VERSIONS = {
     "documents": 2,
     "tokenizer": 2,

@@ -174,22 +174,23 @@ def pair_interval(
     excess 0.94 to 0.99, but 0.87 where models differ in one number alone and pairs by its square.
     Models without a pair that counts are none of the n and m.
     """
-    values, first, second, labels = _pairs(values, first, second, labels, statistic)
+    measured, firsts, seconds, is_a = _pairs(values, first, second, labels, statistic)
     if statistic == ACROSS:
-        counts = labels[first] & ~labels[second]
-        values, first, second = values[counts], first[counts], second[counts]
-    present = np.isin(np.arange(len(labels)), [first, second])
-    estimate = float(_over_pairs(values, first, second, labels[None], statistic)[0])
+        counts = is_a[firsts] & ~is_a[seconds]
+        measured, firsts, seconds = measured[counts], firsts[counts], seconds[counts]
+    present = np.isin(np.arange(len(is_a)), np.array([firsts, seconds]))
+    estimate = float(_over_pairs(measured, firsts, seconds, is_a[None], statistic)[0])
     variances, freedoms = [], []
-    for kind in (labels, ~labels):
+    for kind in (is_a, ~is_a):
         members = np.flatnonzero(kind & present)
         if len(members) < 2:
             raise UserError("an interval over models needs two or more of each kind")
         left = []
         for model in members:
-            keep = (first != model) & (second != model)
-            parts = (part[keep] for part in (values, first, second))
-            left.append(_over_pairs(*parts, labels[None], statistic)[0])
+            keep = (firsts != model) & (seconds != model)
+            left.append(
+                _over_pairs(measured[keep], firsts[keep], seconds[keep], is_a[None], statistic)[0]
+            )
         variances.append(float(np.var(left)) * (len(members) - 1))
         freedoms.append(len(members) - 1)
     variance = sum(variances)

@@ -36,7 +36,7 @@ def encode(
             kinds = _kinds(text)
             last = (len(text), len(text))
             size = len(encoding) + 1
-            spans = np.fromiter(
+            spans: np.ndarray = np.fromiter(
                 chain(chain.from_iterable(encoding.offsets), last), types["start"], 2 * size
             )
             start, end = spans.reshape(size, 2).T

@@ -43,7 +43,7 @@ def pack(
     too little text.
     """
     # Filled in place and then mixed one array after another: there are never two copies of all.
-    flat = {
+    flat: dict[str, np.ndarray] = {
         name: np.empty(sequences * length, kind) for name, kind in token_types(tokenizer).items()
     }
     documents: list[int] = []

@@ -107,8 +107,14 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
 
 
 def special_ids(tokenizer: Tokenizer, special: Iterable[str]) -> list[int]:
-    """Ids of special tokens, in order."""
-    return sorted(tokenizer.token_to_id(token) for token in special)
+    """Ids of special tokens, in order. Raises UserError for one that the tokenizer does not have."""
+    ids = []
+    for token in special:
+        number = tokenizer.token_to_id(token)
+        if number is None:
+            raise UserError(f"the tokenizer has no entry for its special token '{token}'")
+        ids.append(number)
+    return sorted(ids)
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:

@@ -44,6 +44,11 @@ class Dictionary(nn.Module):
     Encoder and decoder rows begin equal, with norm `start` over all sources.
     """
 
+    blocks: Mapping[str, Block]  # by name, in the order of features
+    mean: Tensor  # [D], in the models' units
+    scale: Tensor  # [S], root of total variance
+    threshold: Tensor  # [F], of scores
+
     def __init__(self, shape: Shape, seed: int = 0, start: float = 1.0) -> None:
         super().__init__()
         self.shape = shape
@@ -69,12 +74,13 @@ class Dictionary(nn.Module):
             if count:
                 name, features = f"{EXCLUSIVE}-{source}", shape.exclusive_features(source)
                 blocks.append(Block(name, features, shape.columns(source), rows))
-        self.blocks = nn.ModuleDict({block.name: block for block in blocks})
+        by_name = nn.ModuleDict({block.name: block for block in blocks})
+        self.blocks = by_name  # type: ignore[assignment]  # torch does not say what its dict holds
         self.decoder_bias = nn.Parameter(torch.zeros(total))  # [D]
 
-        self.register_buffer("mean", torch.zeros(total))  # [D], in the models' units
-        self.register_buffer("scale", torch.ones(len(shape.widths)))  # [S], root of total variance
-        self.register_buffer("threshold", torch.zeros(shape.features))  # [F], of scores
+        self.register_buffer("mean", torch.zeros(total))
+        self.register_buffer("scale", torch.ones(len(shape.widths)))
+        self.register_buffer("threshold", torch.zeros(shape.features))
 
     # --- rows ---
 

@@ -173,15 +173,14 @@ class ScreenedScores:
             self.widest = torch.maximum(self.widest, margin * size.max() + slack.max())
 
     def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
-        several = isinstance(floor, Tensor)
-        floor = floor.clamp_min(0.0) if several else max(floor, 0.0)
+        floor = floor.clamp_min(0.0) if isinstance(floor, Tensor) else max(floor, 0.0)
         limit = floor * (1 - self.ROUNDING)
-        limit = limit.bfloat16() if several else limit
+        limit = limit.bfloat16() if isinstance(limit, Tensor) else limit
         entries = backend(self.bounds).above(self.bounds, limit)
         scores = self._exact(entries)
         bounds = self.bounds[entries].float()
         self.violations += int((scores > bounds + self.ROUNDING * bounds.abs()).sum())
-        floors = floor.expand(self.shape)[entries] if several else floor
+        floors = floor.expand(self.shape)[entries] if isinstance(floor, Tensor) else floor
         return where(entries, scores, (scores >= floors) & (scores > 0))
 
     def row_floor(self, k: int) -> Tensor:

@@ -122,10 +122,11 @@ def affinity(
         for total, found in zip((mean, variance), logs.null(*tables), strict=True):
             np.add.at(total, cell, found[which])
     rows = int(seen.sum())
-    parts = (value, mean, np.sqrt(variance))
-    return Information(
-        *(part.reshape(fired.count, n_experts) / max(rows, 1) for part in parts), rows
+    value, mean, sd = (
+        sums.reshape(fired.count, n_experts) / max(rows, 1)
+        for sums in (value, mean, np.sqrt(variance))
     )
+    return Information(value, mean, sd, rows)
 
 
 def _distinct(*columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:

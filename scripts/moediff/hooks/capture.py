@@ -102,6 +102,8 @@ class Capture:
     def _register(self, stack: nn.ModuleList) -> None:
         for layer in self.routed:
             router = find_router(self.model, stack[layer])
+            if router is None:
+                raise UserError(f"layer {layer} has no router")
             self.handles.append(router.register_forward_hook(self._take_routing(layer)))
         for layer in sorted({point.layer for point in self.points}):
             self._watch(stack[layer], layer)

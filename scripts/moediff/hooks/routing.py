@@ -79,6 +79,8 @@ class Call:
         than a token uses.
         """
         family, count, used = known_family(self.model), expert_count(self.model), top_k(self.model)
+        if count is None or used is None:
+            raise UserError(f"{self._name()}: its config does not say how many experts there are")
         if not set(experts) <= set(range(count)) or count - len(set(experts)) < used:
             raise UserError(
                 f"{self._name()} has experts 0 to {count - 1} of which a token uses {used}; "
@@ -286,7 +288,13 @@ def recording(model: PreTrainedModel, point: Point) -> Iterator[dict[int, Routed
         for layer, router in behind.items():
 
             def note(_: nn.Module, __: tuple, out: Any, layer: int = layer) -> None:
-                recorded[layer] = read_routed(model, out)
+                routed = read_routed(model, out)
+                if routed is None:
+                    raise UserError(
+                        f"{type(model).__name__}: what the router of layer {layer} returns cannot be "
+                        "read, so its routing cannot be frozen; set activations.routing to none"
+                    )
+                recorded[layer] = routed
 
             hooks.callback(router.register_forward_hook(note).remove)
         yield recorded

@@ -34,5 +34,6 @@ class _Narrowed:
 def _autocast_experts(experts: nn.Module, hidden: Tensor, *routing: Tensor) -> Tensor:
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
-        experts = _Narrowed(experts, torch.get_autocast_dtype(kind))
+        narrowed = _Narrowed(experts, torch.get_autocast_dtype(kind))
+        experts = narrowed  # type: ignore[assignment]  # it has all that they are asked for
     return grouped_mm_experts_forward(experts, hidden, *routing)

@@ -19,7 +19,7 @@ def build(
     `mlp_only_layers`, so that only the feed-forward differs.
     """
     experts, layers = settings["experts"], settings["layers"]
-    config = Qwen3MoeConfig(
+    config = Qwen3MoeConfig(  # type: ignore[call-arg]  # it takes head_dim as one of **kwargs
         vocab_size=vocabulary,
         hidden_size=settings["d_model"],
         num_hidden_layers=layers,

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from moediff.corpus.packing import segment_positions
 from moediff.models.families import ignores_packing
 
+Inputs = dict[str, Tensor | bool | dict[str, Tensor]]
 
-def model_inputs(
-    tokens: np.ndarray, starts: np.ndarray, device: torch.device | str
-) -> dict[str, Tensor | bool | None]:
+
+def model_inputs(tokens: np.ndarray, starts: np.ndarray, device: torch.device | str) -> Inputs:
     """Arguments of a forward pass over packed sequences [batch, position].
 
     Positions count from 0 in every segment. transformers reads such positions, without an
@@ -27,9 +27,7 @@ def model_inputs(
     }
 
 
-def packed_inputs(
-    model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray
-) -> dict[str, Tensor | bool | None]:
+def packed_inputs(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray) -> Inputs:
     """`model_inputs` on the model's own device, with masks where the family needs them.
 
     A family that ignores packing would let attention cross documents (seen in transformers 5.23).

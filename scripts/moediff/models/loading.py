@@ -77,7 +77,9 @@ def load(
         raise UserError("device_map: needs the package accelerate; install it, or leave it out")
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        found: dict[str, Any]
+        model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # with info: a pair
             folder,
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
@@ -99,8 +101,9 @@ def load(
             f"{folder}: {len(absent)} weights of {type(model).__name__} are missing or of another "
             f"shape ({absent[0]}); take a whole checkpoint of a causal language model"
         )
-    placed = model if device_map else model.to(device)
-    return placed.eval().requires_grad_(False)
+    if not device_map:
+        model.to(device)  # type: ignore[arg-type]  # transformers hides self
+    return model.eval().requires_grad_(False)
 
 
 def write_manifest(
@@ -153,7 +156,7 @@ def check_vocabulary(
     folder: Path, model: PreTrainedModel, vocabulary: Vocabulary, name: str
 ) -> None:
     """Refuse a checkpoint whose tokens are not those of the corpus."""
-    entries = model.get_input_embeddings().num_embeddings
+    entries: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment]  # Embedding
     if vocabulary.size > entries:
         raise UserError(
             f"model '{name}': its vocabulary has {entries} entries, the corpus tokenizer "

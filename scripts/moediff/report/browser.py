@@ -53,7 +53,10 @@ def browser(dictionaries: Sequence[Browsed]) -> Markup:
     count = Counter(text for one in dictionaries for text in one.examples["tokens"].explode())
     vocabulary = sorted(count, key=lambda text: (-count[text], text))
     number = {text: place for place, text in enumerate(vocabulary)}
-    parts = {"labels": [one.label for one in dictionaries], "vocabulary": vocabulary}
+    parts: dict[str, Any] = {
+        "labels": [one.label for one in dictionaries],
+        "vocabulary": vocabulary,
+    }
     parts |= {f"dictionary-{n}": packed(one, number) for n, one in enumerate(dictionaries)}
     data = {name: Markup(embedded(part)) for name, part in parts.items()}
     return render("browser.html.j2", data=data)

@@ -14,6 +14,7 @@ import torch
 from moediff.activations import external
 from moediff.activations.shards import TYPES
 from moediff.config import activations, base, comparisons, models, training
+from moediff.config.base import Config
 from moediff.config.kinds import EXTERNAL, LOADED, kind_of, models_of
 from moediff.config.rows import row_paths
 from moediff.dictionaries.blocks import Shape
@@ -58,11 +59,11 @@ def _rate(work: Callable[[], int]) -> float:
     return done / (time.perf_counter() - began)
 
 
-def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def estimate(config: Config, device: torch.device) -> dict[str, Any]:
     """Rows {stage, name, amount, rate, hours, gigabytes} and their sums.
 
     Trained models are built and stepped on made tokens, dictionaries on made rows; a checkpoint of
-    the Hub is not fetched, and its hours are null, as are those of rows that other code wrote.
+    the Hub is not fetched, and its hours are null, as are those of external activations.
     Text reading and plots are left out: seconds beside the rest.
     """
     stages = []
@@ -119,7 +120,7 @@ def estimate(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "note": "hours are of one job after another on this machine; null where a checkpoint of "
         "the Hub would have to be fetched to be timed"
-        + (", and where rows of other code are copied" if copied else ""),
+        + (", and where external activations are copied" if copied else ""),
     }
 
 
@@ -150,7 +151,7 @@ def disk(stages: Sequence[Mapping[str, Any]], folder: Path, keep: bool) -> dict[
     return {"free_gigabytes": round(free, 1), "kept": keep, "warning": warning}
 
 
-def _routing_bytes(architecture: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+def _routing_bytes(architecture: Mapping[str, Any], config: Config) -> int:
     """Bytes of a row's routing in a model trained here, all of whose layers are alike."""
     kind, layers = config["activations"]["routing"], architecture["layers"]
     if kind == "none" or architecture["experts"] == 1:
@@ -163,8 +164,8 @@ def _routing_bytes(architecture: Mapping[str, Any], config: Mapping[str, Any]) -
     return (deepest + 1) * each
 
 
-def _size_of_rows(config: Mapping[str, Any], model: str) -> tuple[int, int]:
-    """Rows over all files that other code wrote, and their width."""
+def _size_of_rows(config: Config, model: str) -> tuple[int, int]:
+    """Rows over all files of external activations, and their width."""
     array = config["models"][model]["rows"]["array"]
     shapes = [
         external.open_rows(path, array)[0].shape
@@ -187,7 +188,7 @@ def _stage(stage: str, name: str, amount: int, rate: float | None, each: int) ->
 
 
 def _measure_model(
-    config: Mapping[str, Any], name: str, vocabulary: int, length: int, device: torch.device
+    config: Config, name: str, vocabulary: int, length: int, device: torch.device
 ) -> tuple[float, float, int]:
     """Tokens a second of training and of caching a model, and the number of its parameters."""
     architecture = config["models"][name]["train"]
@@ -198,7 +199,7 @@ def _measure_model(
     step = Step(model, plan, device)
 
     def train() -> int:
-        step.take(data, rows, 1e-4)
+        step.take(data, rows, 1e-4)  # type: ignore[arg-type]  # has what a step asks of a TokenSplit
         return data.tokens.size
 
     training_rate = _rate(train)

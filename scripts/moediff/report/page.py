@@ -19,7 +19,7 @@ def verdicts(
     trigram: float | None,
     moes: set[str],
     barely: float,
-    foreign: Sequence[str] = (),
+    external: Sequence[str] = (),
     withheld: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """What a reader must know first, as (kind, sentence).
@@ -27,11 +27,13 @@ def verdicts(
     `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
     seeds), `trigram` that of the n-grams (None without a language model); `moes` names the models
     that are Mixtures of Experts, `barely` is by how many nats a model must beat the n-grams to be
-    evidence, `foreign` names the models whose rows other code wrote, `withheld` are the reasons for which
+    evidence, `external` names the models of external activations, `withheld` are the reasons for which
     no claim has a verdict.
     """
     found = []
-    weak = [name for name, loss in losses.items() if trigram - loss <= barely]
+    weak = [
+        name for name, loss in losses.items() if trigram is not None and trigram - loss <= barely
+    ]
     if weak:
         listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
         found.append(
@@ -65,11 +67,11 @@ def verdicts(
                         "the two are matched in active size, not in loss.",
                     )
                 )
-    if foreign:
+    if external:
         found.append(
             (
                 "plain",
-                f"The rows of {', '.join(foreign)} were written by other code. Sources of one "
+                f"The rows of {', '.join(external)} were written by other code. Sources of one "
                 "dictionary were checked to be the same tokens in the same places; what computed "
                 "those rows was not.",
             )
@@ -131,7 +133,7 @@ def sections(
     """What the page shows, by heading: the first table, figures, the other tables, what comes last."""
     drawn = {heading: table(rows) for heading, rows in tables.items()}
     first = dict(list(drawn.items())[:1])
-    return first | figures | drawn | last
+    return {**first, **figures, **drawn, **last}
 
 
 def figure(svg: str) -> Markup:

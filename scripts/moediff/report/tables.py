@@ -64,7 +64,7 @@ def of_study(
         "Fraction of validation variance explained": explained(metrics),
         "Models: parameters": by_model(parameters),
         "Validation cross-entropy (nats a token)": by_model(losses),
-        "Rows of other code": rows_of_other_code(external),
+        "External activations": external_rows(external),
         "Rows kept and left out": rows_kept(metrics),
     }
     return {heading: rows for heading, rows in tables.items() if rows}
@@ -191,8 +191,8 @@ def by_model(facts: Mapping[str, Record]) -> list[Row]:
     return [{"model": model, **known} for model, known in facts.items()]
 
 
-def rows_of_other_code(external: Mapping[str, Any]) -> list[Row]:
-    """Where rows of models were read that other code ran, by split."""
+def external_rows(external: Mapping[str, Any]) -> list[Row]:
+    """Where external activations were read, by split."""
     return [
         {
             "model": model,

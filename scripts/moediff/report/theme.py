@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -48,7 +49,7 @@ def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
     for path in map(Path, paths):
         with artifact.whole(path) as partial:
             kind = path.suffix.removeprefix(".")
-            options = {"inline": True} if kind == "html" else {}
+            options: dict[str, Any] = {"inline": True} if kind == "html" else {}
             options |= {"scale_factor": 2} if kind == "png" else {}
             chart.save(str(partial), format=kind, **options)
 

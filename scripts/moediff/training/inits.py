@@ -38,13 +38,20 @@ def scratch(start: Start) -> PreTrainedModel:
     )
 
 
+def _source(start: Start) -> Path | str:
+    """The model.json that a model is made from. Raises UserError where none is given."""
+    if start.source is None:
+        raise UserError("a model that begins with another one needs the model.json of that one")
+    return start.source
+
+
 def checkpoint(start: Start) -> PreTrainedModel:
     """The weights of another model of the same architecture, to be trained on.
 
     Raises UserError when its tensors are others than this architecture's, DamagedError when they
     are not those that its model.json describes.
     """
-    source, _ = loading.open_manifest(start.source, torch.device("cpu"))
+    source, _ = loading.open_manifest(_source(start), torch.device("cpu"))
     model = scratch(start)
     try:
         model.load_state_dict(source.state_dict(), strict=True)
@@ -71,4 +78,4 @@ def provenance(init: Mapping[str, str], start: Start) -> dict[str, Any]:
     """What a result says of how its model began: nothing from scratch, else init, model and digest."""
     if not init:
         return {}
-    return {"init": {**init, "digest": artifact.read_json(start.source)["digest"]}}
+    return {"init": {**init, "digest": artifact.read_json(_source(start))["digest"]}}

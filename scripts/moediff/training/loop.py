@@ -77,7 +77,8 @@ def _untrained(
     model: PreTrainedModel, plan: Plan, validation: TokenSplit, device: torch.device
 ) -> pl.DataFrame:
     """The history of a model that is left as it began: one point, before any step."""
-    measured = evaluate(model.to(device), validation, device, torch.float32, plan.router_losses)
+    model.to(device)  # type: ignore[arg-type]  # transformers hides self
+    measured = evaluate(model, validation, device, torch.float32, plan.router_losses)
     rows = schedule_rows(0, 0, 0.0) + measured.rows(0, VALIDATION)
     return pl.DataFrame(rows, schema=COLUMNS)
 

@@ -24,7 +24,7 @@ class Step:
     def __init__(self, model: PreTrainedModel, plan: Plan, device: torch.device) -> None:
         self.model, self.plan, self.device = model, plan, device
         self.precision = pick_precision(plan.precision, device)
-        model.to(device).train()
+        model.to(device).train()  # type: ignore[arg-type]  # transformers hides self
         if self.precision != torch.float32:
             follow_autocast(model)
         train_only(model, plan.trainable)
