@@ -274,15 +274,18 @@ def test_a_dictionary_in_which_nothing_fires_has_an_empty_table(tmp_path: Path) 
 
 
 def test_examples_are_read_as_they_were_written(tmp_path: Path) -> None:
+    odd = ["", '"', "\\", "\\u00e9", "\x00", "\n", "\u2028<b>", "\ufffd", "\u202e", "漢", "😀"]
     table = pl.DataFrame(
         {
-            "feature": [3, 3], "tokens": [["a", "\u2028<b>", ""], []],
-            "activations": [[0.1, 2.5, 1e-7], []],
+            "feature": [3, 3], "tokens": [odd, []],
+            "activations": [[0.1, 2.5, 1e-7, 1e-45, 3.4e38, 1 / 3], []],
         },
         schema_overrides={"activations": pl.List(pl.Float32)},
     )  # fmt: skip
+    for part in (table, table.clear()):
+        example_files.write(tmp_path / "examples.parquet", part, artifact.made_by("examples"))
+        assert example_files.read(tmp_path / "examples.parquet").equals(part)
     example_files.write(tmp_path / "examples.parquet", table, artifact.made_by("examples"))
-    assert example_files.read(tmp_path / "examples.parquet").equals(table)
     (tmp_path / "cut").write_bytes((tmp_path / "examples.parquet").read_bytes()[:-9])
     with pytest.raises(DamagedError):
         example_files.read(tmp_path / "cut")

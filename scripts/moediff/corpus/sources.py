@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import sysconfig
 import zlib
@@ -68,8 +69,7 @@ def _python_files(roots: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     names = {
         prefix + path.relative_to(root).as_posix(): path
         for prefix, root in roots.items()
-        for path in root.rglob("*.py")
-        if _NOT_LIBRARY.isdisjoint(path.relative_to(root).parts)
+        for path in _modules(root)
     }
     # Another hash than that of the split, or what is read first would all be in one split.
     for name in sorted(names, key=lambda name: hashlib.sha256(f"order {name}".encode()).digest()):
@@ -77,6 +77,13 @@ def _python_files(roots: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
             yield name, names[name].read_text(encoding="utf-8")
         except UnicodeDecodeError:  # a few old modules are written in another encoding
             continue
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    """Every `.py` file under a folder, in no order; what is no library is not even looked into."""
+    for folder, inside, names in os.walk(root):
+        inside[:] = [name for name in inside if name not in _NOT_LIBRARY]
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 def _docstrings_of(code: str) -> Iterator[tuple[str, str]]:
