@@ -136,11 +136,10 @@ def test_changes_that_change_nothing_give_the_same_logits_to_the_bit(
     assert not any("forward" in vars(router) for router in routers(model).values())
 
 
-@pytest.mark.parametrize("family", EVERY)
+# Of Phi's two gates the second is often the larger, but not if it stands alone.
+@pytest.mark.parametrize("family", [family for family in EVERY if family != "phimoe"])
 def test_rank_1_is_the_model_that_uses_one_expert(family: str) -> None:
     """Where the first that is chosen is the first by gate, and the rule for one is that for k."""
-    if family == "phimoe":  # whose second gate is often the larger, but not if it stands alone
-        pytest.skip("its rule for one is not that for two")
     model, used = tiny(family), routed(tiny(family))
     with routing(model, rank(1), [LAYER]):
         first = table(routed(model))
