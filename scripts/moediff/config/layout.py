@@ -17,9 +17,9 @@ AT = "@"  # between a model and a hook point, in a comparison and in the name of
 
 SHARD = ".zarr.zip"  # how the name of an activation shard ends
 
-# Every path under the results folder. `{file}` is one of several files of a folder.
+# Every path in a folder under results (what lies in it directly has a plain name: fve.json). `{file}` is one
+# of several files of a folder.
 PATHS = {
-    "summary": "{file}",  # fve.json, claims.json, report.html and the like
     "documents": "corpus/{domain}.parquet",
     "tokenizer": "corpus/tokenizer.json",
     "vocabulary": "corpus/vocabulary.json",
@@ -174,7 +174,7 @@ class Fit:
     recipe: str
     seed: int
 
-    def path(self, file: str = "", source: str | None = None, kind: str = "dictionary") -> str:
+    def path(self, file: str = "", source: str | None = None) -> str:
         """A file of its folder, or of `experts/{source}` in it; the folder's name without one."""
         values = {
             "comparison": self.member.comparison,
@@ -184,4 +184,4 @@ class Fit:
         }
         if source is not None:
             return path("experts", **values, source=source, file=file)
-        return path(kind, **values, file=file).rstrip("/")
+        return path("dictionary", **values, file=file).rstrip("/")
