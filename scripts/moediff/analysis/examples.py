@@ -100,7 +100,7 @@ class _Windows:
         self.there = np.zeros(len(keys), bool)
 
     def add(self, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Count the rows of a batch by their columns [row]: the cells [n] that they fill, and the row of each.
+        """Count a batch by its columns [row]: the cells [n] that its rows fill, and the row of each.
 
         A row may stand in the windows of several features.
         """
