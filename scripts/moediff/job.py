@@ -1,7 +1,7 @@
 """What every script does first: log to the rule's file, bound its threads, end errors in one line.
 
-Then what several scripts open alike. The one module that sees Snakemake's object. It imports little: what a job
-needs is imported in it.
+Then what several scripts open alike. The one module that sees Snakemake's object. It imports little: what a
+job needs is imported in it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ COLLECTED_EVERY = 10_000
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
+    from moediff.activations.kept_rows import Kept
     from moediff.activations.rows import AlignedRows
     from moediff.analysis.reruns import Rerun, Text
     from moediff.analysis.sides import Side
+    from moediff.corpus.token_shards import TokenShard
     from moediff.dictionaries.dictionary import Dictionary
 
 
@@ -69,6 +72,25 @@ def fit_of(wildcards: Any) -> dict[str, Any]:
         "recipe": wildcards.recipe,
         "seed": int(wildcards.seed),
     }
+
+
+def model_and_text(snakemake: Any) -> tuple[PreTrainedModel, dict[str, Any], TokenShard, Kept]:
+    """The job's model, its manifest, a token shard as it reads it, and the rows to store of that.
+
+    `input.tokens` are this shard and then the same text by every other tokenizer.
+    """
+    from moediff.activations.kept_rows import kept_rows
+    from moediff.core.device import pick_device
+    from moediff.corpus.token_shards import read_token_shard
+    from moediff.models.loading import open_manifest
+
+    found, params, config = snakemake.input, snakemake.params, snakemake.config
+    settings = config["models"][snakemake.wildcards.model]
+    model, facts = open_manifest(
+        found.model[0], pick_device(config["device"]), settings.get("device_map")
+    )
+    shard, *others = map(read_token_shard, found.tokens)
+    return model, facts, shard, kept_rows(shard, params.reading["drop"], params.across, others)
 
 
 def sides_and_texts(
