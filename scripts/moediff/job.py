@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moediff.core.errors import UserError
@@ -72,6 +73,19 @@ def fit_of(wildcards: Any) -> dict[str, Any]:
         "recipe": wildcards.recipe,
         "seed": int(wildcards.seed),
     }
+
+
+def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:
+    """Folder of a long job's checkpoints, outside every output, named by a digest of `key`.
+
+    Snakemake deletes a job's outputs before it starts again; what must survive lies here. The key
+    names the job, so that no two jobs write to one folder, and all that decides its result.
+    """
+    from moediff.config import layout
+    from moediff.core import artifact
+
+    name = f"{stage}-{artifact.digest(*key)}"
+    return Path(snakemake.config["results"]) / layout.path("state") / name
 
 
 def model_and_text(snakemake: Any) -> tuple[PreTrainedModel, dict[str, Any], TokenShard, Kept]:
