@@ -16,7 +16,7 @@ with job(snakemake, torch_threads=True) as log:
     dictionary = in_float64(dictionary, device)
     baseline = principal_components.Baseline.load(snakemake.input.components)
 
-    def described(dictionary):
+    def described(dictionary, baseline):
         """What it is on the validation rows, and one row a feature."""
         measured = evaluation.measure(dictionary, baseline, rows, names, recipe, device)
         return measured, features.feature_table(
@@ -28,10 +28,9 @@ with job(snakemake, torch_threads=True) as log:
             tuple(params.features["bounds"]),
         )
 
-    measured, table = described(dictionary)
-    measured_early, table_early = described(
-        in_float64(Dictionary.load(snakemake.input.early)[0], device)
-    )
+    measured, table = described(dictionary, baseline)
+    early = in_float64(Dictionary.load(snakemake.input.early)[0], device)
+    measured_early, table_early = described(early, None)
     if len(names) == 2:
         nu = latent_scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
         table = features.with_scaling(table, nu)

@@ -10,7 +10,7 @@ from sklearn.metrics import r2_score
 from conftest import RECIPE, unchanged
 from moediff.analysis import evaluation
 from moediff.analysis.evaluation import VarianceExplained, check_models, measure
-from moediff.analysis.measured import POOLED, fve_rows
+from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
 from moediff.core.errors import UserError
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64
@@ -100,6 +100,20 @@ def test_threshold_mode_is_the_same_from_any_batch(world, aligned_rows) -> None:
         one, other = (measured.fve["threshold", source] for measured in found)
         assert one == pytest.approx(other, abs=1e-9)
     assert (found[0].fired_in == found[1].fired_in).all()
+
+
+def test_measure_without_a_baseline_gives_what_the_threshold_gives_and_no_more(
+    world, aligned_rows
+) -> None:
+    data, names = aligned_rows(world), ["a", "b"]
+    whole, bare = (
+        measure(fitted_like(data), baseline, data, names, rule(4, 256), torch.device("cpu"))
+        for baseline in (principal_components(data), None)
+    )
+    assert bare.fve == {key: value for key, value in whole.fve.items() if key[0] == THRESHOLD}
+    assert bare.l0 == {THRESHOLD: whole.l0[THRESHOLD]}
+    for name in ("fired", "activation", "fired_in", "domain_rows"):
+        assert (getattr(bare, name) == getattr(whole, name)).all()
 
 
 def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:

@@ -174,6 +174,25 @@ def test_in_float64_of_a_float64_dictionary_is_itself() -> None:
     assert in_float64(exact, CPU) is exact
 
 
+@pytest.mark.parametrize("rank", ["summed", "mixed"])
+def test_values_at_entries_are_those_of_encode_and_0_where_none_fires(rank: str) -> None:
+    recipe = RECIPE | {"features": 40, "tied": 8, "exclusive": 4, "k": 5, "rank": rank}
+    dictionary = in_float64(Dictionary(Shape.of(recipe, [12, 12]), seed=3))
+    dictionary.threshold.fill_(0.3)
+    rows = random_rows(64, 24).double()
+    (row, feature), values = dictionary.encode(rows)
+    dense = torch.zeros(64, 40, dtype=torch.float64)
+    dense[row, feature] = values
+    every = torch.cartesian_prod(torch.arange(64), torch.arange(40)).unbind(1)
+    found = dictionary.values_at(rows, every)
+    assert 0 < len(values) < found.numel()
+    torch.testing.assert_close(found.view(64, 40), dense, rtol=1e-12, atol=0)
+    some = torch.arange(0, 64 * 40, 7)
+    assert torch.equal(dictionary.values_at(rows, (every[0][some], every[1][some])), found[some])
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert len(dictionary.values_at(rows, (nothing, nothing))) == 0
+
+
 def test_threshold_fires_k_features_on_the_held_out_rows(aligned_rows) -> None:
     data = aligned_rows([random_rows(5000, 20).numpy()])
     dictionary = Dictionary(Shape.of(RECIPE | {"features": 96}, [20]))

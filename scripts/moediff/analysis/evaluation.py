@@ -79,7 +79,7 @@ def coded(
 
 def measure(
     dictionary: Dictionary,
-    baseline: Baseline,
+    baseline: Baseline | None,
     data: AlignedRows,
     names: Sequence[str],
     recipe: Mapping[str, Any],
@@ -88,13 +88,14 @@ def measure(
     """FVE, L0 and firings of a dictionary on the validation rows, and its baselines' FVE.
 
     By the threshold, which firings are counted of, and, where the recipe keeps k features, also by
-    its own selection.
+    its own selection. Without a `baseline` by the threshold alone, and of no baseline.
 
     Batches have the recipe's rows whatever the chunks and shards, since a BatchTopK code depends on its
     batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
     """
     k, rule = recipe["k"], recipe["select"]
-    modes = (THRESHOLD, rule) if rule in KEEPS_K else (THRESHOLD,)
+    modes = (THRESHOLD, rule) if rule in KEEPS_K and baseline else (THRESHOLD,)
+    baselines = ("mean", "pca") if baseline else ()
     dictionary = in_float64(dictionary, device)
     shape = dictionary.shape
     means = dictionary.standardise(
@@ -102,7 +103,7 @@ def measure(
     )
     sums = {
         (method, name): VarianceExplained(means[0, shape.columns(s)])
-        for method in (*modes, "mean", "pca")
+        for method in (*modes, *baselines)
         for s, name in enumerate(names)
     }
     active = dict.fromkeys(modes, 0)
@@ -111,9 +112,8 @@ def measure(
     labels = [data.column_in_order(name, recipe["batch"]) for name in ("domain", "document")]
     domain_rows = torch.zeros(HALVES * len(data.domains), dtype=torch.int64)
     fired_in = torch.zeros(HALVES * shape.features * len(data.domains), dtype=torch.int64)
-    baseline = Baseline(
-        baseline.vectors.to(device), baseline.variances, baseline.scale.to(device)
-    )  # fmt: skip
+    if baseline:
+        baseline = baseline.to(device)
     widths = torch.tensor(shape.widths, device=device)
     scale = dictionary.scale.repeat_interleave(widths)  # [D]
     progress = Progress(data.count, "evaluation", "rows")
@@ -121,7 +121,10 @@ def measure(
         half = half_of(document)
         domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
         rows = dictionary.standardise([part.to(device) for part in sources])
-        rebuilt = {"mean": torch.zeros_like(rows), "pca": baseline.reconstruct(rows, scale, k)}
+        rebuilt = {}
+        if baseline:
+            rebuilt["mean"] = torch.zeros_like(rows)
+            rebuilt["pca"] = baseline.reconstruct(rows, scale, k)
         scores, weight = dictionary.score(rows)
         for mode in modes:
             select = None if mode == THRESHOLD else (mode, k)
@@ -141,7 +144,7 @@ def measure(
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}
-    for method in (*modes, "mean", "pca"):
+    for method in (*modes, *baselines):
         fve[method, POOLED] = float(np.mean([fve[method, name] for name in names]))
     return Measured(
         fve=fve,

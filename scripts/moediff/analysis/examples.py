@@ -6,7 +6,8 @@ to BEFORE tokens before and AFTER after it, as long as their rows follow on, pos
 the same sequence, which is what the model saw. A row that was left out ends the window.
 
 Two passes over the rows, which stand in a mixed order: the first finds the rows, the second gathers
-their windows. Memory goes with features x COUNT (x the window), not with the rows.
+their windows, and computes of each row only the features whose windows it is in. Memory goes with
+features x COUNT (x the window), not with the rows.
 
     F  features      E  examples, at most F COUNT      W  BEFORE + 1 + AFTER
 """
@@ -25,6 +26,7 @@ from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import coded
 from moediff.core import artifact
 from moediff.core.errors import UserError
+from moediff.core.progress import Progress
 from moediff.corpus.tokenizer import load_tokenizer
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 
@@ -79,26 +81,6 @@ def _changes(*columns: np.ndarray) -> np.ndarray:
     return found
 
 
-def _batches(
-    dictionary: Dictionary,
-    data: AlignedRows,
-    batch: int,
-    device: torch.device,
-    name: str,
-    columns: Sequence[str],
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-    """Row in the batch, feature and value of each firing [n], and columns [row], batch by batch."""
-    labels = [data.column_in_order(column, batch) for column in columns]
-    for (_, entries, values), *found in zip(
-        coded(dictionary, data, batch, device, name), *labels, strict=True
-    ):
-        row, feature, value = (part.cpu().numpy() for part in (*entries, values))
-        yield (
-            row, feature, value,
-            {column: part.numpy() for column, part in zip(columns, found, strict=True)},
-        )  # fmt: skip
-
-
 # --- their windows ------------------------------------------------------------------------------
 
 
@@ -113,34 +95,27 @@ class _Windows:
         keys = ((segment * _PLACES + facts["position"])[:, None] + around).ravel()
         self.cells = np.argsort(keys, kind="stable")
         self.keys = keys[self.cells]
-        self.feature = feature
         self.token = np.zeros(len(keys), np.int64)
         self.value = np.zeros(len(keys))
         self.there = np.zeros(len(keys), bool)
 
-    def add(
-        self,
-        row: np.ndarray,
-        feature: np.ndarray,
-        value: np.ndarray,
-        columns: dict[str, np.ndarray],
-        features: int,
-    ) -> None:
-        """The rows of a batch: firings [n] by row in it, and the columns [row]."""
+    def add(self, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Count a batch by its columns [row]: the cells [n] that its rows fill, and the row of each.
+
+        A row may stand in the windows of several features.
+        """
         pairs = zip(columns["document"].tolist(), columns["sequence"].tolist(), strict=True)
         segment = np.array([self.segments.get(pair, -1) for pair in pairs], np.int64)
         wanted = np.flatnonzero(segment >= 0)
         key = segment[wanted] * _PLACES + columns["position"][wanted]
         first, last = (np.searchsorted(self.keys, key, side) for side in ("left", "right"))
         sizes = last - first
-        place = np.repeat(wanted, sizes)  # of each cell filled, the row in the batch
-        inside = np.arange(len(place)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        row = np.repeat(wanted, sizes)
+        inside = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         cell = self.cells[np.repeat(first, sizes) + inside]
-        self.token[cell] = columns["token"][place]
+        self.token[cell] = columns["token"][row]
         self.there[cell] = True
-        value_at = dict(zip((row * features + feature).tolist(), value.tolist(), strict=True))
-        asked = place * features + self.feature[cell // WIDTH]
-        self.value[cell] = [value_at.get(key, 0.0) for key in asked.tolist()]
+        return cell, row
 
     def runs(self) -> list[slice]:
         """Of each example, the cells around its peak whose rows follow on: within its W."""
@@ -209,9 +184,12 @@ def feature_examples(
     """
     dictionary = in_float64(dictionary, device)  # once, for two passes
     strongest, done = Strongest(dictionary.shape.features), 0
-    for row, feature, value, columns in _batches(
-        dictionary, data, batch, device, "strongest rows", _FACTS
+    for (_, entries, values), columns in zip(
+        coded(dictionary, data, batch, device, "strongest rows"),
+        _columns(data, batch, _FACTS),
+        strict=True,
     ):
+        row, feature, value = (part.cpu().numpy() for part in (*entries, values))
         facts = {name: column[row] for name, column in columns.items()}
         strongest.add(feature, value, facts | {"row": done + row})
         done += len(columns["document"])
@@ -219,10 +197,21 @@ def feature_examples(
     facts = {name: kept[feature, rank] for name, kept in strongest.facts.items()}
 
     windows = _Windows(feature, facts)
-    for row, fires, value, columns in _batches(
-        dictionary, data, batch, device, "examples", ("token", "document", "sequence", "position")
+    progress = Progress(data.count, "examples", "rows")
+    for sources, columns in zip(
+        data.in_order(batch),
+        _columns(data, batch, ("token", "document", "sequence", "position")),
+        strict=True,
     ):
-        windows.add(row, fires, value, columns, dictionary.shape.features)
+        cell, row = windows.add(columns)
+        rows = dictionary.standardise([part.to(device) for part in sources])
+        own = feature[cell // WIDTH]
+        place, features = (torch.from_numpy(part).to(device) for part in (row, own))
+        windows.value[cell] = dictionary.values_at(rows, (place, features)).cpu().numpy()
+        progress.advance(len(rows))
+    progress.close()
+    # Its own value is that by which it was chosen, to the last bit.
+    windows.value.reshape(-1, WIDTH)[:, BEFORE] = strongest.value[feature, rank]
     runs = windows.runs()
     token, value = (part.reshape(-1, WIDTH) for part in (windows.token, windows.value))
     text = pieces(tokenizer, [part[run].tolist() for part, run in zip(token, runs, strict=True)])
@@ -243,6 +232,14 @@ def feature_examples(
             "activations": pl.List(pl.Float32), "peak": pl.Int64,
         },
     )  # fmt: skip
+
+
+def _columns(
+    data: AlignedRows, batch: int, names: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Columns [row] by name, batch by batch."""
+    for found in zip(*(data.column_in_order(name, batch) for name in names), strict=True):
+        yield {name: part.numpy() for name, part in zip(names, found, strict=True)}
 
 
 def check_tokenizer(data: AlignedRows, digest: str, path: Path | str) -> None:

@@ -32,7 +32,14 @@ from moediff.dictionaries.blocks import (
 )
 from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.products import selected_values, sparse_decode
-from moediff.dictionaries.scores import DenseScores, Linear, Scores, Scratch, ScreenedScores
+from moediff.dictionaries.scores import (
+    DenseScores,
+    Linear,
+    Scores,
+    Scratch,
+    ScreenedScores,
+    scores_at,
+)
 from moediff.dictionaries.selection import KEEPS_K
 
 
@@ -133,8 +140,13 @@ class Dictionary(nn.Module):
         A score is a pre-activation times its weight. The product, unlike the pre-activation, does
         not change when a feature's decoder grows and its code shrinks.
         """
-        with torch.no_grad():
-            weight = RANKS[self.shape.rank](self.norms())
+        parts, weight = self._linear()
+        return (ScreenedScores if screened else DenseScores)(rows, parts, scratch), weight
+
+    @torch.no_grad()
+    def _linear(self) -> tuple[list[Linear], Tensor]:
+        """What scores are computed by, block by block, and the weights [F] of `score`."""
+        weight = RANKS[self.shape.rank](self.norms())
         parts = [
             Linear(
                 block.encoder.detach(), block.encoder_bias.detach(), weight[block.features],
@@ -142,7 +154,7 @@ class Dictionary(nn.Module):
             )
             for block in self.blocks.values()
         ]  # fmt: skip
-        return (ScreenedScores if screened else DenseScores)(rows, parts, scratch), weight
+        return parts, weight
 
     def values(self, known: Tensor, rows: Tensor, entries: Entries) -> Tensor:
         """`known` [n], the pre-activations at the entries, with their gradient."""
@@ -192,6 +204,17 @@ class Dictionary(nn.Module):
             rule, k = select
             entries, selected = KEEPS_K[rule].largest(scores, k)
         return entries, selected / weight[entries[1]]
+
+    @torch.no_grad()
+    def values_at(self, rows: Tensor, entries: Entries) -> Tensor:
+        """Values [n] of standardised rows [row, D] at given entries, by row; 0 where none fires.
+
+        As `encode` gives them, but for the last bits: no other score is computed.
+        """
+        parts, weight = self._linear()
+        scores, feature = scores_at(rows, parts, entries), entries[1]
+        fires = (scores >= self.threshold[feature]) & (scores > 0)
+        return (scores / weight[feature]).where(fires, scores.new_zeros(()))
 
     @torch.no_grad()
     def reconstruct(self, rows: Tensor, select: tuple[str, int] | None = None) -> Tensor:

@@ -253,15 +253,18 @@ def exact_threshold(
 ) -> float:
     """The (k * rows)-th largest score over the held-out rows: they then fire k features on average.
 
-    Streamed: after each batch only the k * rows largest scores so far are kept.
+    Streamed: at most twice as many scores are kept, and what a batch has. Sorted out are they only
+    when there are so many, since that costs more than to find them.
     """
-    most = k * held_out.count
+    most, floor = k * held_out.count, 0.0
     largest = torch.empty(0)
     for sources in data.selected(held_out, batch):
         rows = dictionary.standardise(sources)
         scores, _ = dictionary.score(rows)
-        floor = float(largest.min()) if len(largest) == most else 0.0
         largest = torch.cat([largest, scores.at_least(floor)[1].cpu()])
-        if len(largest) > most:
+        if len(largest) > 2 * most:
             largest = largest.topk(most, sorted=False).values
+            floor = float(largest.min())
+    if len(largest) > most:
+        largest = largest.topk(most, sorted=False).values
     return float(largest.min()) if len(largest) else 0.0

@@ -29,6 +29,10 @@ class Baseline:
         artifact.check_format(path, metadata)
         return cls(tensors["vectors"], tensors["variances"], tensors["scale"])
 
+    def to(self, device: torch.device) -> Baseline:
+        """The same on `device`, as far as `reconstruct` needs it."""
+        return Baseline(self.vectors.to(device), self.variances, self.scale.to(device))
+
     def reconstruct(self, rows: Tensor, scale: Tensor, k: int) -> Tensor:
         """Centred rows [row, D], in units of `scale` [D], from their first k components."""
         basis, unit = self.vectors[:, :k], scale / self.scale

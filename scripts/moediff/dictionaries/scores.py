@@ -177,7 +177,7 @@ class ScreenedScores:
         limit = floor * (1 - self.ROUNDING)
         limit = limit.bfloat16() if isinstance(limit, Tensor) else limit
         entries = backend(self.bounds).above(self.bounds, limit)
-        scores = self._exact(entries)
+        scores = scores_at(self.rows, self.parts, entries)
         bounds = self.bounds[entries].float()
         self.violations += int((scores > bounds + self.ROUNDING * bounds.abs()).sum())
         floors = floor.expand(self.shape)[entries] if isinstance(floor, Tensor) else floor
@@ -188,15 +188,16 @@ class ScreenedScores:
         floor = _row_floor(self.bounds, k).float()
         return floor - 2 * self.ROUNDING * floor.abs() - 2 * _up(self.widest)[:, None]
 
-    def _exact(self, entries: Entries) -> Tensor:
-        """Scores of entries in float32."""
-        scores = torch.empty(len(entries[0]), device=self.rows.device)
-        for part in self.parts:
-            inside, local = localise(entries, part.features)
-            dots = backend(self.rows).row_dots(self.rows[:, part.columns], part.encoder, local)
-            dots = dots + part.bias[local[1]]
-            scores[inside] = dots if part.weight is None else dots * part.weight[local[1]]
-        return scores
+
+def scores_at(rows: Tensor, parts: Sequence[Linear], entries: Entries) -> Tensor:
+    """Scores [n] of entries alone, by row, in the dtype of the rows: a product of its own each."""
+    scores = rows.new_empty(len(entries[0]))
+    for part in parts:
+        inside, local = localise(entries, part.features)
+        dots = backend(rows).row_dots(rows[:, part.columns], part.encoder, local)
+        dots = dots + part.bias[local[1]]
+        scores[inside] = dots if part.weight is None else dots * part.weight[local[1]]
+    return scores
 
 
 def _narrow(table: Tensor, weight: Tensor | None, columns: Sequence[Tensor]) -> Tensor:

@@ -6,11 +6,12 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers and in pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import polars as pl
+import vl_convert
 
 from moediff.core import artifact
 
@@ -46,12 +47,20 @@ def _theme() -> alt.theme.ThemeConfig:
 
 def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
     """Write a chart as each of `paths` says: self-contained HTML, SVG or PNG."""
+    drawn = StringIO()
+    chart.save(drawn, format="svg")
+    svg = drawn.getvalue()
     for path in map(Path, paths):
         with artifact.whole(path) as partial:
-            kind = path.suffix.removeprefix(".")
-            options: dict[str, Any] = {"inline": True} if kind == "html" else {}
-            options |= {"scale_factor": 2} if kind == "png" else {}
-            chart.save(str(partial), format=kind, **options)
+            match path.suffix:
+                case ".html":
+                    chart.save(str(partial), format="html", inline=True)
+                case ".svg":
+                    partial.write_text(svg, encoding="utf-8")
+                case ".png":  # of the SVG, which Altair would make once more
+                    partial.write_bytes(vl_convert.svg_to_png(svg, scale=2))
+                case kind:
+                    raise ValueError(f"{path}: charts are not written as {kind}")
 
 
 def class_colour(colours: Mapping[str, str], table: pl.DataFrame) -> alt.Color:
