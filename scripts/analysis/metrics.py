@@ -58,5 +58,5 @@ with job(snakemake, torch_threads=True) as log:
             "fve": fve_rows(measured, names, classes["dead"], about),
         },
     )
-    log.info("%s/%s: fve %.4f, classes %s", wildcards.comparison, wildcards.recipe,
-             measured.fve[THRESHOLD, POOLED], classes)  # fmt: skip
+    fve = ", ".join(f"{mode} {measured.fve[mode, POOLED]:.4f}" for mode in measured.l0)
+    log.info("%s/%s: fve by %s; classes %s", wildcards.comparison, wildcards.recipe, fve, classes)

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 from moediff.core import artifact
 from moediff.core.errors import UserError
-from moediff.corpus.tokenizer import END_OF_TEXT, read_vocabulary, train_tokenizer, write_tokenizer
+from moediff.corpus.tokenizer import (
+    END_OF_TEXT,
+    load_tokenizer,
+    read_vocabulary,
+    train_tokenizer,
+    write_tokenizer,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +81,25 @@ def test_a_vocabulary_with_gaps_is_as_large_as_its_largest_id(tmp_path: Path) ->
         tmp_path / "tokenizer.json", tmp_path / "vocabulary.json", tokenizer, "end", ["end"]
     )
     assert read_vocabulary(tmp_path / "vocabulary.json").size == 70_001
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused_and_with_one_it_is_read(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Of a folder with config.json alone transformers makes a tokenizer of special tokens."""
+    Qwen3Config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no tokenizer of its own"):
+        load_tokenizer(str(tmp_path), None)
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+    whole.save_pretrained(tmp_path)
+    loaded, end, special = load_tokenizer(str(tmp_path), None)
+    assert (end, special) == (END_OF_TEXT, [END_OF_TEXT])
+    assert loaded.encode("the quiet moon").ids == tokenizer.encode("the quiet moon").ids
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no end-of-text token; set eos_token"):
+        load_tokenizer(str(tmp_path), None)
