@@ -7,6 +7,7 @@ Snakefile again.
 from __future__ import annotations
 
 import glob
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def as_list(value: Any) -> list[Any]:
 
 
 def matching_files(pattern: str) -> list[str]:
-    """Files that a glob matches, sorted."""
-    return sorted(match for match in glob.glob(pattern, recursive=True) if Path(match).is_file())
+    """Files that a glob matches, sorted, and with them what cannot be looked at: reading will name it."""
+    found = glob.glob(pattern, recursive=True)
+    return sorted(path for path in found if os.path.isfile(path) or not os.path.exists(path))
 
 
 def files_of(folder: str, patterns: tuple[str, ...]) -> list[str]:

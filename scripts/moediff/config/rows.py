@@ -6,6 +6,7 @@ import glob
 from pathlib import Path
 
 from moediff.config.base import ROW_SPLITS, Config, as_list
+from moediff.config.globs import glob_fault
 from moediff.core.errors import ConfigError
 
 
@@ -37,8 +38,10 @@ def check_rows(name: str, config: Config) -> None:
     for split in ROW_SPLITS:
         where = f"models.{name}.rows.{split}"
         for pattern in row_patterns(config["models"][name]["rows"], split):
-            if not glob.glob(pattern, recursive=True):
-                raise ConfigError(f"{where}: no file matches '{pattern}' (from {Path.cwd().name}/)")
+            found = sorted(glob.glob(pattern, recursive=True))
+            fault = glob_fault(pattern, [*found, *(part for p in found for part in row_files(p))])
+            if fault:
+                raise ConfigError(f"{where}: {fault}")
         for path in row_paths(config, name, split):
             if not _is_rows(path):
                 raise ConfigError(
