@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,7 @@ def open_rows(results: Path | str, *sources: str, split: str = "validation") -> 
     for name in sources:
         source = Source.parse(name, seed=0)
         shard = layout.path(
-            "activations", model=glob.escape(source.model), seed=source.seed, split=split, shard="*"
+            "activations", model=source.model, seed=source.seed, split=split, shard="*"
         )
         paths.append(sorted(folder.glob(shard)))
         points.append(source.point)

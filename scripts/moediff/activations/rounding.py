@@ -35,9 +35,9 @@ class Rounding:
         # Without its sign, the bits of a float16 grow with its size, and count its smallest from 0.
         sizes = stored.numpy().view(np.uint16) << 1
         small = sizes < 2 << DIGITS
-        zeros = int(small.sum()) - np.count_nonzero(exact[small])
-        self.small += int(small.sum()) - zeros
-        self.values += small.size - zeros
+        nonzero = int((exact[small] != 0).sum())
+        self.small += nonzero
+        self.values += small.size - int(small.sum()) + nonzero
         whole = small.all(1)  # alone can be lost
         lost = np.flatnonzero(whole)[exact[whole].any(1) & ~sizes[whole].any(1)]
         if len(lost) and self.first_lost is None:

@@ -74,7 +74,7 @@ def _regrouped(named: list[tuple[str, Document]], pattern: str) -> Iterator[Docu
     values = [document.group for _, document in named]
     about = f"group_pattern '{shown(pattern)}'"
     try:
-        found = group_search.search(pattern, values)
+        found = group_search.search(pattern, values, group_search.SECONDS)
     except group_search.Endless as endless:
         raise UserError(
             f"{named[values.index(endless.name)][0]}: {about} comes to no end on "

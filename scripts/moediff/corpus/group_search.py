@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-SECONDS = 10.0  # for one call: thousands of names take milliseconds
+SECONDS = 10.0  # for thousands of names, which take milliseconds
 
 
 class Endless(Exception):
@@ -23,7 +23,7 @@ class Endless(Exception):
         self.name = name
 
 
-def search(pattern: str, names: Sequence[str], seconds: float = SECONDS) -> list[str | None]:
+def search(pattern: str, names: Sequence[str], seconds: float) -> list[str | None]:
     """Of every name what the first group of `pattern` (all of it, where it has none) finds, else None.
 
     Raises Endless when that takes longer than `seconds`, and RuntimeError when the search breaks off.

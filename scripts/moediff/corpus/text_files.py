@@ -8,10 +8,11 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedIOBase
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import polars as pl
 from polars import selectors
@@ -130,7 +131,7 @@ def _json_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
         raise UserError(f"{path}: not a whole gzip file ({first_line(error)})") from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BufferedIOBase:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
