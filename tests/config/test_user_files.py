@@ -46,6 +46,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (files("b[0].txt"), "'b[0].txt' is there, but as a pattern its brackets match other names"),
         (files("c[0].txt"), "no file matches 'c[0].txt' (from "),
+        (files("a\0b/*.txt"), "no file matches 'a\\x00b/*.txt' (from "),
         (files("*.csv"), "a.csv: is a table; convert it to parquet or JSON lines"),
         (files("a.jsonl", "b0.txt", group="source"), "b0.txt: plain text, which has no column"),
         (files("g*.txt"), "'gone.txt' cannot be read: a link to nothing"),
