@@ -42,7 +42,11 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
     log.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if snakemake.log:
-        handlers.append(logging.FileHandler(snakemake.log[0], mode="w", encoding="utf-8"))
+        handlers.append(
+            logging.FileHandler(
+                snakemake.log[0], mode="w", encoding="utf-8", errors="backslashreplace"
+            )
+        )
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
