@@ -5,10 +5,10 @@ from moediff.job import job
 with job(snakemake, torch_threads=True) as log:
     from moediff.core import artifact
     from moediff.corpus.tokenizer import read_vocabulary
-    from moediff.models import loading, parameters
+    from moediff.models import fetching, loading, parameters
 
     settings = snakemake.params.settings
-    folder = loading.fetch(settings["load"], settings["revision"])
+    folder = fetching.fetch(settings["load"], settings["revision"])
     model = loading.load(folder, settings["dtype"])
     if settings["tokenizer"] == "corpus":
         vocabulary = read_vocabulary(snakemake.input.vocabulary)

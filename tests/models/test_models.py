@@ -24,7 +24,7 @@ from moediff.corpus.tokenizer import (
     train_tokenizer,
     write_tokenizer,
 )
-from moediff.models import build, inputs, loading, parameters
+from moediff.models import build, fetching, inputs, loading, parameters
 
 CPU = torch.device("cpu")
 
@@ -122,7 +122,7 @@ def test_a_saved_model_comes_back_whole(architecture, tiny_model, tmp_path: Path
 def test_a_checkpoint_of_a_folder_is_loaded_and_its_tokens_checked(tmp_path: Path) -> None:
     model = gpt2()
     model.save_pretrained(tmp_path)
-    folder = loading.fetch(str(tmp_path), None)
+    folder = fetching.fetch(str(tmp_path), None)
     loaded = loading.load(folder)
     assert parameters.count_parameters(loaded).total == sum(p.numel() for p in model.parameters())
     small = Vocabulary(VOCABULARY, 0, (0,), "digest", "entries")
@@ -187,7 +187,7 @@ def test_a_missing_checkpoint_and_an_unreachable_hub_end_in_one_line(monkeypatch
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(UserError, match="no/such-model") as raised:
-        loading.fetch("no/such-model", "abc")
+        fetching.fetch("no/such-model", "abc")
     assert "\n" not in str(raised.value)
 
 

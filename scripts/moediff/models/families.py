@@ -208,19 +208,30 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
+def language_model(model: PreTrainedModel) -> nn.Module:
+    """What a text token passes through, without its unembedding.
+
+    The backbone, or, of a multimodal model, that part of it: the towers of images and sounds are
+    beside it.
+    """
+    if model.config.get_text_config() is model.config:
+        return backbone(model)
+    return model.get_decoder()
+
+
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder blocks: the one list of modules as long as the model is deep.
 
     Of several it is the one whose modules have a feed-forward. Raises UserError.
     """
     depth = model.config.get_text_config().num_hidden_layers
-    lists = [part for part in backbone(model).modules() if isinstance(part, nn.ModuleList)]
+    lists = [part for part in language_model(model).modules() if isinstance(part, nn.ModuleList)]
     deep = [part for part in lists if len(part) == depth]
     stacks = [part for part in deep if any(hasattr(part[0], n) for n in FEED_FORWARDS)] or deep
     if len(stacks) != 1:
         named = ", ".join(
             f"{name} ({len(module)} x {type(module[0]).__name__})"
-            for name, module in backbone(model).named_modules()
+            for name, module in language_model(model).named_modules()
             if isinstance(module, nn.ModuleList) and len(module)
         )
         raise UserError(
