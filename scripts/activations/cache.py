@@ -7,7 +7,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.core import artifact, device
     from moediff.corpus.token_shards import read_token_shard
     from moediff.hooks.points import Point
-    from moediff.models import loading
+    from moediff.models import loading, suitability
 
     params, wildcards = snakemake.params, snakemake.wildcards
     model, facts = loading.open_manifest(
@@ -18,7 +18,7 @@ with job(snakemake, torch_threads=True) as log:
     measured = artifact.read_json(snakemake.input.points)["points"]
     points = {name: Point(found["hook"], found["layer"]) for name, found in measured.items()}
     shard, *others = map(read_token_shard, snakemake.input.tokens)
-    loading.check_context(model, shard.tokens.shape[1], wildcards.model)
+    suitability.check_context(model, shard.tokens.shape[1], wildcards.model)
     count = caching.cache(
         model,
         caching.Reading(points, params.reading["routing"]),

@@ -10,6 +10,12 @@ from transformers import PreTrainedModel
 from moediff.corpus.packing import segment_positions
 from moediff.models.families import ignores_packing
 
+# Families with a position for time, height and width each, which see that sequences are packed only where
+# a fourth, the place in the text, stands before them.
+_FOUR_POSITIONS = (
+    "qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text",
+)  # fmt: skip
+
 Inputs = dict[str, Tensor | bool | dict[str, Tensor]]
 
 
@@ -28,13 +34,16 @@ def model_inputs(tokens: np.ndarray, starts: np.ndarray, device: torch.device | 
 
 
 def packed_inputs(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray) -> Inputs:
-    """`model_inputs` on the model's own device, with masks where the family needs them.
+    """`model_inputs` on the model's own device, with the masks or positions that the family needs.
 
     A family that ignores packing would let attention cross documents (seen in transformers 5.23).
     `proofs.prove_packing` proves of every model that it does not.
     """
     inputs = model_inputs(tokens, starts, model.device)
     config = model.config.get_text_config()
+    if config.model_type in _FOUR_POSITIONS:
+        positions = inputs["position_ids"]
+        inputs["position_ids"] = torch.stack([positions] * 4)  # type: ignore[list-item]  # a Tensor
     if ignores_packing(model):
         segment = torch.from_numpy(starts.cumsum(1)).to(model.device)
         inputs["attention_mask"] = {

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from moediff.config import checkpoints
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError
-from moediff.corpus.tokenizer import Vocabulary, entries_digest, vocabulary_size
 from moediff.models import adapters, fetching
 from moediff.models.parameters import count_parameters
 from moediff.models.reading import from_transformers, plain
@@ -115,36 +113,3 @@ def open_manifest(
         changed = folder / WEIGHTS if facts["folder"] == "." else path
         raise DamagedError(changed, "the weights are not those that model.json describes")
     return load(folder, facts["dtype"], device, device_map), facts
-
-
-def check_vocabulary(
-    folder: Path, model: PreTrainedModel, vocabulary: Vocabulary, name: str
-) -> None:
-    """Refuse a checkpoint whose tokens are not those of the corpus."""
-    entries: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment]  # Embedding
-    if vocabulary.size > entries:
-        raise UserError(
-            f"model '{name}': its vocabulary has {entries} entries, the corpus tokenizer "
-            f"{vocabulary.size}; set corpus.tokenizer to {{load: {name}}}"
-        )
-    own = folder / "tokenizer.json"
-    if own.is_file():
-        tokenizer = Tokenizer.from_file(str(own))
-        if entries_digest(tokenizer) != vocabulary.entries:
-            raise UserError(
-                f"model '{name}': its tokenizer ({vocabulary_size(tokenizer)} entries) is not that "
-                f"of the corpus ({vocabulary.size}); set corpus.tokenizer to {{load: {name}}}"
-            )
-
-
-def check_context(model: PreTrainedModel, length: int, name: str) -> None:
-    """Refuse sequences longer than a checkpoint was made for.
-
-    By a tokenizer of its own the longest sequence of a shard may have more tokens than the corpus's.
-    """
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and length > most:
-        raise UserError(
-            f"model '{name}': made for sequences of {most} tokens, corpus.sequence.length is "
-            f"{length}; lower it"
-        )
