@@ -11,10 +11,10 @@ from configured import SHIPPED, changed, completed
 from conftest import PRESETS, SCHEMA
 from moediff.config import activations, comparisons, complete, corpus
 from moediff.config.base import count_of
+from moediff.config.checkpoints import checkpoint_files
 from moediff.config.layout import Member, Source
 from moediff.config.models import (
     active_block_parameters,
-    checkpoint_files,
     layer_count,
     model_width,
     seeds,

@@ -76,13 +76,14 @@ def quantisation(config: Mapping[str, Any]) -> Any:
     return next((settings for settings in found if settings is not None), None)
 
 
-def method_of(settings: Any) -> Any:
+def method_of(settings: Any) -> str | None:
     """The method that a `quantization_config` names; bitsandbytes may name none."""
     if not isinstance(settings, Mapping):
         return None
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return "bitsandbytes"
-    return settings.get("quant_method")
+    method = settings.get("quant_method")
+    return method if isinstance(method, str) else None
 
 
 def fault(config: Mapping[str, Any]) -> str | None:
@@ -93,10 +94,10 @@ def fault(config: Mapping[str, Any]) -> str | None:
     method = method_of(settings)
     if method in _REFUSED:
         return f"quantised ({method}); {_REFUSED[method]}"
-    if not isinstance(method, str) or method not in METHODS:
+    if method is None or method not in METHODS:
         return (
-            f"quantization_config names the method {method!r}, which transformers does not know; "
-            "take an unquantised copy"
+            f"quantization_config names {'no method' if method is None else f'the method {method}'} "
+            "that transformers knows; take an unquantised copy"
         )
     missing = missing_packages(METHODS[method])
     if missing:

@@ -26,11 +26,12 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _NEEDED = (
     *_LAYERS, "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "vocab_size",
 )  # fmt: skip
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _OPEN = (
-    "num_key_value_heads", "head_dim", "num_experts", "num_local_experts", "n_routed_experts",
-    "num_experts_per_tok", "moe_intermediate_size", "max_position_embeddings",
+    *_EXPERT_COUNTS, "num_key_value_heads", "head_dim", "num_experts_per_tok", "moe_intermediate_size",
+    "max_position_embeddings",
 )  # fmt: skip
-_NONE = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok")  # may be 0
+_MAY_BE_NONE = (*_EXPERT_COUNTS, "num_experts_per_tok")  # 0: a dense model
 # By what attention and experts are computed. All give the same numbers; others come from the Hub, or
 # need a package of their own.
 _ATTENTION = ("eager", "sdpa")
@@ -67,16 +68,17 @@ def check_config(folder: Path) -> None:
             "index; remove that key"
         )
     for key, value in _sizes(found):
-        least = 0 if key in _NONE else 1
+        least = 0 if key in _MAY_BE_NONE else 1
         if value is None and key in _OPEN:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{path}: {key} is {value!r}; it must be a whole number from {least}")
 
 
-def layers_of(found: Mapping[str, Any]) -> int:
-    """The most layers that a config.json names of any part; 0 where it names none."""
-    every = (value for key, value in _everywhere(found) if key in (*_LAYERS, "depth"))
+def most(found: Mapping[str, Any], what: str) -> int:
+    """The most `layers` or `experts` that a config.json names of any part; 0 where it names none."""
+    names = (*_LAYERS, "depth") if what == "layers" else _EXPERT_COUNTS
+    every = (value for key, value in _everywhere(found) if key in names)
     return max((value for value in every if isinstance(value, int)), default=0)
 
 

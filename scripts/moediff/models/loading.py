@@ -58,14 +58,14 @@ def load(
     if device_map and not find_spec("accelerate"):
         raise UserError("device_map: needs the package accelerate; install it, or leave it out")
     if checkpoints.is_gguf(folder):
-        model = from_transformers(folder.parent, dtype, device_map, gguf=folder.name)
+        model = from_transformers(folder.parent, dtype, device, device_map, gguf=folder.name)
     elif checkpoints.is_adapter(folder):
-        base = fetching.base_folder(folder)
-        model = adapters.merged(from_transformers(base, dtype, device_map), folder)
+        base = from_transformers(fetching.base_folder(folder), dtype, "cpu", device_map)
+        model = adapters.merged(base, folder)
+        if not device_map:
+            model.to(device)  # type: ignore[arg-type]  # transformers hides self
     else:
-        model = from_transformers(folder, dtype, device_map)
-    if not device_map:
-        model.to(device)  # type: ignore[arg-type]  # transformers hides self
+        model = from_transformers(folder, dtype, device, device_map)
     return model.eval().requires_grad_(False)
 
 

@@ -25,20 +25,24 @@ _CONSTANT = re.compile(
 
 
 def from_transformers(
-    folder: Path, dtype: str, device_map: str | None, gguf: str | None = None
+    folder: Path,
+    dtype: str,
+    device: str | torch.device,
+    device_map: str | None,
+    gguf: str | None = None,
 ) -> PreTrainedModel:
     """The language model of a folder, or of its GGUF file, as its class in transformers.
 
     Weights of a format that is cheap to make plain are made so. Raises UserError and DamagedError as
     `loading.load`.
     """
-    named = {} if gguf is None else {"gguf_file": gguf}
+    named: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
+    place = folder / gguf if gguf else folder
     if gguf is None:
         checkpoint_config.check_config(folder)
-    place = folder / gguf if gguf else folder
     try:
         if gguf is None:
-            _check_layers(folder)
+            _check_counts(folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **named)
         checkpoint_config.prepare(config)
         auto = checkpoint_config.auto_class(config)
@@ -58,9 +62,12 @@ def from_transformers(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # listed, and refused below by name
-            device_map=device_map,
+            # Packed weights are made for the device on which they come to lie.
+            device_map=device_map or ({"": device} if packed(config) else None),
             **named,
         )
+        if not device_map and not packed(config):
+            model.to(device)
     except SafetensorError as error:
         raise DamagedError(place, f"its weights are not whole ({_said(error)})") from error
     except UserError:
@@ -75,9 +82,16 @@ def from_transformers(
 
 def plain(model: PreTrainedModel) -> PreTrainedModel:
     """The model as it would be were its weights not quantised, without values: to count them."""
-    if getattr(model.config, "quantization_config", None) is None:
-        return model
-    return _skeleton(model.config)
+    return _skeleton(model.config) if packed(model.config) else model
+
+
+def packed(config: PreTrainedConfig) -> bool:
+    """Whether the weights of a model of this config stay quantised once they are loaded."""
+    settings = quantised.quantisation(config.to_dict())
+    return settings is not None and quantised.method_of(settings) not in {
+        *quantised.DEQUANTISED,
+        "gguf",
+    }
 
 
 def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
@@ -85,7 +99,7 @@ def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     config = copy.deepcopy(config)
     for part in (config, config.get_text_config()):
         part.__dict__.pop("quantization_config", None)
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model: PreTrainedModel = checkpoint_config.auto_class(config).from_config(config)
     return model
 
@@ -100,15 +114,18 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _check_layers(folder: Path) -> None:
-    """Refuse more layers than there are tensors: to build them would take for ever."""
-    layers = checkpoint_config.layers_of(checkpoint_config.read_config(folder))
-    tensors = len(_shapes(folder))
-    if layers > tensors:
-        raise UserError(
-            f"{folder}: config.json names {layers} layers, its weights are {tensors} tensors; take a "
-            "config.json and weights that belong together"
-        )
+def _check_counts(folder: Path) -> None:
+    """Refuse more layers or experts than the weights can be of: to build them would take for ever."""
+    shapes = _shapes(folder)
+    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    found = checkpoint_config.read_config(folder)
+    for what, most in (("layers", len(shapes)), ("experts", max(len(shapes), widest))):
+        count = checkpoint_config.most(found, what)
+        if count > most:
+            raise UserError(
+                f"{folder}: config.json names {count} {what}, its weights are {len(shapes)} tensors of "
+                f"at most {widest} rows or columns; take a config.json and weights that belong together"
+            )
 
 
 def _check_size(folder: Path, config: PreTrainedConfig) -> None:
