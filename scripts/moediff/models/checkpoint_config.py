@@ -126,7 +126,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     """The class of transformers' Auto classes that loads a model with a language model in it.
 
     The one that knows the architecture which config.json names, or else the first that knows such
-    configs. Raises UserError where none does.
+    configs. Raises ValueError where none does.
     """
     kinds = {
         AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -134,7 +134,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     }
     able = [auto for auto, known in kinds.items() if type(config) in known]
     if not able or getattr(config, "is_encoder_decoder", False):
-        raise UserError(
+        raise ValueError(
             f"{config.model_type}: not a causal language model, or one that transformers does not have"
         )
     named = set(config.architectures or [])

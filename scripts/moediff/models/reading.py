@@ -23,6 +23,8 @@ _CONSTANT = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$"
 )
 
+_AHEAD = "eh_proj.weight"  # joins a further token's embedding to the stream
+
 
 def from_transformers(
     folder: Path,
@@ -149,26 +151,15 @@ def _check_found(model: PreTrainedModel, found: Mapping[str, Any], place: Path) 
             f"{place}: {len(absent)} weights of {type(model).__name__} are missing or of another "
             f"shape ({absent[0]}); take a whole checkpoint of a causal language model"
         )
-    predicted = _predicting_layers(model.config)
-    spare = [
-        name
-        for name in sorted(found["unexpected_keys"])
-        if not _CONSTANT.search(name) and not predicted.search(name)
-    ]
+    left = sorted(found["unexpected_keys"])
+    # Layers that only predict further tokens (DeepSeek-V3, GLM-4-MoE) are no part of the model.
+    ahead = tuple(name.removesuffix(_AHEAD) for name in left if name.endswith(_AHEAD))
+    spare = [name for name in left if not _CONSTANT.search(name) and not name.startswith(ahead)]
     if spare:
         raise UserError(
             f"{place}: {len(spare)} of its weights are not of the {type(model).__name__} that "
             f"config.json describes ({spare[0]}); take a config.json and weights that belong together"
         )
-
-
-def _predicting_layers(config: PreTrainedConfig) -> re.Pattern[str]:
-    """Names of the layers behind the last, which only predict further tokens (DeepSeek-V3, GLM-4-MoE)."""
-    text = config.get_text_config()
-    depth = text.num_hidden_layers
-    extra = getattr(text, "num_nextn_predict_layers", None) or 0
-    numbers = "|".join(str(depth + number) for number in range(extra))
-    return re.compile(rf"(^|\.)layers\.({numbers or '(?!)'})\.|(^|\.)mtp\.")
 
 
 def _said(error: BaseException) -> str:
