@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from moediff.config import checkpoints
+from moediff.config import checkpoints, quantised
 from moediff.core.errors import UserError, first_line
 
 INDEX = "model.safetensors.index.json"
@@ -50,6 +50,8 @@ def _found(name: str, revision: str | None, cached: bool) -> Path:
         if checkpoints.is_gguf(name):
             return _gguf(name, revision)
         return _snapshot(name, revision, cached)
+    except UserError:
+        raise
     except LocalEntryNotFoundError as error:
         where = "is not in the Hub's cache any more" if cached else "the Hub cannot be read"
         raise UserError(
@@ -78,6 +80,10 @@ def _snapshot(name: str, revision: str | None, cached: bool) -> Path:
     folder = Path(snapshot_download(name, revision=revision, local_files_only=cached, **_SMALL))
     if cached:
         return folder
+    found = checkpoints.read_json(folder / checkpoints.CONFIG)
+    why = quantised.fault(found) if isinstance(found, Mapping) else None
+    if why:  # before gigabytes are fetched
+        raise UserError(f"model '{name}': {why}")
     commit = folder.name  # the very files that the small ones go with
     snapshot_download(name, revision=commit, allow_patterns=_weights(folder))
     return folder
