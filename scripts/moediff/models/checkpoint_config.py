@@ -20,18 +20,18 @@ from transformers import (
 
 from moediff.config import checkpoints, quantised
 from moediff.core.errors import UserError
+from moediff.models.families import EXPERT_COUNTS, TOP_K
 
 # What configs call their sizes. Each is a whole number of 1 or more; some may be left open.
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _NEEDED = (
     *_LAYERS, "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "vocab_size",
 )  # fmt: skip
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _OPEN = (
-    *_EXPERT_COUNTS, "num_key_value_heads", "head_dim", "num_experts_per_tok", "moe_intermediate_size",
+    *EXPERT_COUNTS, *TOP_K, "num_key_value_heads", "head_dim", "moe_intermediate_size",
     "max_position_embeddings",
 )  # fmt: skip
-_MAY_BE_NONE = (*_EXPERT_COUNTS, "num_experts_per_tok")  # 0: a dense model
+_MAY_BE_NONE = (*EXPERT_COUNTS, *TOP_K)  # 0: a dense model
 # By what attention and experts are computed. All give the same numbers; others come from the Hub, or
 # need a package of their own.
 _ATTENTION = ("eager", "sdpa")
@@ -77,7 +77,7 @@ def check_config(folder: Path) -> None:
 
 def most(found: Mapping[str, Any], what: str) -> int:
     """The most `layers` or `experts` that a config.json names of any part; 0 where it names none."""
-    names = (*_LAYERS, "depth") if what == "layers" else _EXPERT_COUNTS
+    names = (*_LAYERS, "depth") if what == "layers" else EXPERT_COUNTS
     every = (value for key, value in _everywhere(found) if key in names)
     return max((value for value in every if isinstance(value, int)), default=0)
 
@@ -135,7 +135,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     able = [auto for auto, known in kinds.items() if type(config) in known]
     if not able or getattr(config, "is_encoder_decoder", False):
         raise ValueError(
-            f"{config.model_type}: not a causal language model, or one that transformers does not have"
+            f"{type(config).__name__}: not a causal language model, or one that transformers does not have"
         )
     named = set(config.architectures or [])
     return next((auto for auto in able if named & _names(kinds[auto][type(config)])), able[0])

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 # What configs call the number of experts in a layer, and the number that a token uses.
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k")
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k")
 FEED_FORWARDS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 _EXPERTS = ".experts."  # in the names of the experts' parameters
 
@@ -163,6 +163,13 @@ FAMILIES = {
 }
 
 
+# Of positions in time, height and width these see that sequences are packed only where a fourth, the
+# place in the text, stands before them.
+_FOUR_POSITIONS = (
+    "qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text",
+)  # fmt: skip
+
+
 def family_of(model: PreTrainedModel) -> Family | None:
     """The family of a model; None for one that is not in the table."""
     return FAMILIES.get(model.config.get_text_config().model_type)
@@ -185,14 +192,19 @@ def ignores_packing(model: PreTrainedModel) -> bool:
     return family is not None and family.ignores_packing
 
 
+def needs_four_positions(model: PreTrainedModel) -> bool:
+    """Whether the packed positions of a sequence are to be given fourfold."""
+    return model.config.get_text_config().model_type in _FOUR_POSITIONS
+
+
 def expert_count(model: PreTrainedModel) -> int | None:
     """Experts of an MoE layer; None where the config names none."""
-    return _named(model, _EXPERT_COUNTS)
+    return _named(model, EXPERT_COUNTS)
 
 
 def top_k(model: PreTrainedModel) -> int | None:
     """Experts that a token uses in an MoE layer; None where the config names none."""
-    return _named(model, _TOP_K)
+    return _named(model, TOP_K)
 
 
 def _named(model: PreTrainedModel, names: tuple[str, ...]) -> int | None:

@@ -8,13 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moediff.corpus.packing import segment_positions
-from moediff.models.families import ignores_packing
-
-# Families with a position for time, height and width each, which see that sequences are packed only where
-# a fourth, the place in the text, stands before them.
-_FOUR_POSITIONS = (
-    "qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text",
-)  # fmt: skip
+from moediff.models.families import ignores_packing, needs_four_positions
 
 Inputs = dict[str, Tensor | bool | dict[str, Tensor]]
 
@@ -41,7 +35,7 @@ def packed_inputs(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray
     """
     inputs = model_inputs(tokens, starts, model.device)
     config = model.config.get_text_config()
-    if config.model_type in _FOUR_POSITIONS:
+    if needs_four_positions(model):
         positions = inputs["position_ids"]
         inputs["position_ids"] = torch.stack([positions] * 4)  # type: ignore[list-item]  # a Tensor
     if ignores_packing(model):
