@@ -6,11 +6,11 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.activations import caching
     from moediff.core import artifact
     from moediff.hooks.points import Point
-    from moediff.models import loading
+    from moediff.models import suitability
 
     params, wildcards = snakemake.params, snakemake.wildcards
     model, facts, shard, kept = model_and_text(snakemake)
-    loading.check_context(model, shard.tokens.shape[1], wildcards.model)
+    suitability.check_context(model, shard.tokens.shape[1], wildcards.model)
     measured = artifact.read_json(snakemake.input.points)["points"]
     points = {name: Point(found["hook"], found["layer"]) for name, found in measured.items()}
     count = caching.cache(

@@ -7,10 +7,10 @@ import pytest
 
 from configured import completed, refused
 from moediff.config import comparisons, corpus
+from moediff.config.checkpoints import checkpoint_files
 from moediff.config.layout import Member, Source
 from moediff.config.models import (
     active_block_parameters,
-    checkpoint_files,
     layer_count,
     model_width,
     seeds,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 from moediff.config.base import SPLITS, Config, files_of, matching_files
+from moediff.config.checkpoints import is_gguf
 from moediff.config.text_files import check_text_files
 from moediff.core.errors import ConfigError, first_line, shown
 
@@ -38,7 +39,9 @@ def text_files(config: Config, domain: str) -> list[str]:
 
 
 def tokenizer_files(name: str) -> list[str]:
-    """Files of a tokenizer in a local folder; none for a Hub id."""
+    """Files of a tokenizer in a local folder, or the GGUF file with it; none for a Hub id."""
+    if is_gguf(name):
+        return [name] if Path(name).is_file() else []
     return files_of(name, ("*token*.json", "vocab.*", "merges.txt", "*.model"))
 
 
