@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 
 from moediff.config.base import SPLITS, Config, files_of, matching_files
+from moediff.config.places import check_loaded, outside
 from moediff.core.errors import ConfigError
 
 
@@ -31,8 +31,13 @@ def text_bytes(config: Config, domain: str) -> int | None:
 
 def text_files(config: Config, domain: str) -> list[str]:
     """The user's files that a domain is read from; none for the other sources."""
+    where, results = f"corpus.domains.{domain}.paths", config["results"]
     patterns = config["corpus"]["domains"][domain].get("paths", [])
-    return [match for pattern in patterns for match in matching_files(pattern)]
+    return [
+        match
+        for pattern in patterns
+        for match in outside(where, pattern, matching_files(pattern), results)
+    ]
 
 
 def tokenizer_files(name: str) -> list[str]:
@@ -58,7 +63,8 @@ def shard_count(config: Config, split: str) -> int:
     return -(-sequences(config, split) // per_shard)
 
 
-def check_corpus(corpus: Config) -> None:
+def check_corpus(config: Config) -> None:
+    corpus = config["corpus"]
     if corpus["splits"]["fit"] + corpus["splits"]["validation"] >= 1:
         raise ConfigError("corpus.splits: fit and validation leave nothing for train")
     length = corpus["sequence"]["length"]
@@ -83,10 +89,6 @@ def check_corpus(corpus: Config) -> None:
                     f"corpus.domains.{name}.group_pattern: '{pattern}' is not a regular "
                     f"expression ({error})"
                 ) from error
-        if domain["source"] == "files":
-            for pattern in domain["paths"]:
-                if not matching_files(pattern):
-                    raise ConfigError(
-                        f"corpus.domains.{name}.paths: no file matches '{pattern}' "
-                        f"(from {Path.cwd().name}/)"
-                    )
+        text_files(config, name)
+    if "load" in corpus["tokenizer"]:
+        check_loaded("corpus.tokenizer.load", corpus["tokenizer"]["load"], config["results"])
