@@ -17,7 +17,7 @@ from moediff.config.kinds import EXTERNAL, LOADED, models_of
 from moediff.core.errors import ConfigError
 
 _MEANS_MORE = re.compile(r"[{}*?\[\]]")  # to Snakemake, or to a glob
-_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}")
 
 
 def settle(config: Config) -> None:
@@ -87,6 +87,8 @@ def _real(folder: str) -> str:
 def outside(where: str, pattern: str, found: list[str], results: str) -> list[str]:
     """What a glob found, without what lies in the results folder. ConfigError where that is nothing."""
     kept = [match for match in found if not is_inside(match, results)]
+    for match in kept:
+        check_name(where, match)
     if kept:
         return kept
     if found:
@@ -97,9 +99,20 @@ def outside(where: str, pattern: str, found: list[str], results: str) -> list[st
     )
 
 
+def check_name(where: str, path: str) -> None:
+    """Refuse the path of a file that Snakemake takes for another's. Raises ConfigError."""
+    if re.search(r"\{.+\}", path, re.DOTALL):
+        raise ConfigError(
+            f"{where}: '{path}': Snakemake puts something else for what stands in braces; rename it"
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise ConfigError(f"{where}: '{path}' is a name that is not UTF-8; rename it")
+
+
 def check_loaded(where: str, place: str, results: str) -> None:
     """Refuse a checkpoint or tokenizer that is no folder or file here and cannot be a Hub id."""
     if os.path.exists(place):
+        check_name(where, place)
         if is_inside(place, results):
             raise ConfigError(
                 f"{where}: '{place}' lies in this project's own {results}/; a model that is trained "

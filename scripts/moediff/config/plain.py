@@ -8,8 +8,8 @@ from typing import Any
 from moediff.core.errors import ConfigError
 
 DEEPEST = 50  # mappings and lists in each other; a config has eight
-MOST = 1_000_000  # values; a few aliases of aliases make more than memory holds
-LARGEST = 2**63  # of whole numbers, in size: beyond it is no count, and no float is sure to hold it
+MOST = 100_000  # values; a few aliases of aliases make more than memory holds
+LARGEST = 10**300  # of whole numbers, in size: one that a float holds
 # What YAML reads a word without quotes as: by its tag.
 _READ_AS = {
     "bool": "its word for true or false", "null": "its word for nothing", "int": "a number",
@@ -69,7 +69,7 @@ def _scalar(value: Any, where: str) -> Any:
     if isinstance(value, int):
         if abs(value) > LARGEST:
             raise ConfigError(
-                f"{where}: a whole number of {value.bit_length()} bits; none here is as large"
+                f"{where}: a whole number of {value.bit_length()} bits is larger than any here"
             )
         return value
     if not isinstance(value, str):

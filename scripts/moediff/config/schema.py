@@ -200,12 +200,10 @@ def _explained(error: Any) -> str:
                 "quotes (what stands in brackets after --config is text always)"
             )
         return f"{where}: '{error.instance}' is text to YAML, not a number; write {number}"
-    if error.validator == "type" and "string" in error.validator_value:
-        if error.instance is None or isinstance(error.instance, bool | int | float):
-            return (
-                f"{where}: {word_of(error.instance)} is no text to YAML; if it is a name, write it in "
-                "quotes"
-            )
+    no_text = error.instance is None or isinstance(error.instance, bool | int | float)
+    if error.validator == "type" and "string" in error.validator_value and no_text:
+        shown = word_of(error.instance)
+        return f"{where}: {shown} is no text to YAML; if it is a name, write it in quotes"
     return f"{where}: {error.message}"
 
 
