@@ -18,7 +18,6 @@ import yaml
 
 from configured import FOLDER, SHIPPED
 from conftest import PRESETS, SCHEMA
-from moediff.claims.reading import read_claims
 from moediff.config import comparisons, complete, layout, roles
 from moediff.config.names import RESERVED
 from moediff.core.errors import ConfigError
@@ -26,7 +25,7 @@ from workflow import TINY, prepare, snakemake
 
 COUNT = 500
 STUDY = yaml.safe_load((FOLDER / "study.yaml").read_text(encoding="utf-8"))
-CLAIMS = read_claims(FOLDER / "claims.yaml")
+PRIMARY = yaml.safe_load((FOLDER / "claims.yaml").read_text(encoding="utf-8"))["primary"]
 BASES = {"default": SHIPPED["config"], "study": STUDY, "tiny": TINY}
 FREE = {("corpus", "domains"), ("models",), ("recipes",), ("comparisons",)}  # names are the user's
 Change = Callable[[random.Random, dict], None]
@@ -166,6 +165,11 @@ def checkpoint_from_nowhere(rng: random.Random, config: dict) -> None:
     config["models"]["loaded"] = {"load": place, "tokenizer": "own"}
 
 
+def a_panel_of_too_many(rng: random.Random, config: dict) -> None:
+    a_large_panel(rng, config)
+    config["training"]["seeds"] = list(range(rng.choice([11, 20, 40, 1000])))
+
+
 def choices_without_end(rng: random.Random, config: dict) -> None:
     config["training"] = config.get("training", {}) | {"seeds": list(range(rng.choice([40, 400])))}
     config["comparisons"]["wide"] = {"each": ["moe", "dense"] * rng.choice([4, 9])}
@@ -191,7 +195,7 @@ REFUSED: list[Change] = [
     unknown_key, required_key_gone, number_of_another_type, number_no_machine_takes, text_of_another_type,
     name_that_is_none, name_that_is_taken, mapping_of_another_type, reference_to_nothing,
     place_for_no_results, text_from_nowhere, checkpoint_from_nowhere, choices_without_end,
-    aliases_without_end, too_deep,
+    a_panel_of_too_many, aliases_without_end, too_deep,
 ]  # fmt: skip
 
 # --- what must be accepted -----------------------------------------------------------------------
@@ -248,11 +252,17 @@ def another_place_for_results(rng: random.Random, config: dict) -> None:
 
 
 def a_large_panel(rng: random.Random, config: dict) -> None:
-    seeds = list(range(rng.choice([8, 20, 40])))
+    seeds = list(range(rng.choice([8, 10])))
     config["training"] = config.get("training", {}) | {"seeds": seeds}
     config["comparisons"] = {"panel": {"all": ["moe", "dense"]}, "moe": {"each": ["moe"]}}
     for recipe in config["recipes"].values():
         recipe["exclusive"] = 0  # which takes as many features for each source
+
+
+def many_models_in_one_dictionary(rng: random.Random, config: dict) -> None:
+    a_large_panel(rng, config)
+    config["training"]["seeds"] = list(range(rng.choice([20, 40, 300])))
+    config["comparisons"] = {"of-one": {"all": ["moe"]}}
 
 
 def another_harmless_number(rng: random.Random, config: dict) -> None:
@@ -269,7 +279,8 @@ def another_harmless_number(rng: random.Random, config: dict) -> None:
 
 ACCEPTED: list[Change] = [
     as_it_is, keys_in_another_order, whole_numbers_with_a_point, another_seed, another_good_name,
-    the_longest_name, another_place_for_results, a_large_panel, another_harmless_number,
+    the_longest_name, another_place_for_results, a_large_panel, many_models_in_one_dictionary,
+    another_harmless_number,
 ]  # fmt: skip
 
 
@@ -280,8 +291,6 @@ def mutated(number: int) -> tuple[str, dict, bool]:
     config = copy.deepcopy(BASES[base])
     good = number % 3 == 0
     change = rng.choice(ACCEPTED if good else REFUSED)
-    if base == "study":  # whose models are many and much seeded
-        change = as_it_is if change in (a_large_panel,) else change
     change(rng, config)
     return f"{number}: {base}, {change.__name__}", config, good
 
@@ -302,10 +311,9 @@ def through_the_door(config: Mapping[str, Any]) -> list[str]:
     whole = complete.complete(config, SCHEMA, PRESETS)
     fits = comparisons.fits(whole)
     comparisons.shared_fits(whole)
-    primary = CLAIMS["primary"]
-    pair = roles.drawn_pair(fits, primary)
-    roles.primary_panels(whole, fits, primary), roles.known_panels(whole, fits, primary)
-    roles.primary_analysis(whole, primary), roles.routed_source(whole, pair)
+    pair = roles.drawn_pair(fits, PRIMARY)
+    roles.primary_panels(whole, fits, PRIMARY), roles.known_panels(whole, fits, PRIMARY)
+    roles.primary_analysis(whole, PRIMARY), roles.routed_source(whole, pair)
     roles.browsed(whole, fits, pair)
     paths = [
         f"{whole['results']}/{fit.path('.dictionary.safetensors.4194304.partial')}" for fit in fits

@@ -9,12 +9,9 @@ import pytest
 import yaml
 
 from configured import FOLDER, completed
-from moediff.analysis import splicing
 from moediff.config import config_files, names
 from moediff.config.layout import LONGEST_MEMBER, Member, Source
 from moediff.core.errors import ConfigError
-from moediff.corpus import ngrams
-from moediff.training import history
 
 # --- words of ours -------------------------------------------------------------------------------
 
@@ -34,11 +31,6 @@ def test_a_model_is_not_called_as_what_stands_beside_models(word: str) -> None:
 def test_a_model_is_not_called_as_a_count_of_what_recurs() -> None:
     with pytest.raises(ConfigError, match="of_, as 'of_moe', is taken"):
         completed({"models": {"of_moe": {"like": "moe"}}})
-
-
-def test_every_word_that_stages_write_beside_names_is_reserved() -> None:
-    assert {history.ALL, splicing.ALL} <= names.RESERVED["domain"].keys()
-    assert ngrams.ORDERS.keys() <= names.RESERVED["model"].keys()
 
 
 @pytest.mark.parametrize(
@@ -122,14 +114,12 @@ def test_a_long_name_says_points_views_and_order_too() -> None:
     assert Member.parse("m", member.name) == member
 
 
-def test_forty_models_are_a_panel_and_models_of_long_names_are_refused() -> None:
-    change = {"training": {"seeds": list(range(20))}}
-    change["comparisons!"] = {"panel": {"all": ["moe", "dense"]}}
+def test_sixty_models_share_a_dictionary_and_models_of_long_names_are_refused() -> None:
+    change = {"training": {"seeds": list(range(20))}, "models": {"flat": {"like": "dense"}}}
+    change["comparisons!"] = {"every": {"all": ["moe", "dense", "flat"]}}
     assert completed(change)
     long = {f"{n}{VARIED[:70]}": {"like": "dense"} for n in "abcd"}
-    with pytest.raises(
-        ConfigError, match=r"^comparisons\.panel: .* 295 characters, .* shorten the names of a00"
-    ):
+    with pytest.raises(ConfigError, match=r"^comparisons\.panel: .* 295 characters, .* shorten"):
         completed({"models": long, "comparisons!": {"panel": {"all": list(long)}}})
 
 

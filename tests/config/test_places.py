@@ -45,7 +45,7 @@ def test_results_have_one_spelling(tmp_path: Path, given: str, found: str) -> No
      "\u202eout", ".", "./", "..", "/", "own/..", "own/a.txt", "own/a.txt/deep", "-x", "~nobody_here/out"],
 )  # fmt: skip
 def test_a_place_that_cannot_hold_results_is_refused_in_one_line(given: str) -> None:
-    with pytest.raises(ConfigError, match="^results: ") as caught:
+    with pytest.raises(ConfigError, match=r"^results: ") as caught:
         completed({"results": given})
     assert str(caught.value).isprintable()
 

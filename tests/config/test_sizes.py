@@ -64,6 +64,10 @@ HUGE = {
         "training": {"seeds": list(range(30))},
         "comparisons": {"wide": {"each": ["moe", "dense"] * 5}},
     },
+    "labels": {
+        "training": {"seeds": list(range(11))},
+        "comparisons": {"panel": {"all": ["moe", "dense"]}},
+    },
     "number": {"training": {"clip": 10**400}},
 }
 

@@ -16,6 +16,7 @@ from moediff.config.recipes import STREAM
 from moediff.core.errors import ConfigError
 
 MOST_CHOICES = 100_000  # of one seed a model
+MOST_LABELLINGS = 200_000  # of a panel: ten seconds and 30 MB of rows
 
 
 def members(config: Config, comparison: str) -> list[Member]:
@@ -168,6 +169,8 @@ def check_comparison(name: str, config: Config) -> None:
                 f"{where}.control: permuted rows go with one other model's, a rotated copy with its own "
                 f"model's; {member.name} has {len(member.sources)} sources"
             )
+        if is_panel(config, member):
+            _check_labellings(where, member)
     _check_shards(where, found[0], config)
     for recipe in comparison["recipes"]:
         _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)
@@ -181,6 +184,18 @@ def _check_choices(where: str, comparison: Config, config: Config) -> None:
         raise ConfigError(
             f"{where}.each: {choices:,} choices of one seed a model are more than {MOST_CHOICES:,}; name "
             "fewer models, or seeds"
+        )
+
+
+def _check_labellings(where: str, member: Member) -> None:
+    """Refuse a panel that can be labelled in more ways than are ever tried: its null needs each of them."""
+    first, second = (len(names) for names in kinds(member).values())
+    ways = math.comb(first + second, first)
+    if ways > MOST_LABELLINGS:
+        raise ConfigError(
+            f"{where}: {first} and {second} models can be labelled in {ways:,} ways, and a panel is held "
+            f"against each; take fewer seeds (10 and 10 models have 184,756), or put a part of them into "
+            "comparisons of their own"
         )
 
 
