@@ -22,8 +22,8 @@ try:
 except ConfigError as error:
     sys.exit(f"config error: {error}")
 
-# A run that is killed leaves its lock; a job, a dry-run and --unlock are not stopped by it.
-if workflow.is_main_process and not workflow.dryrun:
+# A run that is killed leaves its lock, which stops the next one. Jobs read this file too.
+if workflow.is_main_process:
     print(locks.left_behind(Path(".snakemake"), sys.argv), end="", file=sys.stderr)
 
 DOMAINS = list(config.get("corpus", {}).get("domains", []))

@@ -354,8 +354,12 @@ def test_every_change_is_tried_on_every_base() -> None:
     assert wanted <= seen
 
 
+# Lists too deep end in Snakemake's own reading of a file, before any code of ours.
+PLANNED = [number for number in range(1, COUNT, 19) if "too_deep" not in mutated(number)[0]][:21]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, COUNT, 24))
+@pytest.mark.parametrize("number", PLANNED)
 def test_snakemake_refuses_and_plans_the_same(tmp_path: Path, number: int) -> None:
     folder = prepare(tmp_path / "study")
     for name in ("code", "science", "stories"):
@@ -365,11 +369,7 @@ def test_snakemake_refuses_and_plans_the_same(tmp_path: Path, number: int) -> No
     (folder / "damaged").mkdir()
     (folder / "damaged/config.json").write_text('{"num_hidden_layers": "12"}')
     what, config, good = mutated(number)
-    try:
-        text = yaml.safe_dump(config)
-    except RecursionError:
-        pytest.skip("Snakemake's own reading of a file ends there")
-    (folder / "config.yaml").write_text(text)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     found = snakemake(folder, "-n", "--configfile", str(folder / "config.yaml"))
     lines = [line for line in found.stderr.splitlines() if line.startswith("config error: ")]
     assert (found.returncode == 0) == good, f"{what}: {found.stderr}"
