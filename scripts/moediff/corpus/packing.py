@@ -61,8 +61,9 @@ def pack(
         if sum(found) < budget:
             raise UserError(
                 f"domain '{name}': split '{split}' holds {sum(found)} tokens in {len(frame)} "
-                f"documents, {budget} are asked for; add text, lower corpus.tokens.{split} or give "
-                "the domain less weight"
+                f"documents, {budget} are asked for; add text, lower corpus.tokens.{split}, give the "
+                f"domain less weight or raise corpus.splits.{split} (shares of groups such as files: "
+                "many small ones split more evenly)"
             )
         lengths += found
         documents += [int(document, 16) for document in frame["document"][: len(found)]]
