@@ -38,5 +38,7 @@ def matching_files(pattern: str) -> list[str]:
 
 
 def files_of(folder: str, patterns: tuple[str, ...]) -> list[str]:
-    found = {str(path) for pattern in patterns for path in Path(folder).glob(pattern)}
-    return sorted(found) if Path(folder).is_dir() else []
+    """Files of a folder whose names match, sorted; none where there is no such folder."""
+    if not os.path.isdir(folder):  # False, too, of what can be no path
+        return []
+    return sorted({str(path) for pattern in patterns for path in Path(folder).glob(pattern)})

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from moediff.config.base import SPLITS, Config, files_of, matching_files
 from moediff.config.checkpoints import is_gguf
-from moediff.config.text_files import check_text_files
-from moediff.core.errors import ConfigError, first_line, shown
+from moediff.config.places import check_loaded, outside
+from moediff.config.text_files import check_formats
+from moediff.core.errors import ConfigError, first_line, one_line
 
 
 def text_bytes(config: Config, domain: str) -> int | None:
@@ -34,8 +35,13 @@ def text_bytes(config: Config, domain: str) -> int | None:
 
 def text_files(config: Config, domain: str) -> list[str]:
     """The user's files that a domain is read from; none for the other sources."""
+    where, results = f"corpus.domains.{domain}.paths", config["results"]
     patterns = config["corpus"]["domains"][domain].get("paths", [])
-    return [match for pattern in patterns for match in matching_files(pattern)]
+    return [
+        match
+        for pattern in patterns
+        for match in outside(where, pattern, matching_files(pattern), results)
+    ]
 
 
 def tokenizer_files(name: str) -> list[str]:
@@ -85,7 +91,8 @@ def shard_count(config: Config, split: str) -> int:
     return -(-sequences(config, split) // per_shard)
 
 
-def check_corpus(corpus: Config) -> None:
+def check_corpus(config: Config) -> None:
+    corpus = config["corpus"]
     if corpus["splits"]["fit"] + corpus["splits"]["validation"] >= 1:
         raise ConfigError("corpus.splits: fit and validation leave nothing for train")
     length = corpus["sequence"]["length"]
@@ -107,11 +114,12 @@ def check_corpus(corpus: Config) -> None:
                 re.compile(pattern)
             except (re.error, RecursionError, OverflowError, ValueError) as error:
                 raise ConfigError(
-                    f"corpus.domains.{name}.group_pattern: '{shown(pattern)}' is not a regular "
+                    f"corpus.domains.{name}.group_pattern: '{one_line(pattern, 80)}' is not a regular "
                     f"expression ({first_line(error)})"
                 ) from error
-        if domain["source"] == "files":
-            check_text_files(f"corpus.domains.{name}", domain)
+        check_formats(f"corpus.domains.{name}.paths", text_files(config, name), domain.get("group"))
     weights = {name: domain["weight"] for name, domain in corpus["domains"].items()}
     for tokens in corpus["tokens"].values():
         domain_budgets(tokens // length * length, weights)
+    if "load" in corpus["tokenizer"]:
+        check_loaded("corpus.tokenizer.load", corpus["tokenizer"]["load"], config["results"])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from moediff.core.errors import shown
+from moediff.core.errors import one_line
 
 # Categories of letters that a name may not hold: control characters, ends of lines, and lone surrogates, as
 # which bytes that are not UTF-8 stand in a path.
@@ -21,13 +21,13 @@ def glob_fault(pattern: str, found: Sequence[str]) -> str | None:
     name = _meant_literally(pattern)
     if name is not None:
         return (
-            f"'{shown(name)}' is there, but as a pattern its brackets match other names; "
-            f"write '{shown(glob.escape(name))}'"
+            f"'{one_line(name, 80)}' is there, but as a pattern its brackets match other names; "
+            f"write '{one_line(glob.escape(name), 80)}'"
         )
     if not found:
         hint = "; of the letter [ itself write [[]" if "[" in pattern else ""
-        return f"no file matches '{shown(pattern, 400)}' (from {Path.cwd().name}/){hint}"
-    return next((fault for path in found if (fault := _path_fault(path))), None)
+        return f"no file matches '{one_line(pattern, 400)}' (from {Path.cwd().name}/){hint}"
+    return next((fault for path in found if (fault := path_fault(path))), None)
 
 
 def _meant_literally(pattern: str) -> str | None:
@@ -38,11 +38,10 @@ def _meant_literally(pattern: str) -> str | None:
     return None
 
 
-def _path_fault(path: str) -> str | None:
+def path_fault(path: str) -> str | None:
+    """Why a file cannot be read or its name not be written down; None if nothing says so."""
     if any(unicodedata.category(letter) in _UNFIT for letter in path):
-        return (
-            f"the name '{shown(path, 400)}' is not UTF-8, or holds a control character; rename it"
-        )
+        return f"the name '{one_line(path, 400)}' is not UTF-8, or holds a control character; rename it"
     if not os.path.exists(path):
         return f"'{path}' cannot be read: a link to nothing, or a folder that may not be entered"
     if not os.access(path, os.R_OK):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from moediff.config.base import Config, matching_files
-from moediff.config.globs import glob_fault
-from moediff.core.errors import ConfigError, shown
+from moediff.core.errors import ConfigError, one_line
 
 PARQUET, JSON_LINES, TEXT = "parquet", "JSON lines", "text"
 _PARQUET = re.compile(r"\.parquet$", re.IGNORECASE)
@@ -44,21 +42,16 @@ def text_format(path: str, group: str | None = None) -> str:
         raise ConfigError(f"{path}: {why_not}")
     if group is not None:
         raise ConfigError(
-            f"{path}: plain text, which has no column '{shown(group)}'; name it in a domain without "
+            f"{path}: plain text, which has no column '{one_line(group, 80)}'; name it in a domain without "
             "`group`, or end the name of a table in .parquet or .jsonl"
         )
     return TEXT
 
 
-def check_text_files(where: str, domain: Config) -> None:
-    """That a `files` domain's globs find what they were meant for, and only what can be read as text."""
-    for pattern in domain["paths"]:
-        found = matching_files(pattern)
-        fault = glob_fault(pattern, found)
-        if fault:
-            raise ConfigError(f"{where}.paths: {fault}")
-        for path in found:
-            try:
-                text_format(path, domain["group"])
-            except ConfigError as error:
-                raise ConfigError(f"{where}.paths: {error}") from None
+def check_formats(where: str, paths: list[str], group: str | None) -> None:
+    """Refuse a file that cannot be read as text, or not by the column `group`. Raises ConfigError."""
+    for path in paths:
+        try:
+            text_format(path, group)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None

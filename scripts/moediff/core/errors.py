@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+LONGEST = 1000  # characters of a line that is to be read
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -38,10 +39,11 @@ def unreadable(path: object, what: str, error: BaseException) -> UserError:
     return DamagedError(path, f"{what} ({first_line(error)})")
 
 
-def shown(text: str, most: int = 80) -> str:
-    """Text of a user's on one line of a message: cut, and what cannot be printed escaped."""
-    cut = text if len(text) <= most else text[:most] + "..."
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Text as one line that a terminal shows as it is, its middle left out where it is very long."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    half = longest // 2
+    return shown if len(shown) <= longest else f"{shown[:half]} ... {shown[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

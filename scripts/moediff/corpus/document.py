@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from moediff.core.errors import UserError, shown
+from moediff.core.errors import UserError, one_line
 from moediff.corpus import group_search
 
 TOGETHER = 4096  # documents whose groups are searched at once
@@ -51,8 +51,8 @@ def has_half_characters(text: str) -> bool:
 def _row_document(row: Mapping[str, Any], name: str, column: str, group: str | None) -> Document:
     text = row.get(column)
     if not isinstance(text, str):
-        keys = shown(", ".join(row), 400)
-        raise UserError(f"{name}: no text under '{shown(column)}'; keys: {keys}")
+        keys = one_line(", ".join(row), 400)
+        raise UserError(f"{name}: no text under '{one_line(column, 80)}'; keys: {keys}")
     if has_half_characters(text):
         raise UserError(f"{name}: half a character (a lone surrogate) stands in its text; mend it")
     if group is None:
@@ -60,11 +60,11 @@ def _row_document(row: Mapping[str, Any], name: str, column: str, group: str | N
     value = row.get(group)
     # NaN is what tables of numbers write for no value, and no number equals itself less.
     if value is None or value != value or value == "":
-        raise UserError(f"{name}: no value under the group '{shown(group)}'")
+        raise UserError(f"{name}: no value under the group '{one_line(group, 80)}'")
     value = str(value)
     if has_half_characters(value):
         raise UserError(
-            f"{name}: half a character (a lone surrogate) stands in its group '{shown(value)}'; mend it"
+            f"{name}: half a character (a lone surrogate) stands in its group '{one_line(value, 80)}'"
         )
     return Document(text, value, value)
 
@@ -72,18 +72,18 @@ def _row_document(row: Mapping[str, Any], name: str, column: str, group: str | N
 def _regrouped(named: list[tuple[str, Document]], pattern: str) -> Iterator[Document]:
     """Documents whose group is what a regular expression finds in the group that they had."""
     values = [document.group for _, document in named]
-    about = f"group_pattern '{shown(pattern)}'"
+    about = f"group_pattern '{one_line(pattern, 80)}'"
     try:
         found = group_search.search(pattern, values, group_search.SECONDS)
     except group_search.Endless as endless:
         raise UserError(
             f"{named[values.index(endless.name)][0]}: {about} comes to no end on "
-            f"'{shown(endless.name)}' in {group_search.SECONDS:g} s; "
+            f"'{one_line(endless.name, 80)}' in {group_search.SECONDS:g} s; "
             "write it without a repetition inside a repetition"
         ) from endless
     except RuntimeError as error:
         raise UserError(f"{named[0][0]}: {about} cannot be searched ({error})") from error
     for (name, document), part in zip(named, found, strict=True):
         if not part:
-            raise UserError(f"{name}: {about} finds nothing in '{shown(document.group)}'")
+            raise UserError(f"{name}: {about} finds nothing in '{one_line(document.group, 80)}'")
         yield document._replace(group=part)

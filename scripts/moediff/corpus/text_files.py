@@ -21,7 +21,7 @@ from moediff.config.base import matching_files
 from moediff.config.globs import glob_fault
 from moediff.config.text_files import JSON_LINES, PARQUET, TEXT, text_format
 from moediff.core import artifact
-from moediff.core.errors import UserError, first_line, shown
+from moediff.core.errors import UserError, first_line, one_line
 from moediff.corpus.document import Document, row_documents
 
 MARK = "\ufeff"  # byte-order mark: how bytes were written, not text
@@ -108,8 +108,8 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
         raise UserError(f"{path}: not a parquet file ({first_line(error)})") from error
     for name in wanted:
         if name not in found:
-            columns = shown(", ".join(found), 400)
-            raise UserError(f"{path}: no column '{shown(name)}'; columns: {columns}")
+            columns = one_line(", ".join(found), 400)
+            raise UserError(f"{path}: no column '{one_line(name, 80)}'; columns: {columns}")
     try:
         rows = table.select(selectors.by_name(*wanted)).collect()  # a name alone may be a pattern
     except artifact.parquet_errors() as error:
@@ -150,7 +150,7 @@ def _json_row(text: str, where: str, wanted: list[str]) -> Mapping[str, Any]:
         if text.count(json.dumps(name)) > 1:
             names = [key for key, _ in json.loads(text, object_pairs_hook=list)]
             if names.count(name) > 1:
-                raise UserError(f"{where}: the field '{shown(name)}' stands twice; keep one")
+                raise UserError(f"{where}: the field '{one_line(name, 80)}' stands twice; keep one")
     return row
 
 
@@ -190,7 +190,7 @@ def _plain_text(path: Path, column: str) -> str:
         )
     if _is_json_lines(text, column):
         raise UserError(
-            f"{path}: its first line is a JSON object with '{shown(column)}'; name the file .jsonl"
+            f"{path}: its first line is a JSON object with '{one_line(column, 80)}'; name the file .jsonl"
         )
     return text
 
