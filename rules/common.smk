@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from moediff import config as settings
 from moediff.claims import reading
-from moediff.config import layout, resources, roles, schema
+from moediff.config import layout, made_in, resources, roles, schema
 from moediff.config.complete import complete
 from moediff.core.errors import ConfigError
 from moediff.report.charts import CHARTS
@@ -17,6 +17,7 @@ SCHEMA, PRESETS = (
 try:
     CLAIMS = reading.read_claims(Path(workflow.basedir) / "config/claims.yaml")
     config.update(complete(config, SCHEMA, PRESETS))
+    made_in.check(config["results"], Path.cwd())
 except ConfigError as error:
     sys.exit(f"config error: {error}")
 
@@ -46,6 +47,11 @@ KNOWN_PANELS = roles.known_panels(config, FITS, PRIMARY)
 PENALTIES_FAULT = reading.penalties_fault(
     *(config["recipes"].get(CLAIMS["penalties"][side]) for side in ("strong", "weak"))
 )
+
+
+onstart:
+    if workflow.is_main_process:
+        made_in.claim(config["results"], Path.cwd())
 
 
 def result(path):

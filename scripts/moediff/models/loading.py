@@ -10,25 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from moediff.core import artifact
-from moediff.core.errors import DamagedError, UserError, first_line
-from moediff.corpus.tokenizer import Vocabulary, entries_digest, vocabulary_size
+from moediff.core.errors import DamagedError, UserError, first_line, writing
+from moediff.corpus.tokenizer import Vocabulary, entries_digest, parsed, vocabulary_size
 from moediff.models.parameters import count_parameters
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from moediff.models.weight_files import CONFIG, WEIGHTS, check_weights, digest, digests
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write config.json and model.safetensors as `save_pretrained` does, each whole or absent."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
-        model.save_pretrained(scratch, max_shard_size="1TB")
-        for name in (CONFIG, WEIGHTS):
-            artifact.copy_whole(Path(scratch) / name, folder / name)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+            model.save_pretrained(scratch, max_shard_size="1TB")
+            for name in (CONFIG, WEIGHTS):
+                artifact.copy_whole(Path(scratch) / name, folder / name)
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -54,11 +52,6 @@ def fetch(name: str, revision: str | None) -> Path:
     return folder
 
 
-def digest(folder: Path) -> str:
-    """Digest of a checkpoint's config and weights."""
-    return artifact.digest_files([folder / CONFIG, *sorted(folder.glob("*.safetensors"))])
-
-
 def load(
     folder: Path,
     dtype: str = "float32",
@@ -69,12 +62,13 @@ def load(
 
     It lies whole on `device`, or, by a `device_map` of accelerate, layer by layer on the devices
     that there are. Raises UserError when transformers has no such class or a weight is missing or of another
-    shape (which transformers would fill with random numbers), DamagedError when weights are cut.
+    shape (which transformers would fill with random numbers), when weights are cut, or lie elsewhere.
     """
     from safetensors import SafetensorError
 
     if device_map and not find_spec("accelerate"):
         raise UserError("device_map: needs the package accelerate; install it, or leave it out")
+    check_weights(folder)
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model: PreTrainedModel
@@ -89,7 +83,10 @@ def load(
             device_map=device_map,
         )
     except SafetensorError as error:
-        raise DamagedError(folder, f"its weights are not whole ({first_line(error)})") from error
+        raise UserError(
+            f"{folder}: its weights are not whole ({first_line(error)}); copy or download that "
+            "checkpoint again"
+        ) from error
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise UserError(
             f"{folder}: transformers cannot load it as a causal language model "
@@ -136,19 +133,23 @@ def open_manifest(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model that a manifest describes, and the manifest.
 
-    Raises DamagedError when the weights are no longer those that it describes.
+    Raises DamagedError, of a folder of the user's UserError, when the weights are no longer those
+    that it describes.
     """
     facts = artifact.read_json(path)
-    artifact.check_format(path, facts)
     folder = Path(path).parent if facts["folder"] == "." else Path(facts["folder"])
     if not (folder / CONFIG).is_file():
         raise UserError(
             f"{path} describes the checkpoint in {folder}, which is gone; put it back, or run "
             f"rm '{path}' and then the same snakemake command again"
         )
-    if digest(folder) != facts["digest"]:
-        changed = folder / WEIGHTS if facts["folder"] == "." else path
-        raise DamagedError(changed, "the weights are not those that model.json describes")
+    if facts["digest"] not in digests(folder):
+        if facts["folder"] == ".":
+            raise DamagedError(folder / WEIGHTS, "not the weights that model.json describes")
+        raise UserError(
+            f"{path}: describes other weights than now lie in {folder}; put the former ones back, or, "
+            f"if the change was meant, run rm '{path}' and then the same snakemake command again"
+        )
     return load(folder, facts["dtype"], device, device_map), facts
 
 
@@ -164,7 +165,9 @@ def check_vocabulary(
         )
     own = folder / "tokenizer.json"
     if own.is_file():
-        tokenizer = Tokenizer.from_file(str(own))
+        tokenizer = parsed(own)
+        if tokenizer is None:
+            raise UserError(f"{own}: not a whole tokenizer; copy or download that checkpoint again")
         if entries_digest(tokenizer) != vocabulary.entries:
             raise UserError(
                 f"model '{name}': its tokenizer ({vocabulary_size(tokenizer)} entries) is not that "
