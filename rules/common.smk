@@ -7,7 +7,7 @@ from moediff import config as settings
 from moediff.claims import reading
 from moediff.config import layout, made_in, resources, roles, schema
 from moediff.config.complete import complete
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, UserError
 from moediff.report.charts import CHARTS
 
 SCHEMA, PRESETS = (
@@ -51,7 +51,10 @@ PENALTIES_FAULT = reading.penalties_fault(
 
 onstart:
     if workflow.is_main_process:
-        made_in.claim(config["results"], Path.cwd())
+        try:
+            made_in.claim(config["results"], Path.cwd())
+        except UserError as error:
+            sys.exit(f"config error: {error}")
 
 
 def result(path):

@@ -64,7 +64,8 @@ def claim(results: str, directory: Path) -> None:
         os.replace(own, mark)
     except OSError:  # a file system without links
         os.replace(own, mark)
-    own.unlink(missing_ok=True)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def _identity(directory: Path) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import __version__
-from moediff.core.errors import DamagedError, UserError, unreadable, writing
+from moediff.core.errors import DamagedError, UserError, refusal, unreadable, writing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -242,7 +242,10 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
             content = metadata.pop(_CONTENT)
         alone = _tensor_digest(tensors)
         known = content in (alone, digest(alone, metadata))
-    except FileNotFoundError:
+    except FileNotFoundError as error:  # so it says of a file without permission too
+        refused = refusal(path, error)
+        if refused:
+            raise refused from error
         raise
     except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError) as error:
         raise unreadable(path, "not a whole safetensors file", error) from error

@@ -78,8 +78,9 @@ def writing(path: Path) -> Iterator[None]:
 def _unwritable(path: Path, error: Exception) -> UserError | None:
     """That the machine does not let `path` be written, if that is what `error` says; else None."""
     if isinstance(error, OSError) and error.errno:
-        number, about = error.errno, Path(os.fsdecode(error.filename or path))
-        if not ({about, about.parent} & {path, path.parent} or about in path.parents):
+        number = error.errno
+        about = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if name]
+        if about and not any({p, p.parent} & {path, *path.parents} for p in about):
             return None  # of another file, which is read meanwhile
     else:
         told = _NUMBER.search(str(error))
