@@ -21,13 +21,13 @@ from workflow import DICTIONARY, run
 
 KILLS = 30  # of each job
 DICTIONARY_FILES = ["dictionary.safetensors", "early.safetensors", "history.parquet"]
+PRELOADED = ["snakemake.api", "moediff.dictionaries.fitting", "moediff.analysis.features",
+             "moediff.analysis.evaluation", "moediff.report.charts"]  # fmt: skip
 JOBS = {"fit": DICTIONARY_FILES, "metrics": ["metrics.json", "features.parquet"]}
 
 
 def _job(folder: Path, target: str, ready: Connection) -> None:
     """Make a file by its rule's script, which saves at each point, once `ready` has been told."""
-    from moediff.analysis import evaluation, features  # noqa: F401  # else a kill meets an import
-
     torch.set_num_threads(1)
     fitting.LEAST_WAIT = fitting.WAIT_PER_WRITE = 0
     job = Study(folder).job(target)
@@ -36,8 +36,9 @@ def _job(folder: Path, target: str, ready: Connection) -> None:
 
 
 def begun(folder: Path, target: str) -> multiprocessing.process.BaseProcess:
-    """A process that is about to begin with its work."""
-    context = multiprocessing.get_context("spawn")
+    """A process that is about to begin with its work: forked from one that has imported what it needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     here, there = context.Pipe()
     process = context.Process(target=_job, args=(folder, target, there))
     process.start()
