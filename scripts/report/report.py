@@ -3,12 +3,10 @@
 from moediff.job import job
 
 with job(snakemake):
-    from pathlib import Path
-
     from moediff.analysis import example_files
     from moediff.config import layout
     from moediff.core import artifact
-    from moediff.report import browser, labels, page, tables
+    from moediff.report import browser, labels, page, svg, tables
     from moediff.report.charts import CHARTS
     from moediff.training import history
 
@@ -38,9 +36,7 @@ with job(snakemake):
         params.rows,
     )
     plots = {
-        CHARTS[layout.parse("plot", path)["chart"]].title: page.figure(
-            Path(path).read_text(encoding="utf-8")
-        )
+        CHARTS[layout.parse("plot", path)["chart"]].title: page.figure(svg.read(path))
         for path in files.plots
     }
 

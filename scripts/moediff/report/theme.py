@@ -13,6 +13,7 @@ import altair as alt
 import polars as pl
 
 from moediff.core import artifact
+from moediff.report.svg import marked
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CLASS_COLOURS = {
@@ -57,7 +58,7 @@ def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
                 case ".html":
                     chart.save(str(partial), format="html", inline=True)
                 case ".svg":
-                    partial.write_text(svg, encoding="utf-8")
+                    partial.write_text(marked(svg), encoding="utf-8")
                 case ".png":  # of the SVG, which Altair would make once more
                     partial.write_bytes(vl_convert.svg_to_png(svg, scale=2))
                 case kind:
