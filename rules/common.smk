@@ -8,7 +8,7 @@ from moediff.claims import reading
 from moediff.config import layout, resources, roles, schema
 from moediff.config.complete import complete
 from moediff.core.errors import ConfigError
-from moediff.report.charts import CHARTS
+from moediff.report.charts import CHARTS, of_each
 
 SCHEMA, PRESETS = (
     yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.analysis import evaluation
     from moediff.core import artifact
     from moediff.core.device import pick_device
-    from moediff.core.errors import UserError
     from moediff.dictionaries.dictionary import Dictionary
     from moediff.experts import affinity
 
@@ -17,11 +16,8 @@ with job(snakemake, torch_threads=True) as log:
     evaluation.check_models(rows, facts, snakemake.input.dictionary)
     source = list(params.sources).index(name)
     layers = affinity.layers_of(rows, source)
-    if not layers:
-        raise UserError(
-            f"{name}: no routing is stored below its hook point; take an MoE, and set "
-            "activations.routing to used"
-        )
+    if not layers:  # of a loaded model nothing says so before its rows are there
+        log.warning("%s: no routing is stored below its hook point; the table has no rows", name)
     device = pick_device(snakemake.config["device"])
     batch = facts["recipe"]["batch"]
     table = affinity.feature_affinity(dictionary, rows, source, layers, batch, device)

@@ -10,10 +10,15 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+import polars as pl
+
 from moediff.analysis import controls
+from moediff.claims import verdicts
 from moediff.config.base import ROW_SPLITS
+from moediff.config.layout import Source
 from moediff.config.rows import row_patterns
-from moediff.report.labels import label_of
+from moediff.report.changes import clean_losses
+from moediff.report.labels import label_of, sides_of
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -25,16 +30,17 @@ EXPLAINED = (
     "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",
     "firings_per_feature",
 )  # fmt: skip
-# Heads of the metrics of pairs, by which A is the first model: it need not be an MoE here.
+# Heads of the metrics of pairs: the first model need not be an MoE here.
 SENSITIVITY = {
-    "recipe": "recipe", "A": "A", "B": "B", "pairs": "pairs", "least firings": "firings",
-    "fve": "fve_pooled", "A-only share": "moe_only_feature_share",
-    "B-only share": "dense_only_feature_share",
-    "log2 A-only / B-only": "log2_moe_only_over_dense_only",
-    "log10 density A-only / common": "density_moe_only_over_common",
-    "log10 density common / B-only": "density_common_over_dense_only",
+    "recipe": "recipe", "first": "A", "second": "B", "pairs": "pairs", "least firings": "firings",
+    "fve": "fve_pooled", "share only in first": "moe_only_feature_share",
+    "only in second": "dense_only_feature_share",
+    "log2 only first / only second": "log2_moe_only_over_dense_only",
+    "log10 density only first / common": "density_moe_only_over_common",
+    "log10 density common / only second": "density_common_over_dense_only",
     "exclusive variance": "exclusive_variance",
 }  # fmt: skip
+DECIDED = (verdicts.SHOWN, verdicts.OPPOSITE, verdicts.ABSENT, verdicts.UNDECIDED)
 
 
 def of_study(
@@ -53,7 +59,6 @@ def of_study(
     other code wrote.
     """
     tables = {
-        "Claims, fixed before the study ran": claims(study),
         "The panel: features of one kind of model alone, against all other labels": judged(panels),
         "Domains of the features of one kind alone": domains(panels),
         "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity(
@@ -63,7 +68,7 @@ def of_study(
         "Share of each source's variance that goes with a class": class_shares(counted),
         "Fraction of validation variance explained": explained(metrics),
         "Models: parameters": by_model(parameters),
-        "Validation cross-entropy (nats a token)": by_model(losses),
+        "Cross-entropy (nats a token)": by_model(losses),
         "External activations": external_rows(external),
         "Rows kept and left out": rows_kept(metrics),
     }
@@ -90,6 +95,29 @@ def claims(study: Record) -> list[Row]:
         }
         for claim in study["claims"]
     ]
+
+
+def decided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Claims that have a verdict, and those that have none or were not measured."""
+    with_verdict = [row for row in rows if row["verdict"] in DECIDED]
+    return with_verdict, [row for row in rows if row["verdict"] not in DECIDED]
+
+
+def why_undecided(rows: Sequence[Row], withheld: Sequence[str]) -> str:
+    """One line on claims without a verdict: how many there are of each kind, and why."""
+    missing = sum(row["verdict"] == verdicts.NOT_MEASURED for row in rows)
+    held = len(rows) - missing
+    parts = []
+    if held:
+        why = f" ({'; '.join(withheld)})" if withheld else " (the reason stands beside each)"
+        parts.append(f"{_claims(held)} no verdict{why}")
+    if missing:
+        parts.append(f"{_claims(missing)} not been measured here")
+    return " and ".join(parts) + "."
+
+
+def _claims(count: int) -> str:
+    return "1 claim has" if count == 1 else f"{count} claims have"
 
 
 def sensitivity(study: Record) -> list[Row]:
@@ -128,21 +156,32 @@ def domains(panels: Sequence[Record]) -> list[Row]:
 def classes(metrics: Sequence[Record], counted: Record) -> list[Row]:
     """Features by class of dictionaries over two sources, beside the error rates of their recipe."""
     rates = {(row["recipe"], row["control"]): row["exclusive"] for row in counted["error_rates"]}
-    return [
-        {
-            "dictionary": label_of(record),
-            "k": record["k"],
-            "features": record["features"],
-            **record["classes"],
-            "exclusive share": controls.exclusive_share(record["classes"]),
-            **{
-                f"of {control}": rates.get((record["recipe"], control))
-                for control in controls.CONTROLS
-            },
-        }
-        for record in metrics
-        if len(record["sources"]) == 2
-    ]
+    found = []
+    for record in metrics:
+        if len(record["sources"]) != 2:
+            continue
+        first, second = sides_of(record["member"])
+        counts = record["classes"]
+        found.append(
+            {
+                "dictionary": label_of(record),
+                "k": record["k"],
+                "features": record["features"],
+                "first": first,
+                "only first": counts["A-only"],
+                "common": counts["common"],
+                "second": second,
+                "only second": counts["B-only"],
+                "tied": counts["tied"],
+                "dead": counts["dead"],
+                "exclusive share": controls.exclusive_share(counts),
+                **{
+                    f"of {control}": rates.get((record["recipe"], control))
+                    for control in controls.CONTROLS
+                },
+            }
+        )
+    return found
 
 
 def class_shares(counted: Record) -> list[Row]:
@@ -151,11 +190,15 @@ def class_shares(counted: Record) -> list[Row]:
     for row in counted["rows"]:
         if row["class"] == "dead":
             continue
+        called = {"A-only": row["sources"][0], "B-only": row["sources"][1]}
         for source in row["sources"]:
             name = label_of(row)
             about = shares.setdefault((name, source), {"dictionary": name, "source": source})
-            about[row["class"]] = row["shares"][source]
-    return list(shares.values())
+            own = called.get(row["class"])
+            head = row["class"] if own is None else "its own" if own == source else "the other's"
+            about[head] = row["shares"][source]
+    order = ("dictionary", "source", "its own", "common", "the other's", "tied")
+    return [{head: about[head] for head in order if head in about} for about in shares.values()]
 
 
 def explained(metrics: Sequence[Record]) -> list[Row]:
@@ -176,6 +219,37 @@ def mean_losses(ends: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, 
         model: {domain: mean(end[domain] for end in seeds) for domain in seeds[0]}
         for model, seeds in ends.items()
     }
+
+
+def cross_entropies(
+    trained: Mapping[str, Record], splicing: Sequence[pl.DataFrame], levels: Mapping[str, Record]
+) -> dict[str, Record]:
+    """What is known of each model: of one trained here on all validation tokens, of a loaded one on those
+    on which it was run again, and the n-grams' levels.
+
+    A column says which, where both are there.
+    """
+    again = {
+        model: row
+        for table in splicing
+        for model, row in again_losses(clean_losses(table)).items()
+        if model not in trained
+    }
+    if not again:
+        return {**trained, **levels}
+    whole = {model: {"over": "all validation", **row} for model, row in (trained | levels).items()}
+    return {model: whole.get(model) or again[model] for model in [*trained, *again, *levels]}
+
+
+def again_losses(clean: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Cross-entropy by domain of models that were run again, from their losses as they are."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in clean.iter_rows(named=True):
+        model = Source.parse(row["source"]).model
+        found.setdefault(model, {"over": ""})[row["domain"]] = row["cross_entropy"]
+        if row["domain"] == "all":
+            found[model]["over"] = f"{row['tokens']:,} tokens"
+    return found
 
 
 def ngram_levels(rows: Sequence[Record]) -> dict[str, dict[str, float]]:
