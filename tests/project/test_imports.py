@@ -38,6 +38,7 @@ NEEDS = {
     "corpus/retokenise": "h5py numpy polars tokenizers",
     "report/report": "jinja2 numpy polars",
     "report/charts": "altair jinja2 numpy polars",
+    "report/figures": "altair jinja2 numpy polars",
     "dictionaries/principal_components": "numpy torch",
     "exchange/export": "numpy torch",
     "activations/external_measure": "numpy torch zarr",
@@ -63,7 +64,7 @@ NEEDS = {
     "report/budget": MODEL + " zarr",
 }
 # What functions import beside the script that calls them.
-LATER = {"report/charts": "import moediff.report.charts.features"}
+LATER = dict.fromkeys(("report/charts", "report/figures"), "import moediff.report.charts.features")
 
 
 def imports_of(script: str) -> str:

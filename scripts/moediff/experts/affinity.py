@@ -70,8 +70,8 @@ def feature_affinity(
     chance. `source` is the MoE whose routing and token ids are taken. Columns: `feature`, `layer`,
     `expert` (null where none could be told), `fired` (in the measured half), `information`,
     `null_mean`, `null_sd`, `corrected`, `z` of that expert; the same of the whole choice, with
-    `whole_` before. In nats. Without `layers` the table has no rows. Memory: 4 bytes a firing, twice; see `affinity`. Raises UserError where
-    a layer's routing is not stored, or lies behind the hook.
+    `whole_` before. In nats. Without `layers` the table has no rows. Memory: 4 bytes a firing, twice;
+    see `affinity`. Raises UserError where a layer's routing is not stored, or lies behind the hook.
     """
     known = layers_of(data, source)
     for layer in layers:

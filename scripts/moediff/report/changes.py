@@ -74,7 +74,7 @@ def features(
             "feature": str(row["feature"]),
             "more in": sides[row["shift"] > 0],
             "shift": abs(row["shift"]),
-            f"relative norm (0 {sides[0]}, 1 {sides[1]})": row["relative_norm"],
+            "relative norm": row["relative_norm"],
             "fires on": row["density"],
             "top domain": row["top_domain"],
             "strongest example": texts.get(row["feature"]),

@@ -1,9 +1,9 @@
 """What a study compared: the title of its page, and the facts below it.
 
-`study` is what `of_study` of rules/inputs/report.smk says: `models`, each with its `kind`, `from`, number of
-`seeds` and `tokenizer`; `points`, the hook points; `recipes`, each with `features` and `k`; `comparisons`, each
-with `sides`, `together`, `control` and `recipes`; `pair`, the folder of the dictionary that is drawn;
-`left_out`, the folders of dictionaries that are not on the page.
+`study` is what `of_study` of rules/inputs/report.smk says: `models`, each with its `kind`, `from`, number
+of `seeds` and `tokenizer`; `points`, the hook points; `recipes`, each with `features` and `k`;
+`comparisons`, each with `sides`, `together`, `control` and `recipes`; `pair`, the folder of the
+dictionary that is drawn; `left_out`, the folders of dictionaries that are not on the page.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def strongest(
     metrics: Sequence[Record],
     pair: Record | None,
 ) -> Finding | None:
-    """The first of `claim`, `panel`, `classes` and `explained` that this study has; None without a dictionary.
+    """The first of `claim`, `panel`, `classes` and `explained` that there is; None without a dictionary.
 
     `study` is what claims.json holds, `counted` what classes.json does, `pair` the record of the dictionary
     that is drawn, one of `metrics`.
@@ -127,7 +127,8 @@ def classes(pair: Record | None, counted: Record) -> Finding | None:
     where = (
         "between two seeds of one model" if controls.OTHER_SEED in rates else "of a rotated copy"
     )
-    error = f"Error rate: {where}, where nothing differs, the same rule calls {_percent(false['exclusive'])} so"
+    share_false = _percent(false["exclusive"])
+    error = f"Error rate: {where}, where nothing differs, the same rule calls {share_false} so"
     if false["dictionaries"] > 1:
         error += f" ({_percent(false['lowest'])} to {_percent(false['highest'])} in {false['dictionaries']})"
     return Finding(
@@ -149,7 +150,10 @@ def explained(pair: Record | None, metrics: Sequence[Record]) -> Finding | None:
         names = member_label(record["member"])
     error = "A baseline on the same rows, not an error rate."
     if len(record["sources"]) == 2:
-        error += " No control was run, so how often a feature is called one model's alone by mistake is not known."
+        error += (
+            " No control of this recipe was run, so how often it calls a feature one model's alone by "
+            "mistake is not known."
+        )
     return Finding(
         f"One dictionary explains {_percent(row['fve'])} of the variance of {names} with "
         f"{row['l0']:.1f} of {record['features']:,} features a row, on {row['rows']:,} rows that it was "

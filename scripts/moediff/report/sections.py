@@ -41,18 +41,16 @@ def differs(
     sides = sides_of(member)
     parts = []
     for table in splicing:
-        parts += [
-            page.text("Cross-entropy of both on the same text, in nats a token; the domains that differ most first."),
-            page.table(changes.losses(table, sources, sides)),
-        ]  # fmt: skip
-    parts += [
-        page.text(
-            "Features by shift: how much more variance a feature adds to one model than to the other, over "
-            "what all features add. Between models that were trained apart every dictionary has such "
-            "features: read them beside the error rates of the controls."
-        ),
-        page.table(changes.features(features[pair], examples.get(pair), sources, sides)),
-    ]
+        told = "Cross-entropy of both on the same text, in nats a token; domains that differ most first."
+        parts += [page.text(told), page.table(changes.losses(table, sources, sides))]
+    told = (
+        "Features by shift: how much more variance a feature adds to one model than to the other, over "
+        f"what all features add. Relative norm: 0 is only {sides[0]}, 1 only {sides[1]}. Between models that "
+        "were trained apart every dictionary has such features: read them beside the error rates of the "
+        "controls."
+    )
+    rows = changes.features(features[pair], examples.get(pair), sources, sides)
+    parts += [page.text(told), page.table(rows)]
     return {f"What differs most between {sides[0]} and {sides[1]}": Markup("").join(parts)}
 
 
@@ -77,10 +75,10 @@ def of_each(
             f"{label_of(metrics[folder])}: {100 * row['fve']:.1f} % explained at L0 {row['l0']:.1f}"
         )
         chosen[name] = page.figures({CHARTS[chart].title: svg for chart, svg in svgs.items()})
-    parts = [
-        page.text("Choose a dictionary. Losses with reconstructions in place and experts are of the first alone."),
-        page.chooser(chosen),
-    ]  # fmt: skip
+    told = (
+        "Choose a dictionary. Losses with reconstructions and experts are drawn of the first alone."
+    )
+    parts = [page.text(told), page.chooser(chosen)]
     if left_out:
         listed = Markup("<ul>{}</ul>").format(
             Markup("").join(Markup("<li>{}</li>").format(folder) for folder in left_out)

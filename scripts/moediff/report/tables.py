@@ -61,16 +61,16 @@ def of_study(
     tables = {
         "The panel: features of one kind of model alone, against all other labels": judged(panels),
         "Domains of the features of one kind alone": domains(panels),
-        "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity(
-            study
-        ),
         "Features by class, beside what controls of known answer show": classes(metrics, counted),
         "Share of each source's variance that goes with a class": class_shares(counted),
         "Fraction of validation variance explained": explained(metrics),
-        "Models: parameters": by_model(parameters),
         "Cross-entropy (nats a token)": by_model(losses),
+        "Models: parameters": by_model(parameters),
         "External activations": external_rows(external),
         "Rows kept and left out": rows_kept(metrics),
+        "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity(
+            study
+        ),
     }
     return {heading: rows for heading, rows in tables.items() if rows}
 
@@ -107,17 +107,15 @@ def why_undecided(rows: Sequence[Row], withheld: Sequence[str]) -> str:
     """One line on claims without a verdict: how many there are of each kind, and why."""
     missing = sum(row["verdict"] == verdicts.NOT_MEASURED for row in rows)
     held = len(rows) - missing
-    parts = []
-    if held:
-        why = f" ({'; '.join(withheld)})" if withheld else " (the reason stands beside each)"
-        parts.append(f"{_claims(held)} no verdict{why}")
+    why = "; ".join(withheld) or "the reason stands beside each"
+    parts = [f"No verdict on {_claims(held)}: {why}"] if held else []
     if missing:
-        parts.append(f"{_claims(missing)} not been measured here")
-    return " and ".join(parts) + "."
+        parts.append(f"{_claims(missing)} not measured here")
+    return "; ".join(parts) + "."
 
 
 def _claims(count: int) -> str:
-    return "1 claim has" if count == 1 else f"{count} claims have"
+    return "1 claim" if count == 1 else f"{count} claims"
 
 
 def sensitivity(study: Record) -> list[Row]:
@@ -156,32 +154,42 @@ def domains(panels: Sequence[Record]) -> list[Row]:
 def classes(metrics: Sequence[Record], counted: Record) -> list[Row]:
     """Features by class of dictionaries over two sources, beside the error rates of their recipe."""
     rates = {(row["recipe"], row["control"]): row["exclusive"] for row in counted["error_rates"]}
-    found = []
-    for record in metrics:
-        if len(record["sources"]) != 2:
-            continue
-        first, second = sides_of(record["member"])
-        counts = record["classes"]
-        found.append(
-            {
-                "dictionary": label_of(record),
-                "k": record["k"],
-                "features": record["features"],
-                "first": first,
-                "only first": counts["A-only"],
-                "common": counts["common"],
-                "second": second,
-                "only second": counts["B-only"],
-                "tied": counts["tied"],
-                "dead": counts["dead"],
-                "exclusive share": controls.exclusive_share(counts),
-                **{
-                    f"of {control}": rates.get((record["recipe"], control))
-                    for control in controls.CONTROLS
-                },
-            }
-        )
-    return found
+    pairs = [record for record in metrics if len(record["sources"]) == 2]
+    sides = [sides_of(record["member"]) for record in pairs]
+    of_one = len(set(sides)) == 1  # then they stand in the heads
+    return [
+        {
+            "dictionary": label_of(record),
+            "k": record["k"],
+            "features": record["features"],
+            **_alone(record["classes"], first, second, of_one),
+            "tied": record["classes"]["tied"],
+            "dead": record["classes"]["dead"],
+            "exclusive share": controls.exclusive_share(record["classes"]),
+            **{
+                f"of {control}": rates.get((record["recipe"], control))
+                for control in controls.CONTROLS
+            },
+        }
+        for record, (first, second) in zip(pairs, sides, strict=True)
+    ]
+
+
+def _alone(counts: Mapping[str, int], first: str, second: str, of_one: bool) -> Row:
+    """Counts of free features; the names of the two models in the heads, or beside each count."""
+    if of_one:
+        return {
+            f"only {first}": counts["A-only"],
+            "common": counts["common"],
+            f"only {second}": counts["B-only"],
+        }
+    return {
+        "first": first,
+        "only first": counts["A-only"],
+        "common": counts["common"],
+        "second": second,
+        "only second": counts["B-only"],
+    }
 
 
 def class_shares(counted: Record) -> list[Row]:

@@ -6,7 +6,7 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers and in pr
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -32,10 +32,16 @@ def _theme() -> alt.theme.ThemeConfig:
     return {
         "background": "white",
         "config": {
-            "font": "sans-serif",
+            "font": "Arial, Helvetica, sans-serif",  # of one width on most machines
             "title": {"fontSize": 14, "anchor": "start", "subtitleColor": "#444"},
-            "axis": {"labelFontSize": 11, "titleFontSize": 12, "gridColor": "#e6e6e6"},
-            "legend": {"labelFontSize": 11, "titleFontSize": 12},
+            "axis": {
+                "labelFontSize": 11,
+                "titleFontSize": 12,
+                "gridColor": "#e6e6e6",
+                "titlePadding": 12,
+            },
+            # Room for a font that is wider than the one that the chart was measured in.
+            "legend": {"labelFontSize": 11, "titleFontSize": 12, "columnPadding": 26},
             "header": {"labelFontSize": 12, "titleFontSize": 12},
             "view": {"stroke": None},
             "range": {"category": list(COLOURS)},
@@ -71,6 +77,17 @@ def heading(text: str, width: int, *subtitles: str) -> alt.TitleParams:
     letters = max(int(width / LETTER), 20)
     smaller = [line for text in subtitles for line in textwrap.wrap(text, int(1.3 * letters))]
     return alt.TitleParams(textwrap.wrap(text, letters), subtitle=smaller)
+
+
+def room(labels: Iterable[str]) -> dict[str, int]:
+    """Padding of a chart with such labels on its left, for a font that is wider than the one it was
+    measured in."""
+    return {
+        "left": 5 + max((len(label) for label in labels), default=0),
+        "top": 5,
+        "right": 5,
+        "bottom": 5,
+    }
 
 
 def class_colours(names: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import polars as pl
 from moediff.analysis import controls
 from moediff.report.charts import Tables
 from moediff.report.labels import sides_of
-from moediff.report.theme import CLASS_COLOURS, Size, heading
+from moediff.report.theme import CLASS_COLOURS, Size, heading, room
 
 ORDER = ("A-only", "common", "B-only")
 SAID = 200  # pixels for the error rates beside the bars
@@ -102,6 +102,7 @@ def classes_chart(counts: pl.DataFrame, size: Size) -> alt.Chart:
     return (bars + text).properties(
         width=size["width"],
         height=34 * len(own),
+        padding=room(own["comparison"]),
         title=heading(_title(own), size["width"] + SAID, *([told] if known else [])),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -12,7 +12,7 @@ import polars as pl
 from moediff.analysis.measured import POOLED, THRESHOLD
 from moediff.report.charts import Tables
 from moediff.report.labels import labelled
-from moediff.report.theme import Size, heading, spread_out
+from moediff.report.theme import Size, heading, room, spread_out
 
 NAMES = 300  # pixels that names of dictionaries take beside a chart, as a rule
 # Of variance left unexplained: the least that is drawn, and the ticks.
@@ -56,7 +56,9 @@ def fve_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
         alt.Y("dictionary:N", title=None, sort=named["dictionary"].to_list()).axis(
             labelLimit=400, grid=True
         ),
-        alt.X("value:Q", title="fraction of validation variance explained").scale(zero=True),
+        alt.X("value:Q", title="fraction of validation variance explained")
+        .scale(zero=True)
+        .axis(tickCount=6),
         tooltip=["dictionary", "k", "kind", alt.Tooltip("value", format=".4f")],
     )
     points = shown.mark_point(size=60, filled=True, opacity=1).encode(
@@ -81,7 +83,10 @@ def fve_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
     if worst < 0:
         title = f"A dictionary falls {-worst:.3f} short of principal components"
     return (points + text).properties(
-        title=heading(title, size["width"] + NAMES), width=size["width"], height={"step": 18}
+        title=heading(title, size["width"] + NAMES),
+        width=size["width"],
+        height={"step": 18},
+        padding=room(named["dictionary"]),
     )
 
 

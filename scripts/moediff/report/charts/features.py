@@ -66,9 +66,9 @@ def relative_norm_chart(
 ) -> alt.Chart:
     """Histogram of relative decoder norms of live, untied features, one panel a dictionary.
 
-    features: dictionary, class, relative_norm. sides: names of its two sources. null: the same of dictionaries over two seeds of one
-    kind, fitted by the same recipe; `dictionary` names the one whose null it is. Its histogram is drawn
-    as a line, of as many features as the bars have.
+    features: dictionary, class, relative_norm. sides: names of its two sources. null: the same features
+    of dictionaries over two seeds of one kind, fitted by the same recipe; `dictionary` names the one whose
+    null it is. Its histogram is drawn as a line, of as many features as the bars have.
     """
     live = _untied(features)
     title = f"{100 * _common(live):.0f} % of live untied features are common ({bounds[0]} to {bounds[1]})"
@@ -181,7 +181,9 @@ def density_chart(features: pl.DataFrame, sides: Sequence[str], size: Size) -> a
         .facet(
             column=alt.Column("dictionary:N", title=None),
             title=heading(
-                title, size["width"], "a tick is a feature, a diamond the median of its class"
+                title,
+                size["width"] + LEGEND,
+                "a tick is a feature, a diamond the median of its class",
             ),
         )
     )

@@ -12,6 +12,7 @@ from moediff.report.charts import Tables
 from moediff.report.theme import Size, heading, spread_out
 from moediff.training.history import as_long, learning_curve
 
+NAMES = 80  # pixels that names of n-grams take beside the chart
 LINE = 13  # pixels of a line of text
 
 
@@ -67,4 +68,4 @@ def training_chart(history: pl.DataFrame, ngrams: pl.DataFrame, size: Size) -> a
         .encode(alt.Y("place:Q"), text="model:N", x=alt.value(size["width"]))
     )
     title = f"The best model ends {abs(gap):.2f} nats {verdict} a smoothed trigram"
-    return (lines + rules + names).properties(title=heading(title, size["width"]), **size)
+    return (lines + rules + names).properties(title=heading(title, size["width"] + NAMES), **size)
