@@ -116,18 +116,25 @@ def claim(verdict: str, **changes: object) -> dict:
 def test_claims_without_a_verdict_fold_into_one_line_that_says_why() -> None:
     rows = [claim(verdicts.SHOWN), claim(verdicts.NO_VERDICT), claim(verdicts.NO_VERDICT),
             claim(verdicts.NOT_MEASURED, reason="nothing measured x")]  # fmt: skip
-    html = sections.claims({"claims": rows, "withheld": ["few tokens", "no control"]})
+    named = {"moe": "moe", "dense": "dense"}
+    about = {"primary": named, "analysis": named}
+    html = sections.claims(about | {"claims": rows, "withheld": ["few tokens", "no control"]})
     above, folded = html.split("<details", 1)
     assert "it is shown" in above
     assert "it is no verdict" not in above
     (line,) = re.findall(r"<summary>(.*?)</summary>", folded)
-    assert line == "No verdict on 2 claims: few tokens; no control; 1 claim not measured here."
+    assert line == (
+        "No verdict on 2 claims: few tokens; no control; 1 claim not measured here: "
+        "what each needs stands beside it."
+    )
     assert folded.count("it is no verdict") == 2
     assert "it is not measured" in folded
-    assert "<details" not in sections.claims({"claims": rows[:1], "withheld": []})
-    none = sections.claims({"claims": rows[1:], "withheld": []})
+    assert "<details" not in sections.claims(about | {"claims": rows[:1], "withheld": []})
+    other = about | {"analysis": {"moe": "moe", "dense": None}, "claims": rows[1:], "withheld": []}
+    none = sections.claims(other)
     assert none.startswith("<details")
     assert "No verdict on 2 claims: the reason stands beside each" in none
+    assert "they are about a Mixture of Experts called moe and a dense model called dense" in none
 
 
 def record(member: str = "moe.0_dense.0", comparison: str = "c") -> dict:

@@ -59,7 +59,7 @@ def claims(study: Record) -> Markup:
     with_verdict, without = tables.decided(tables.claims(study))
     parts = [page.table(with_verdict)] if with_verdict else []
     if without:
-        why = tables.why_undecided(without, study["withheld"])
+        why = tables.why_undecided(without, study)
         parts.append(page.folded(why, page.table(without)))
     return Markup("").join(parts)
 

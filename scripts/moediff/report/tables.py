@@ -103,15 +103,26 @@ def decided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return with_verdict, [row for row in rows if row["verdict"] not in DECIDED]
 
 
-def why_undecided(rows: Sequence[Row], withheld: Sequence[str]) -> str:
+def why_undecided(rows: Sequence[Row], study: Record) -> str:
     """One line on claims without a verdict: how many there are of each kind, and why."""
     missing = sum(row["verdict"] == verdicts.NOT_MEASURED for row in rows)
     held = len(rows) - missing
-    why = "; ".join(withheld) or "the reason stands beside each"
+    why = "; ".join(study["withheld"]) or "the reason stands beside each"
     parts = [f"No verdict on {_claims(held)}: {why}"] if held else []
     if missing:
-        parts.append(f"{_claims(missing)} not measured here")
+        parts.append(f"{_claims(missing)} not measured here: {_unmeasured(study)}")
     return "; ".join(parts) + "."
+
+
+def _unmeasured(study: Record) -> str:
+    """Why claims were not measured, as far as it is one reason for all."""
+    named, found = study["primary"], study["analysis"]
+    if found["moe"] and found["dense"]:
+        return "what each needs stands beside it"
+    return (
+        f"they are about a Mixture of Experts called {named['moe']} and a dense model called "
+        f"{named['dense']}"
+    )
 
 
 def _claims(count: int) -> str:

@@ -65,7 +65,9 @@ def domains_chart(rows: pl.DataFrame, called: Mapping[str, str], size: Size) -> 
         .mark_point(filled=True, size=80, opacity=0.9)
         .encode(
             y,
-            alt.X("cross_entropy:Q", title="cross-entropy (nats a token)").scale(zero=False),
+            alt.X("cross_entropy:Q", title="cross-entropy (nats a token)")
+            .scale(zero=False)
+            .axis(tickCount=6),
             alt.Color("kind:N", title=None, sort=names)
             .scale(domain=names, range=[colour for _, colour in LOSSES.values()])
             .legend(orient="top"),
@@ -87,7 +89,9 @@ def domains_chart(rows: pl.DataFrame, called: Mapping[str, str], size: Size) -> 
         .mark_point(filled=True, size=80)
         .encode(
             y.axis(labels=False),
-            alt.X("share:Q", title="share of the loss recovered").scale(zero=False),
+            alt.X("share:Q", title="share of the loss recovered")
+            .scale(zero=False)
+            .axis(tickCount=4),
             alt.Color("ablation:N", title=None)
             .scale(domain=list(against.values()), range=[LOSSES["mean"][1], LOSSES["zero"][1]])
             .legend(orient="top"),
