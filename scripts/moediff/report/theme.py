@@ -12,7 +12,6 @@ from pathlib import Path
 
 import altair as alt
 import polars as pl
-import vl_convert
 
 from moediff.core import artifact
 
@@ -58,6 +57,8 @@ def svg(chart: alt.TopLevelMixin) -> str:
 
 def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
     """Write a chart as each of `paths` says: self-contained HTML, SVG or PNG."""
+    import vl_convert
+
     drawn = svg(chart)
     for path in map(Path, paths):
         with artifact.whole(path) as partial:
