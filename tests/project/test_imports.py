@@ -64,7 +64,7 @@ NEEDS = {
     "report/budget": MODEL + " zarr",
 }
 # What functions import beside the script that calls them.
-LATER = dict.fromkeys(("report/charts", "report/figures"), "import moediff.report.charts.features")
+LATER = dict.fromkeys(("report/charts", "report/figures"), "import moediff.report.charts.classes")
 
 
 def imports_in(part: ast.AST) -> list[ast.Import | ast.ImportFrom]:
