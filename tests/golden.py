@@ -32,6 +32,7 @@ from moediff.analysis import (
     examples,
     linear_map,
     matching,
+    moved,
     panel,
     panel_loss,
     splicing,
@@ -111,6 +112,10 @@ def of_anchor(small: Small) -> Outcome:
         linear_map.ridge_r2(*parts, whole, source, target)[0]
         for source, target in (columns, columns[::-1])
     ]
+
+
+def of_moved(small: Small) -> Outcome:
+    return list(flat(moved.moved(small.rows, 256).rows()))
 
 
 def of_deletion(small: Small) -> Outcome:
@@ -506,6 +511,7 @@ def of_budget(small: Small) -> Outcome:
 
 STAGES: dict[str, Callable[[Small], Outcome]] = {
     "anchor": of_anchor,
+    "moved": of_moved,
     "deletion": of_deletion,
     "recurrence": of_recurrence,
     "panel": of_panel,

@@ -22,6 +22,14 @@ def pair_file(name):
     return files_of([PAIR], name) if PAIR else []
 
 
+def moved_file():
+    """How far the rows of the pair lie apart; none without a pair."""
+    if not PAIR:
+        return []
+    member = PAIR.member
+    return [at("baseline", comparison=member.comparison, member=member.name, file="moved.parquet")]
+
+
 def routed_files(name):
     """A file of the experts of each source of the pair that has some, or may have."""
     return [result(PAIR.path(name, source.name)) for source in ROUTED]
@@ -75,8 +83,12 @@ def lacking(chart):
 
 CHART_JOBS = list(dict.fromkeys(CHARTS[name].job for name in CHARTS if not lacking(name)))
 # One dictionary alone has no frontier: the chart is drawn and not shown.
-LONELY = {"frontier"} if len([f for f in FITS if PAIR is None or f.member == PAIR.member]) < 2 else set()
-PLOTS = [name for name in CHARTS if CHARTS[name].on_page and not lacking(name) and name not in LONELY]
+LONELY = (
+    {"frontier"} if len([f for f in FITS if PAIR is None or f.member == PAIR.member]) < 2 else set()
+)
+PLOTS = [
+    name for name in CHARTS if CHARTS[name].on_page and not lacking(name) and name not in LONELY
+]
 
 
 def charts_of(job):

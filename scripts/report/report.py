@@ -37,6 +37,7 @@ with job(snakemake):
     features = {folder_of(path): artifact.read_parquet(path) for path in files.features}
     examples = {folder_of(path): example_files.read(path) for path in files.examples}
     splicing = [artifact.read_parquet(path) for path in files.splicing]
+    moved = [artifact.read_parquet(path) for path in files.moved]
     recurs = [artifact.read_parquet(path) for path in files.recurs]
     experts = [
         browser.experts_told(artifact.read_parquet(path), layout.parse("experts", path)["source"])
@@ -67,7 +68,7 @@ with job(snakemake):
             study, counted, panels, losses, moes, list(params.rows), claims["withheld"]
         ),
     )
-    differs = sections.differs(pair, features, examples, splicing)
+    differs = sections.differs(pair, features, examples, splicing, moved)
     of_one = {name: svg for name, svg in svgs.items() if CHARTS[name].of_one}
     whole = {CHARTS[name].title: page.figure(svgs[name]) for name in svgs if name not in of_one}
     figures = ({pair: of_one} if pair else {}) | own_figures

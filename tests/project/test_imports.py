@@ -46,6 +46,7 @@ NEEDS = {
     "analysis/deletion": ROWS,
     "analysis/linear_map": ROWS,
     "analysis/matching": ROWS,
+    "analysis/moved": ROWS,
     "analysis/metrics": ROWS,
     "analysis/panel": ROWS,
     "dictionaries/fit": ROWS,

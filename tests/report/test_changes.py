@@ -49,6 +49,16 @@ def test_features_name_the_model_that_has_more_and_show_their_text() -> None:
     assert [row["strongest example"] for row in none] == [None] * 3
 
 
+def test_rows_that_moved_are_shown_with_the_range_of_most() -> None:
+    moved = pl.DataFrame(
+        [{"domain": "all", "rows": 9, "median": 0.5, "q05": 0.1, "q95": 0.9, "cosine": 0.8}]
+    )
+    assert changes.rows_moved(moved) == [
+        {"domain": "all", "median distance": 0.5, "of 90 % of the rows": [0.1, 0.9], "median cosine": 0.8,
+         "rows": 9}
+    ]  # fmt: skip
+
+
 def spliced() -> pl.DataFrame:
     rows = [
         {"source": source, "domain": domain, "routing": routing, "kind": kind, "tokens": 10,

@@ -30,9 +30,9 @@ def rate(control: str, recipe: str = "r", dictionaries: int = 1) -> dict:
             "dictionaries": dictionaries}  # fmt: skip
 
 
-def judged(observed: float, others: int = 34) -> dict:
+def judged(observed: float, others: int = 34, least: float = 0.029) -> dict:
     row = {"kind": "either kind", "statistic": "share", "observed": observed, "largest_other": 0.02,
-           "others": others, "p": 0.03, "smallest_p": 0.029}  # fmt: skip
+           "others": others, "p": 0.03, "smallest_p": least, "interval": [0.005, 0.05]}  # fmt: skip
     return {"kinds": {"moe": [], "dense": []}, "judged": [row | {"kind": "moe", "p": 0.9}, row]}
 
 
@@ -74,12 +74,13 @@ def test_a_claim_says_its_numbers_its_reason_and_the_error_of_primary_ones() -> 
 def test_a_panel_is_held_against_its_other_labels() -> None:
     found = finding.panel([judged(0.01, others=2), judged(0.03)])
     assert found.sentence == (
-        "Features of one kind alone (moe or dense) carry 3.00 % of the models' variance, more than under "
-        "any of 34 other labels of the same models (2.00 % at most)."
+        "Features of one kind alone (moe or dense) carry 3.00 % (95 % interval 0.50 % to 5.00 %) of the "
+        "models' variance, more than under any of 34 other labels of the same models (2.00 % at most)."
     )
     assert found.error == "p 0.03; with so few models the smallest that there can be is 0.029."
     assert "not more than under any" in finding.panel([judged(0.01)]).sentence
     assert finding.panel([]) is None
+    assert finding.panel([judged(0.01, least=0.333)], 0.05) is None
 
 
 def test_classes_are_said_only_beside_their_error_rate() -> None:
@@ -118,6 +119,8 @@ def test_without_controls_the_baseline_stands_beside_what_is_explained() -> None
         (verdicts.ABSENT, [judged(0.0)], [rate("rotated")], "Absent"),
         ("no verdict", [judged(0.0)], [rate("rotated")], "Features of one kind alone"),
         ("no verdict", [], [rate("rotated")], "15.8 %"),
+        ("no verdict", [judged(0.0, least=0.333)], [rate("rotated")], "15.8 %"),
+        ("no verdict", [judged(0.0, least=0.333)], [], "Features of one kind alone"),
         ("no verdict", [], [], "One dictionary explains"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What differs most between two models: their losses by domain, and features by shift, with examples."""
+"""What differs most between two models: losses and rows by domain, and features by shift, with examples."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def losses(splicing: pl.DataFrame, sources: Sequence[str], sides: Sequence[str])
     )
     head = f"{sides[1]} less {sides[0]}"
     return order.select("domain", *sides, pl.col("difference").alias(head), "tokens").to_dicts()
+
+
+def rows_moved(moved: pl.DataFrame) -> list[Row]:
+    """How far the rows of two models lie apart, all and by domain, from moved.parquet."""
+    return [
+        {
+            "domain": row["domain"],
+            "median distance": row["median"],
+            "of 90 % of the rows": [row["q05"], row["q95"]],
+            "median cosine": row["cosine"],
+            "rows": row["rows"],
+        }
+        for row in moved.iter_rows(named=True)
+    ]
 
 
 def shifts(features: pl.DataFrame, sources: Sequence[str]) -> pl.DataFrame:

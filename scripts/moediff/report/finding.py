@@ -1,7 +1,8 @@
 """The strongest true sentence of a study, and how often such a sentence is false.
 
-In this order: a claim with a verdict, shown before absent; a panel against its other labels; classes of
-the pair beside their controls; else how much a dictionary explains, beside principal components.
+In this order: a claim with a verdict, shown before absent; a panel of models enough against its other
+labels; classes of the pair beside their controls; a smaller panel; else how much a dictionary explains,
+beside principal components.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def strongest(
     """
     return (
         claim(study["claims"], study["alpha"])
-        or panel(panels)
+        or panel(panels, study["alpha"])
         or classes(pair, counted)
+        or panel(panels)
         or explained(pair, metrics)
     )
 
@@ -86,23 +88,26 @@ def claim(claims: Sequence[Record], alpha: float) -> Finding | None:
     )
 
 
-def panel(panels: Sequence[Record]) -> Finding | None:
-    """What features of one kind alone carry in the panel with most other labels."""
+def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:
+    """What features of one kind alone carry in the panel with most other labels, where these are enough for
+    a p of `alpha`."""
     rows = [
         (one, row)
         for one in panels
         for row in one["judged"]
-        if row["kind"] == EITHER and row["statistic"] == "share"
+        if row["kind"] == EITHER and row["statistic"] == "share" and row["smallest_p"] <= alpha
     ]
     if not rows:
         return None
     one, row = max(rows, key=lambda found: found[1]["others"])
     kinds = " or ".join(one["kinds"])
     above = row["observed"] > row["largest_other"]
+    low, high = (_percent(share, 2) for share in row["interval"])
     than = "more than" if above else "not more than"
     return Finding(
-        f"Features of one kind alone ({kinds}) carry {_percent(row['observed'], 2)} of the models' "
-        f"variance, {than} under any of {row['others']} other labels of the same models "
+        f"Features of one kind alone ({kinds}) carry {_percent(row['observed'], 2)} (95 % "
+        f"interval {low} to {high}) of the models' variance, {than} under any of {row['others']} other "
+        "labels of the same models "
         f"({_percent(row['largest_other'], 2)} at most).",
         f"p {row['p']:.3g}; with so few models the smallest that there can be is {row['smallest_p']:.3g}.",
         "panel",

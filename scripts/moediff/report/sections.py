@@ -32,6 +32,7 @@ def differs(
     features: Mapping[str, pl.DataFrame],
     examples: Mapping[str, pl.DataFrame],
     splicing: Sequence[pl.DataFrame],
+    moved: Sequence[pl.DataFrame],
 ) -> dict[str, Markup]:
     """What differs most between the two models of the pair that is drawn; nothing without one."""
     if not pair:
@@ -43,6 +44,13 @@ def differs(
     for table in splicing:
         told = "Cross-entropy of both on the same text, in nats a token; domains that differ most first."
         parts += [page.text(told), page.table(changes.losses(table, sources, sides))]
+    for table in moved:
+        told = (
+            "How far rows of one lie from those of the other on the same tokens: 0 is equal, 1.41 without "
+            "relation, 2 opposite. It tells of models that share a basis, as a checkpoint and one tuned from "
+            "it; models trained apart lie far from each other whatever they represent."
+        )
+        parts += [page.text(told), page.table(changes.rows_moved(table))] if len(table) else []
     told = (
         "Features by shift: how much more variance a feature adds to one model than to the other, over "
         f"what all features add. Relative norm: 0 is only {sides[0]}, 1 only {sides[1]}. Between models that "

@@ -12,9 +12,9 @@ from moediff.analysis.panel import EITHER, drawn_rows, null_rows
 from moediff.claims.verdicts import ALPHA
 from moediff.report.charts import Tables
 from moediff.report.labels import label_of
-from moediff.report.theme import COLOURS, Size, heading
+from moediff.report.theme import COLOURS, Size, heading, room
 
-NAMES = 80  # pixels that names of kinds take beside the chart
+NAMES = 160  # pixels that names of kinds take beside the chart
 
 
 def panel(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
@@ -64,6 +64,7 @@ def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:
             ),
         )
         .resolve_scale(y="independent")
+        .properties(padding=room(splits["side"]))
     )
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from moediff.config.layout import Member
 from moediff.report.charts import Tables
 from moediff.report.labels import labelled, sides_of
-from moediff.report.theme import Size, heading
+from moediff.report.theme import Size, heading, room
 
 # How a model is run, in order, by the kinds of `splicing`: name and colour.
 LOSSES = {
@@ -103,4 +103,6 @@ def domains_chart(rows: pl.DataFrame, called: Mapping[str, str], size: Size) -> 
     )
     return (
         alt.hconcat(losses, recovered).resolve_scale(color="independent", shape="independent")
-    ).properties(title=heading(title, int(1.5 * size["width"]), about))
+    ).properties(
+        title=heading(title, int(1.5 * size["width"]), about), padding=room(live["domain"])
+    )
