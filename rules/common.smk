@@ -17,7 +17,7 @@ from moediff.config import (
 )
 from moediff.config.complete import complete
 from moediff.core.errors import ConfigError, UserError
-from moediff.report.charts import CHARTS
+from moediff.report.charts import CHARTS, of_each
 
 SCHEMA, PRESETS = (
     yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))
