@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+LONGEST = 1000  # characters of a line that is to be read
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -36,6 +37,13 @@ def unreadable(path: object, what: str, error: BaseException) -> UserError:
             f"{path}: cannot be read now ({error.strerror}); nothing is known against it"
         )
     return DamagedError(path, f"{what} ({first_line(error)})")
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Text as one line that a terminal shows as it is, its middle left out where it is very long."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    half = longest // 2
+    return shown if len(shown) <= longest else f"{shown[:half]} ... {shown[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

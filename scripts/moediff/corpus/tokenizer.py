@@ -84,8 +84,16 @@ def load_tokenizer(
             f"{where}: the tokenizer of '{name}' cannot be loaded "
             f"({first_line(error)}); check the id, the folder and the network"
         ) from error
+    # Of a folder without tokenizer files transformers makes one of special tokens alone.
+    if set(loaded.get_vocab()) <= set(loaded.all_special_tokens):
+        raise UserError(
+            f"{where}: '{name}' has no tokenizer of its own; put one into that folder by its "
+            "save_pretrained, or name another folder or Hub id"
+        )
     if loaded.eos_token is None:
-        raise UserError(f"{where}: the tokenizer of '{name}' has no end-of-text token")
+        raise UserError(
+            f"{where}: the tokenizer of '{name}' has no end-of-text token; set eos_token and save it again"
+        )
     backend = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     return backend, loaded.eos_token, list(loaded.all_special_tokens)
 
