@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configured import completed
-from moediff.config import checkpoints, quantised
+from moediff.config import checkpoints, corpus, quantised
 from moediff.core.errors import ConfigError
 
 LOADED = "corpus: {{tokenizer!: {{load: '{0}'}}}}\nmodels: {{moe!: {{load: '{0}'}}}}"
@@ -103,7 +103,8 @@ def test_the_files_of_an_adapter_are_its_own_and_its_base_s(tmp_path: Path) -> N
     assert checkpoints.base_of(adapter) == ("owner/name", None)
     (tmp_path / "small.gguf").write_bytes(b"GGUF")
     small = str(tmp_path / "small.gguf")
-    assert checkpoints.checkpoint_files(small) == [small]
+    assert checkpoints.checkpoint_files(small) == corpus.tokenizer_files(small) == [small]
+    assert corpus.tokenizer_files("owner/name/small.gguf") == []
     assert checkpoints.checkpoint_files("owner/name/small.gguf") == []
 
 
