@@ -83,6 +83,9 @@ def test_an_adapter_and_a_gguf_file_are_refused_before_any_job_where_their_packa
     packages("accelerate", "peft", "gguf")
     completed(LOADED.format(adapter))
     completed(LOADED.format(tmp_path / "small.gguf"))
+    completed(LOADED.format("owner/name/small.gguf"))
+    with pytest.raises(ConfigError, match="cannot be a Hub id"):
+        completed(LOADED.format("owner/small.gguf/x"))
     folder_of(tmp_path / "gptq", quantization_config={"quant_method": "gptq"})
     other = adapter_of(tmp_path / "other", base_model_name_or_path=str(tmp_path / "gptq"))
     refused(other, r"its base model .*gptq: quantised \(gptq\)")
@@ -105,6 +108,8 @@ def test_the_files_of_an_adapter_are_its_own_and_its_base_s(tmp_path: Path) -> N
     small = str(tmp_path / "small.gguf")
     assert checkpoints.checkpoint_files(small) == corpus.tokenizer_files(small) == [small]
     assert corpus.tokenizer_files("owner/name/small.gguf") == []
+    assert checkpoints.parts_of_gguf(small) == (str(tmp_path), "small.gguf")
+    assert checkpoints.parts_of_gguf("owner/name/q8/a.gguf") == ("owner/name", "q8/a.gguf")
     assert checkpoints.checkpoint_files("owner/name/small.gguf") == []
 
 

@@ -27,6 +27,15 @@ def is_gguf(name: Path | str) -> bool:
     return str(name).lower().endswith(".gguf")
 
 
+def parts_of_gguf(name: str) -> tuple[str, str]:
+    """Folder or Hub id, and file, of a GGUF file: `owner/name/small.gguf` is one of the Hub."""
+    place = Path(name)
+    if place.is_file() or name.count("/") < 2:
+        return str(place.parent), place.name
+    owner, repository, file = name.split("/", 2)
+    return f"{owner}/{repository}", file
+
+
 def is_adapter(folder: Path | str) -> bool:
     """Whether a folder holds an adapter: weights that change those of another checkpoint."""
     return (Path(folder) / ADAPTER_CONFIG).is_file()

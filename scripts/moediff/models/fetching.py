@@ -69,8 +69,8 @@ def _gguf(name: str, revision: str | None) -> Path:
     """A GGUF file of the Hub, named owner/repository/file.gguf."""
     from huggingface_hub import hf_hub_download
 
-    owner, repository, file = name.split("/", 2)
-    return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision))
+    repository, file = checkpoints.parts_of_gguf(name)
+    return Path(hf_hub_download(repository, file, revision=revision))
 
 
 def _snapshot(name: str, revision: str | None, cached: bool) -> Path:
