@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configured import completed
-from moediff.config import checkpoints, quantised
+from moediff.config import checkpoints, corpus, quantised
 from moediff.core.errors import ConfigError
 
 LOADED = "corpus: {{tokenizer!: {{load: '{0}'}}}}\nmodels: {{moe!: {{load: '{0}'}}}}"
@@ -64,6 +64,13 @@ def test_a_quantised_folder_is_refused_before_any_job_where_its_package_is_missi
     completed(LOADED.format(folder_of(tmp_path / "null", quantization_config=None)))
 
 
+def test_a_folder_that_asks_for_code_of_the_hub_is_refused_before_any_job(tmp_path: Path) -> None:
+    asks = {"_attn_implementation": "owner/kernel"}
+    refused(folder_of(tmp_path / "top", **asks), r"_attn_implementation .*\(owner/kernel\)")
+    refused(folder_of(tmp_path / "text", text_config={"num_hidden_layers": 8} | asks), "code of")
+    refused(folder_of(tmp_path / "other", transformers_weights="a.bin"), "names other weights")
+
+
 def test_an_adapter_and_a_gguf_file_are_refused_before_any_job_where_their_package_is_missing(
     tmp_path: Path, packages
 ) -> None:
@@ -76,6 +83,9 @@ def test_an_adapter_and_a_gguf_file_are_refused_before_any_job_where_their_packa
     packages("accelerate", "peft", "gguf")
     completed(LOADED.format(adapter))
     completed(LOADED.format(tmp_path / "small.gguf"))
+    completed(LOADED.format("owner/name/small.gguf"))
+    with pytest.raises(ConfigError, match="cannot be a Hub id"):
+        completed(LOADED.format("owner/small.gguf/x"))
     folder_of(tmp_path / "gptq", quantization_config={"quant_method": "gptq"})
     other = adapter_of(tmp_path / "other", base_model_name_or_path=str(tmp_path / "gptq"))
     refused(other, r"its base model .*gptq: quantised \(gptq\)")
@@ -96,7 +106,10 @@ def test_the_files_of_an_adapter_are_its_own_and_its_base_s(tmp_path: Path) -> N
     assert checkpoints.base_of(adapter) == ("owner/name", None)
     (tmp_path / "small.gguf").write_bytes(b"GGUF")
     small = str(tmp_path / "small.gguf")
-    assert checkpoints.checkpoint_files(small) == [small]
+    assert checkpoints.checkpoint_files(small) == corpus.tokenizer_files(small) == [small]
+    assert corpus.tokenizer_files("owner/name/small.gguf") == []
+    assert checkpoints.parts_of_gguf(small) == (str(tmp_path), "small.gguf")
+    assert checkpoints.parts_of_gguf("owner/name/q8/a.gguf") == ("owner/name", "q8/a.gguf")
     assert checkpoints.checkpoint_files("owner/name/small.gguf") == []
 
 

@@ -142,6 +142,21 @@ def test_a_config_that_is_no_json_object_is_named(text: str, tmp_path: Path) -> 
     refused(tmp_path, r"config\.json: (not a|cannot be read as) JSON")
 
 
+def test_a_config_of_great_depth_is_loaded_or_ends_in_one_line(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    whole = path.read_text()
+    said = []
+    for depth in (50, 300, 600, 900, 960):
+        path.write_text(whole.rstrip()[:-1] + ', "deep": ' + "[" * depth + "]" * depth + "}")
+        try:
+            loading.load(tmp_path)
+        except UserError as error:
+            said.append(str(error))
+    assert not any("\n" in line for line in said)
+    assert len(said) < 5
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3-moe", "mixtral", "gpt2"])
 def test_fewer_layers_than_the_weights_have_are_refused(family: str, tmp_path: Path) -> None:
     tiny(family).save_pretrained(tmp_path)

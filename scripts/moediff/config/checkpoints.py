@@ -6,7 +6,7 @@ What is known of a local one before a job is checked here; of a Hub id, once it 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ _GGUF_PACKAGES = ("gguf", "accelerate")
 def is_gguf(name: Path | str) -> bool:
     """Whether a name is that of a GGUF file."""
     return str(name).lower().endswith(".gguf")
+
+
+def parts_of_gguf(name: str) -> tuple[str, str]:
+    """Folder or Hub id, and file, of a GGUF file: `owner/name/small.gguf` is one of the Hub."""
+    place = Path(name)
+    if place.is_file() or name.count("/") < 2:
+        return str(place.parent), place.name
+    owner, repository, file = name.split("/", 2)
+    return f"{owner}/{repository}", file
 
 
 def is_adapter(folder: Path | str) -> bool:
@@ -80,7 +89,37 @@ def fault(name: str) -> str | None:
     if is_adapter(name):
         return _adapter_fault(Path(name))
     found = read_json(Path(name) / CONFIG)
-    return quantised.fault(found) if isinstance(found, Mapping) else None
+    return config_fault(found) if isinstance(found, Mapping) else None
+
+
+def config_fault(found: Mapping[str, Any]) -> str | None:
+    """Why what a config.json asks for cannot be had here, as one clause; else None."""
+    for key, value in everywhere(found):
+        values = everywhere(value) if "_implementation" in key else ()
+        asked = next((text for _, text in values if isinstance(text, str) and "/" in text), None)
+        if asked is not None:
+            return (
+                f"{key} in {CONFIG} asks for code of the Hub ({asked}), which is not run here; "
+                "remove that key"
+            )
+    if found.get("transformers_weights") is not None:
+        return (
+            f"transformers_weights in {CONFIG} names other weights than model.safetensors or its "
+            "index; remove that key"
+        )
+    return quantised.fault(found)
+
+
+def everywhere(found: Any) -> Iterator[tuple[str, Any]]:
+    """Every value of a JSON value, at any depth, with the key that it stands under."""
+    left = [("", found)]
+    while left:
+        key, value = left.pop()
+        yield key, value
+        if isinstance(value, Mapping):
+            left += value.items()
+        elif isinstance(value, list):
+            left += ((key, part) for part in value)
 
 
 def _adapter_fault(folder: Path) -> str | None:

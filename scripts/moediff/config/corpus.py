@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from moediff.config.base import SPLITS, Config, files_of, matching_files
 from moediff.config.checkpoints import is_gguf

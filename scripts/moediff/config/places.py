@@ -20,6 +20,7 @@ from moediff.core.errors import ConfigError
 _MEANS_MORE = re.compile(r"[{}*?\[\]]")  # to Snakemake, or to a glob
 _BRACES, _HALF = re.compile(r"\{.+\}", re.DOTALL), re.compile("[\ud800-\udfff]")
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}")
+_HUB_FILE = re.compile(r"[A-Za-z0-9][\w.-]*(?:/\w[\w.-]*){2,}\.gguf")
 
 
 def settle(config: Config) -> None:
@@ -125,7 +126,7 @@ def check_loaded(where: str, place: str, results: str) -> None:
                 f"{where}: '{place}' lies in this project's own {results}/; a model that is trained "
                 "here is named in a comparison, not loaded"
             )
-    elif not _HUB_ID.fullmatch(place):
+    elif not _HUB_ID.fullmatch(place) and not _HUB_FILE.fullmatch(place):
         raise ConfigError(f"{where}: there is no folder '{place}', and it cannot be a Hub id")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from moediff.config.checkpoints import base_of, is_adapter, is_gguf
+from moediff.config.checkpoints import base_of, is_adapter, is_gguf, parts_of_gguf
 from moediff.config.corpus import tokenizer_files
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, first_line, refusal
@@ -70,9 +70,9 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    place, named = Path(name), {}
-    if is_gguf(name) and place.is_file():
-        name, named = str(place.parent), {"gguf_file": place.name}
+    named = {}
+    if is_gguf(name):
+        name, named["gguf_file"] = parts_of_gguf(name)
     elif is_adapter(name) and not tokenizer_files(name):
         name, revision = base_of(name)
     try:

@@ -51,22 +51,9 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 def check_config(folder: Path) -> None:
     """Refuse a config.json that asks for what is not done here, or has no number where one belongs."""
     path, found = folder / checkpoints.CONFIG, read_config(folder)
-    why = quantised.fault(found)
+    why = checkpoints.config_fault(found)
     if why:
         raise UserError(f"{folder}: {why}")
-    for key, value in _everywhere(found):
-        if key.strip("_").endswith(("_implementation", "_implementation_internal")) and any(
-            "/" in str(part) for part in _leaves(value)
-        ):
-            raise UserError(
-                f"{path}: {key} asks for code of the Hub ({value}), which is not run here; remove "
-                "that key"
-            )
-    if found.get("transformers_weights") is not None:
-        raise UserError(
-            f"{path}: transformers_weights names other weights than model.safetensors or its "
-            "index; remove that key"
-        )
     for key, value in _sizes(found):
         least = 0 if key in _MAY_BE_NONE else 1
         if value is None and key in _OPEN:
@@ -78,7 +65,7 @@ def check_config(folder: Path) -> None:
 def most(found: Mapping[str, Any], what: str) -> int:
     """The most `layers` or `experts` that a config.json names of any part; 0 where it names none."""
     names = (*_LAYERS, "depth") if what == "layers" else EXPERT_COUNTS
-    every = (value for key, value in _everywhere(found) if key in names)
+    every = (value for key, value in checkpoints.everywhere(found) if key in names)
     return max((value for value in every if isinstance(value, int)), default=0)
 
 
@@ -87,25 +74,6 @@ def _sizes(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     text = found.get("text_config")
     part = text if isinstance(text, Mapping) else found
     yield from ((key, part[key]) for key in (*_NEEDED, *_OPEN) if key in part)
-
-
-def _everywhere(found: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a JSON value, at any depth, with what it holds."""
-    if isinstance(found, Mapping):
-        for key, value in found.items():
-            yield key, value
-            yield from _everywhere(value)
-    elif isinstance(found, list):
-        for value in found:
-            yield from _everywhere(value)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, (Mapping, list)):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(part)
-    else:
-        yield value
 
 
 def prepare(config: PreTrainedConfig) -> None:
@@ -118,7 +86,7 @@ def prepare(config: PreTrainedConfig) -> None:
     config._experts_implementation = experts if experts in _EXPERTS else None
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         settings = getattr(part, "quantization_config", None)
-        if quantised.method_of(settings) in quantised.DEQUANTISED:
+        if settings is not None and quantised.method_of(settings) in quantised.DEQUANTISED:
             part.quantization_config = {**settings, "dequantize": True}
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from moediff.config import checkpoints, quantised
+from moediff.config import checkpoints
 from moediff.core.errors import UserError, first_line
 
 INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
 # `*` of such a pattern crosses "/": other copies of the weights lie in folders (original/, onnx/).
-_SMALL = {"allow_patterns": ["*.json", "*.txt"], "ignore_patterns": ["*/*"]}
+_SMALL, _BELOW = ["*.json", "*.txt"], ["*/*"]
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -69,19 +69,27 @@ def _gguf(name: str, revision: str | None) -> Path:
     """A GGUF file of the Hub, named owner/repository/file.gguf."""
     from huggingface_hub import hf_hub_download
 
-    owner, repository, file = name.split("/", 2)
-    return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision))
+    repository, file = checkpoints.parts_of_gguf(name)
+    return Path(hf_hub_download(repository, file, revision=revision))
 
 
 def _snapshot(name: str, revision: str | None, cached: bool) -> Path:
     """The folder of a Hub id: its small files first, which say which weights there are."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(snapshot_download(name, revision=revision, local_files_only=cached, **_SMALL))
+    folder = Path(
+        snapshot_download(
+            name,
+            revision=revision,
+            local_files_only=cached,
+            allow_patterns=_SMALL,
+            ignore_patterns=_BELOW,
+        )
+    )
     if cached:
         return folder
     found = checkpoints.read_json(folder / checkpoints.CONFIG)
-    why = quantised.fault(found) if isinstance(found, Mapping) else None
+    why = checkpoints.config_fault(found) if isinstance(found, Mapping) else None
     if why:  # before gigabytes are fetched
         raise UserError(f"model '{name}': {why}")
     commit = folder.name  # the very files that the small ones go with

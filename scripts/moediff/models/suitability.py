@@ -16,6 +16,7 @@ from moediff.corpus.tokenizer import (
     load_tokenizer,
     open_tokenizer,
     parsed,
+    special_ids,
     text_size,
     vocabulary_size,
 )
@@ -59,7 +60,8 @@ def _read(path: Path) -> Tokenizer:
 def check_own_tokenizer(folder: Path, model: PreTrainedModel, name: str) -> None:
     """Refuse a checkpoint that has no room for what its own tokenizer makes of text."""
     tokenizer, end, _ = load_tokenizer(str(folder), None, f"model '{name}'")
-    _check_reach(model, tokenizer, tokenizer.token_to_id(end), name)
+    (end_of_text,) = special_ids(tokenizer, [end])
+    _check_reach(model, tokenizer, end_of_text, name)
 
 
 def _check_reach(model: PreTrainedModel, tokenizer: Tokenizer, end: int, name: str) -> None:
@@ -74,7 +76,7 @@ def _check_reach(model: PreTrainedModel, tokenizer: Tokenizer, end: int, name: s
 
 def embedded(model: PreTrainedModel) -> int:
     """Rows of a model's token embedding."""
-    entries: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    entries: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment]  # Embedding
     return entries
 
 
