@@ -367,3 +367,12 @@ def test_experts_are_named_by_one_half_of_the_documents_and_measured_on_the_othe
 def test_information_has_no_z_without_a_null() -> None:
     found = Information(np.array([0.3, 0.2]), np.array([0.1, 0.2]), np.array([0.1, 0.0]), 10)
     np.testing.assert_allclose(found.z, [2.0, np.nan])
+
+
+def test_a_model_without_experts_has_a_table_of_the_same_columns_and_no_rows(stored) -> None:
+    _, _, data = stored(("resid_post", 1), beside=True)
+    dictionary = made_dictionary(data, 40)
+    empty = feature_affinity(dictionary, data, 0, [], 64, CPU)
+    whole = feature_affinity(dictionary, data, 1, [0], 64, CPU)
+    assert len(empty) == 0
+    assert empty.schema == whole.schema

@@ -18,7 +18,18 @@ PAIR = {
     "fve": [{"source": "pooled", "mode": "threshold", "fve": 0.967, "l0": 11.98, "k": 12, "rows": 59_423,
              "baseline_pca": 0.742}],
 }  # fmt: skip
-NONE = {"error_rates": []}
+
+
+def counted(*rates: dict, members: int = 1) -> dict:
+    """The classes of the pair, of as many dictionaries of its comparison, and of one of another."""
+    about = {"comparison": "c", "recipe": "r", "seed": 0}
+    rows = [
+        about | {"member": f"moe.{n}_dense.0", "class": name, "count": count}
+        for n in range(members)
+        for name, count in PAIR["classes"].items()
+    ]
+    other = about | {"comparison": "other", "member": "x.0_y.0", "class": "A-only", "count": 10**6}
+    return {"error_rates": list(rates), "rows": [*rows, other]}
 
 
 def claims(*changes: dict) -> list[dict]:
@@ -84,9 +95,7 @@ def test_a_panel_is_held_against_its_other_labels() -> None:
 
 
 def test_classes_are_said_only_beside_their_error_rate() -> None:
-    found = finding.classes(
-        PAIR, {"error_rates": [rate("rotated"), rate("other seed", dictionaries=3)]}
-    )
+    found = finding.classes(PAIR, counted(rate("rotated"), rate("other seed", dictionaries=3)))
     assert found.sentence == (
         "15.8 % of the features of moe and dense are one model's alone (117 only moe, 179 only dense; 1,574 "
         "are common)."
@@ -95,10 +104,18 @@ def test_classes_are_said_only_beside_their_error_rate() -> None:
         "Error rate: between two seeds of one model, where nothing differs, the same rule calls 5.0 % so "
         "(4.0 % to 6.0 % in 3)."
     )
-    assert "of a rotated copy" in finding.classes(PAIR, {"error_rates": [rate("rotated")]}).error
-    other = {"error_rates": [rate("other seed", recipe="other"), rate("permuted")]}
+    assert "of a rotated copy" in finding.classes(PAIR, counted(rate("rotated"))).error
+    other = counted(rate("other seed", recipe="other"), rate("permuted"))
     assert finding.classes(PAIR, other) is None
-    assert finding.classes(None, NONE) is None
+    assert finding.classes(None, counted()) is None
+
+
+def test_classes_are_those_of_all_dictionaries_of_the_comparison_as_the_chart_has_them() -> None:
+    found = finding.classes(PAIR, counted(rate("other seed"), members=3))
+    assert found.sentence == (
+        "15.8 % of the features of moe and dense are one model's alone (351 only moe, 537 only dense; "
+        "4,722 are common in 3 dictionaries)."
+    )
 
 
 def test_without_controls_the_baseline_stands_beside_what_is_explained() -> None:
@@ -126,5 +143,5 @@ def test_without_controls_the_baseline_stands_beside_what_is_explained() -> None
 )
 def test_the_strongest_is_taken(verdict: str, panels: list, rates: list, says: str) -> None:
     study = {"claims": claims({"verdict": verdict}), "alpha": 0.05}
-    found = finding.strongest(study, panels, {"error_rates": rates}, [PAIR], PAIR)
+    found = finding.strongest(study, panels, counted(*rates), [PAIR], PAIR)
     assert found.sentence.startswith(says)

@@ -23,6 +23,7 @@ RANK = (verdicts.SHOWN, verdicts.OPPOSITE, verdicts.ABSENT)
 SAID = {
     verdicts.SHOWN: "Shown", verdicts.OPPOSITE: "The opposite was shown", verdicts.ABSENT: "Absent",
 }  # fmt: skip
+FREE = (*controls.EXCLUSIVE, controls.COMMON)
 # Metrics of how a dictionary was fitted: true of the method, and said of no model.
 OF_FITTING = {
     "fve_pooled", "fve_gain_last_quarter", "fve_gain_shared_penalty", "tied_cosine_lowest",
@@ -115,20 +116,23 @@ def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:
 
 
 def classes(pair: Record | None, counted: Record) -> Finding | None:
-    """The share of features that are one model's alone, where a control says how often that is false."""
+    """The share of features that are one model's alone, over all dictionaries of the pair's comparison and
+    recipe as the chart has it, where a control says how often that is false."""
     if pair is None:
         return None
+    alike = [row for row in counted["rows"] if _alike(row, pair)]
+    counts = {name: sum(row["count"] for row in alike if row["class"] == name) for name in FREE}
+    share = controls.exclusive_share(counts)
     rates = {
         row["control"]: row for row in counted["error_rates"] if row["recipe"] == pair["recipe"]
     }
-    share = controls.exclusive_share(pair["classes"])
     false = rates.get(controls.OTHER_SEED) or rates.get(controls.ROTATED)
     if share is None or false is None:
         return None
     sides = sides_of(pair["member"])
-    each = ", ".join(
-        f"{pair['classes'][name]:,} {called}" for name, called in class_names(sides).items()
-    )
+    each = ", ".join(f"{counts[name]:,} {called}" for name, called in class_names(sides).items())
+    pairs = len({(row["member"], row["seed"]) for row in alike})
+    over = f" in {pairs} dictionaries" if pairs > 1 else ""
     where = (
         "between two seeds of one model" if controls.OTHER_SEED in rates else "of a rotated copy"
     )
@@ -138,10 +142,15 @@ def classes(pair: Record | None, counted: Record) -> Finding | None:
         error += f" ({_percent(false['lowest'])} to {_percent(false['highest'])} in {false['dictionaries']})"
     return Finding(
         f"{_percent(share)} of the features of {' and '.join(sides)} are one model's alone ({each}; "
-        f"{pair['classes'][controls.COMMON]:,} are common).",
+        f"{counts[controls.COMMON]:,} are common{over}).",
         error + ".",
         "classes",
     )
+
+
+def _alike(row: Record, pair: Record) -> bool:
+    """Whether a row of classes.json is of the pair's comparison and recipe."""
+    return (row["comparison"], row["recipe"]) == (pair["comparison"], pair["recipe"])
 
 
 def explained(pair: Record | None, metrics: Sequence[Record]) -> Finding | None:

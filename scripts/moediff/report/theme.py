@@ -82,12 +82,12 @@ def heading(text: str, width: int, *subtitles: str) -> alt.TitleParams:
 
 
 def room(labels: Iterable[str]) -> dict[str, int]:
-    """Padding of a chart with such labels on its left, for a font that is wider than the one it was
-    measured in."""
+    """Padding of a chart with such labels on its left and numbers on its right, for a font that is wider
+    than the one it was measured in."""
     return {
         "left": 5 + max((len(label) for label in labels), default=0),
         "top": 5,
-        "right": 5,
+        "right": 30,
         "bottom": 5,
     }
 
