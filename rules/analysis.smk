@@ -77,6 +77,28 @@ rule linear_map:
         "../scripts/analysis/linear_map.py"
 
 
+rule moved:
+    input:
+        validation=moved_shards,
+    output:
+        at("baseline", file="moved.parquet"),
+    log:
+        log_of("moved/{comparison}-{member}"),
+    benchmark:
+        benchmark_of("moved/{comparison}-{member}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        **needs("components"),
+    params:
+        points=source_points,
+        views=source_views,
+        version=VERSIONS["moved"],
+    script:
+        "../scripts/analysis/moved.py"
+
+
 rule deletion:
     input:
         dictionary=of_fit("dictionary.safetensors"),

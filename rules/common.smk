@@ -5,10 +5,19 @@ from pathlib import Path
 import yaml
 from moediff import config as settings
 from moediff.claims import reading
-from moediff.config import config_files, layout, locks, places, resources, roles, schema
+from moediff.config import (
+    config_files,
+    layout,
+    locks,
+    made_in,
+    places,
+    resources,
+    roles,
+    schema,
+)
 from moediff.config.complete import complete
-from moediff.core.errors import ConfigError
-from moediff.report.charts import CHARTS
+from moediff.core.errors import ConfigError, UserError
+from moediff.report.charts import CHARTS, of_each
 
 SCHEMA, PRESETS = (
     yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))
@@ -19,6 +28,7 @@ try:
     config_files.check_files(workflow.configfiles)
     CLAIMS = reading.read_claims(Path(workflow.basedir) / "config/claims.yaml")
     config.update(complete(config, SCHEMA, PRESETS))
+    made_in.check(config["results"], Path.cwd())
 except ConfigError as error:
     sys.exit(f"config error: {error}")
 
@@ -52,6 +62,14 @@ KNOWN_PANELS = roles.known_panels(config, FITS, PRIMARY)
 PENALTIES_FAULT = reading.penalties_fault(
     *(config["recipes"].get(CLAIMS["penalties"][side]) for side in ("strong", "weak"))
 )
+
+
+onstart:
+    if workflow.is_main_process:
+        try:
+            made_in.claim(config["results"], Path.cwd())
+        except UserError as error:
+            sys.exit(f"config error: {error}")
 
 
 def result(path):

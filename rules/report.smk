@@ -41,6 +41,30 @@ rule no_chart:
         chart=one_of(name for name in CHARTS if lacking(name)),
 
 
+# The figures of one dictionary that its own features draw.
+rule figures:
+    input:
+        features=[of_fit("features.parquet")],
+        null_features=null_of,
+    output:
+        of_fit("figures.json"),
+    log:
+        log_of("figures/{comparison}-{member}-{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("figures/{comparison}-{member}-{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
+    params:
+        charts=lambda wildcards: of_each(len(member_of(wildcards).sources)),
+        settings=lambda wildcards: settings_of_chart(fit_of(wildcards)),
+        plots=config["plots"],
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/report/figures.py"
+
+
 rule report:
     input:
         fve=result("fve.json"),
@@ -52,10 +76,13 @@ rule report:
         classes=result("classes.json"),
         panels=result("panel.json"),
         plots=[at("plot", chart=name, format="svg") for name in PLOTS],
-        features=browsed_files("features.parquet"),
-        examples=browsed_files("examples.parquet"),
+        features=files_of(SHOWN, "features.parquet"),
+        examples=example_files(),
+        figures=figure_files(),
         recurs=pair_file("recurs.parquet") if PAIR and roles.saes_of(config, FITS, PAIR) else [],
-        experts=routed_file("affinity.parquet"),
+        experts=routed_files("affinity.parquet"),
+        splicing=pair_file("splicing.parquet") if RERUN else [],
+        moved=moved_file(),
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
     log:
@@ -67,6 +94,7 @@ rule report:
     resources:
         **needs("tables"),
     params:
+        study=of_study(),
         rows=rows_settings(),
         judged=roles.whole_learners(config),
         barely=CLAIMS["limits"]["nats_over_trigram"],

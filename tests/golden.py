@@ -32,6 +32,7 @@ from moediff.analysis import (
     examples,
     linear_map,
     matching,
+    moved,
     panel,
     panel_loss,
     splicing,
@@ -49,13 +50,15 @@ from moediff.dictionaries.dictionary import Dictionary
 from moediff.exchange import crosscoders, hub, saelens
 from moediff.experts import affinity, attribution, masking
 from moediff.hooks.points import Point
-from moediff.report import budget, page
+from moediff.report import budget, notes, page
 from moediff.report.charts import dictionaries, features
+from moediff.report.charts.classes import classes_chart
 from moediff.report.charts.experts import affinity_chart
 from moediff.report.charts.panel import panel_chart
 from moediff.report.charts.splicing import domains_chart
 from moediff.report.charts.synthetic import planted_chart
 from moediff.report.charts.training import training_chart
+from moediff.report.finding import Finding
 from moediff.synthetic import grid, methods
 from moediff.synthetic.planted import owned, planted, stored
 from moediff.synthetic.scoring import Found, score
@@ -109,6 +112,10 @@ def of_anchor(small: Small) -> Outcome:
         linear_map.ridge_r2(*parts, whole, source, target)[0]
         for source, target in (columns, columns[::-1])
     ]
+
+
+def of_moved(small: Small) -> Outcome:
+    return list(flat(moved.moved(small.rows, 256).rows()))
 
 
 def of_deletion(small: Small) -> Outcome:
@@ -414,6 +421,7 @@ def drawn(chart: alt.TopLevelMixin) -> dict[str, Any]:
 
 def _charts() -> dict[str, Callable[[], alt.TopLevelMixin]]:
     """Every chart, of a few rows."""
+    sides = ("moe", "dense")
     size = {"width": 200, "height": 120}
     about = {"comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 0}
     fits = pl.DataFrame([about | {"recipe": recipe, "k": k, "l0": k + 0.5, "fve": 0.8 + k / 100,
@@ -425,11 +433,12 @@ def _charts() -> dict[str, Callable[[], alt.TopLevelMixin]]:
         "density": [0.1, 0.02, 0.03, 0.004, 0.3, 0.0], "nu_error": [0.1, 0.8, 0.9, 0.2, 0.9, None],
         "nu_reconstruction": [0.2, 1.0, 0.9, 0.1, 1.0, None],
     })  # fmt: skip
-    counts = pl.DataFrame({"comparison": ["c"] * 6, "class": classes, "features": [10, 70, 5, 20, 6, 2],
+    counts = pl.DataFrame({"comparison": ["c"] * 6, "sides": [["moe", "dense"]] * 6,
+                           "class": classes, "features": [10, 70, 5, 20, 6, 2],
                            "false_exclusive": [0.1] * 6, "missed_exclusive": [0.2] * 6})  # fmt: skip
-    told = pl.DataFrame([{"layer": layer, "class": name, "corrected": value * (layer + 1)}
-                         for layer in (0, 1) for name, value in (("MoE-only", 4e-4), ("common", 2e-4),
-                                                                 ("dense-only", 1e-5))])  # fmt: skip
+    told = pl.DataFrame([{"model": "moe", "layer": layer, "class": name, "corrected": value * (layer + 1)}
+                         for layer in (0, 1) for name, value in (("A-only", 4e-4), ("common", 2e-4),
+                                                                 ("B-only", 1e-5))])  # fmt: skip
     losses = pl.DataFrame([
         about | {"source": source, "domain": domain, "routing": "live", "kind": kind, "tokens": 9,
                  "cross_entropy": value, "recovered_zero": (8 - value) / 4, "recovered_mean": (6 - value) / 2}
@@ -450,12 +459,12 @@ def _charts() -> dict[str, Callable[[], alt.TopLevelMixin]]:
         "training": lambda: training_chart(history, ngrams, size),
         "fve": lambda: dictionaries.fve_chart(fits, size),
         "frontier": lambda: dictionaries.frontier_chart(fits, size),
-        "norms": lambda: features.relative_norm_chart(table, (0.3, 0.7), size, table),
-        "density": lambda: features.density_chart(table, size),
-        "scaling": lambda: features.nu_chart(table, size),
-        "classes": lambda: features.classes_chart(counts, size),
-        "affinity": lambda: affinity_chart(told, size),
-        "domains": lambda: domains_chart(losses, size),
+        "norms": lambda: features.relative_norm_chart(table, (0.3, 0.7), sides, size, table),
+        "density": lambda: features.density_chart(table, sides, size),
+        "scaling": lambda: features.nu_chart(table, sides, size),
+        "classes": lambda: classes_chart(counts, size),
+        "affinity": lambda: affinity_chart(told, sides, size),
+        "domains": lambda: domains_chart(losses, {"moe.0": "moe", "dense.0": "dense"}, size),
         "panel": lambda: panel_chart(splits, size),
         "planted": lambda: planted_chart(found, size),
     }
@@ -466,11 +475,20 @@ def of_plots(small: Small) -> Outcome:
     outcome: Outcome = []
     for name, chart in _charts().items():
         outcome += [name, artifact.digest(drawn(chart()))]
-    sentences = page.verdicts({"moe": 2.0, "dense": 2.1}, 2.5, {"moe"}, 0.1, ["other"])
+    warnings = notes.warnings({"moe": 2.5, "dense": 2.1}, 2.5, {"moe"}, 0.1)
+    first = page.First(
+        "moe",
+        [("Models", ["moe"])],
+        Finding("A sentence.", "Its error.", "fve"),
+        warnings,
+        None,
+        ["a"],
+        ["b"],
+    )
     table = page.table(
         [{"model": "moe", "loss": 0.25, "interval": [0.1, 1e-6]}, {"model": "dense"}]
     )
-    whole = page.page(sentences, {"Numbers": table}, {"moediff": "1"})
+    whole = page.page(first, {"Numbers": table}, {"moediff": "1"})
     said = re.sub(r"<(style|script)\b.*?</\1>", " ", whole, flags=re.S)
     words = " ".join(re.sub(r"<[^>]*>", " ", said).split())
     return [*outcome, "page", artifact.digest(words)]
@@ -494,6 +512,7 @@ def of_budget(small: Small) -> Outcome:
 
 STAGES: dict[str, Callable[[Small], Outcome]] = {
     "anchor": of_anchor,
+    "moved": of_moved,
     "deletion": of_deletion,
     "recurrence": of_recurrence,
     "panel": of_panel,

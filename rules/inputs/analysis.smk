@@ -18,6 +18,16 @@ def pair_shards(wildcards):
     return shards_of(member, "validation")
 
 
+def moved_shards(wildcards):
+    """Validation shards of two sources, whose rows are held against each other."""
+    member = member_of(wildcards)
+    if len(member.sources) != 2:
+        refuse(
+            f"{member.comparison}/{member.name}/moved.parquet", "only two sources have a distance"
+        )
+    return shards_of(member, "validation")
+
+
 def panel_shards(wildcards):
     """Validation shards of a panel."""
     member = member_of(wildcards)

@@ -3,12 +3,18 @@
 
 PAIR = roles.drawn_pair(FITS, PRIMARY)
 RERUN = PAIR and all(source.model in LANGUAGE_MODELS for source in PAIR.member.sources)
-ROUTED = roles.routed_source(config, PAIR)
+ROUTED = roles.routed_sources(config, PAIR)
+SHOWN = roles.shown(FITS, PAIR)
 FORMATS = ("html", "svg", "png")
 
 
-def browsed_files(name):
-    return files_of(roles.browsed(config, FITS, PAIR), name)
+def example_files():
+    return files_of([fit for fit in SHOWN if roles.has_text(config, fit)], "examples.parquet")
+
+
+def figure_files():
+    """The figures of every dictionary of the page but the pair, whose own are plots."""
+    return files_of([fit for fit in SHOWN if fit != PAIR], "figures.json")
 
 
 def pair_file(name):
@@ -16,9 +22,23 @@ def pair_file(name):
     return files_of([PAIR], name) if PAIR else []
 
 
-def routed_file(name):
-    """A file of the experts that are drawn; none where the pair has no MoE whose experts are stored."""
-    return [result(PAIR.path(name, ROUTED.name))] if ROUTED else []
+def moved_file():
+    """How far the rows of the pair lie apart; none without a pair."""
+    if not PAIR:
+        return []
+    member = PAIR.member
+    return [at("baseline", comparison=member.comparison, member=member.name, file="moved.parquet")]
+
+
+def routed_files(name):
+    """A file of the experts of each source of the pair that has some, or may have."""
+    return [result(PAIR.path(name, source.name)) for source in ROUTED]
+
+
+def null_of(wildcards):
+    """The features of the first null dictionary of every model of the dictionary that is named."""
+    fit = fit_of(wildcards)
+    return files_of(roles.first_null_of_each(fit, FITS), "features.parquet")
 
 
 def null_features():
@@ -48,8 +68,8 @@ CHART_TABLES = {
         "no comparison is of two models that can be run again; write each: [A, B]",
     ),
     "affinity": (
-        routed_file("affinity.parquet"),
-        "of no comparison of two models is the first an MoE trained here, its experts stored",
+        routed_files("affinity.parquet"),
+        "no comparison of two models has an MoE whose experts are stored",
     ),
     "planted": ([result("planted.parquet")], ""),
 }
@@ -62,7 +82,13 @@ def lacking(chart):
 
 
 CHART_JOBS = list(dict.fromkeys(CHARTS[name].job for name in CHARTS if not lacking(name)))
-PLOTS = [name for name in CHARTS if CHARTS[name].on_page and not lacking(name)]
+# One dictionary alone has no frontier: the chart is drawn and not shown.
+LONELY = (
+    {"frontier"} if len([f for f in FITS if PAIR is None or f.member == PAIR.member]) < 2 else set()
+)
+PLOTS = [
+    name for name in CHARTS if CHARTS[name].on_page and not lacking(name) and name not in LONELY
+]
 
 
 def charts_of(job):
@@ -76,11 +102,47 @@ def chart_files(job):
     return {table: CHART_TABLES[table][0] for table in tables}
 
 
-def chart_settings():
-    """What charts are told beside their tables, as `moediff.report.charts.draw` has it."""
-    fit = PAIR or FITS[0]
+def settings_of_chart(fit):
+    """What charts of a dictionary are told beside their tables, as `moediff.report.charts.draw` has it."""
     return {
         "drawn": [fit.member.comparison, fit.member.name, fit.recipe, fit.seed],
         "bounds": config["features"]["bounds"],
+    }
+
+
+def chart_settings():
+    """The same of the charts of the whole study."""
+    return settings_of_chart(PAIR or FITS[0]) | {
         "histories": [[model, seed] for model in TRAINED for seed in settings.seeds(config, model)],
+        "routed": [source.name for source in ROUTED],
+    }
+
+
+def of_study():
+    """What the page says of the study as it was asked for, as `moediff.report.compared` reads it."""
+    models = {
+        name: {
+            "kind": settings.kind(config, name).name,
+            "from": config["models"][name].get("load"),
+            "seeds": len(settings.seeds(config, name)),
+            "tokenizer": config["models"][name].get("tokenizer", "corpus"),
+        }
+        for name in config["models"]
+    }
+    recipes = {
+        name: {key: recipe[key] for key in ("features", "k")}
+        for name, recipe in config["recipes"].items()
+    }
+    comparisons = {
+        name: {"sides": one.get("each") or one["all"], "together": "all" in one}
+        | {key: one[key] for key in ("control", "recipes")}
+        for name, one in config["comparisons"].items()
+    }
+    return {
+        "models": models,
+        "points": settings.points(config) if LANGUAGE_MODELS else [],
+        "recipes": recipes,
+        "comparisons": comparisons,
+        "pair": PAIR.path() if PAIR else None,
+        "left_out": [fit.path() for fit in FITS if fit not in SHOWN],
     }

@@ -13,7 +13,6 @@ with job(snakemake) as log:
 
     manifest = Path(snakemake.input.model)
     facts = artifact.read_json(manifest)
-    artifact.check_format(manifest, facts)
     folder = manifest.parent if facts["folder"] == "." else Path(facts["folder"])
     tokenizer, end, special = load_tokenizer(str(folder), None, str(manifest))
     shard = token_shards.read_token_shard(snakemake.input.tokens)

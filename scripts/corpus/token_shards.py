@@ -3,8 +3,6 @@
 from moediff.job import job
 
 with job(snakemake) as log:
-    from tokenizers import Tokenizer
-
     from moediff.core import artifact
     from moediff.corpus import packing, token_shards, tokenizer
 
@@ -13,7 +11,7 @@ with job(snakemake) as log:
     arrays = packing.pack(
         dict(zip(params.domains, snakemake.input.corpus, strict=True)),
         dict(zip(params.domains, params.weights, strict=True)),
-        Tokenizer.from_file(str(snakemake.input.tokenizer)),
+        tokenizer.open_tokenizer(snakemake.input.tokenizer, vocabulary.digest),
         vocabulary.end_of_text,
         params.split,
         params.sequences,

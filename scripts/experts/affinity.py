@@ -4,18 +4,14 @@ from moediff.job import job, open_fit
 
 with job(snakemake, torch_threads=True) as log:
     from moediff.core import artifact
-    from moediff.core.errors import UserError
     from moediff.experts import affinity
 
     name = snakemake.wildcards.source
     rows, dictionary, recipe, device = open_fit(snakemake)
     source = list(snakemake.params.sources).index(name)
     layers = affinity.layers_of(rows, source)
-    if not layers:
-        raise UserError(
-            f"{name}: no routing is stored below its hook point; take an MoE, and set "
-            "activations.routing to used"
-        )
+    if not layers:  # of a loaded model nothing says so before its rows are there
+        log.warning("%s: no routing is stored below its hook point; the table has no rows", name)
     table = affinity.feature_affinity(dictionary, rows, source, layers, recipe["batch"], device)
     made_by = artifact.made_by("affinity", origins=rows.origins, source=name)
     artifact.write_parquet(snakemake.output[0], table, made_by)

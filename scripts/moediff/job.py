@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from moediff.core.errors import UserError
+from moediff.core.errors import UserError, of_the_machine
 
 # Objects made before the garbage collector looks at them, 700 otherwise. Imports make hundreds of thousands
 # that all stay: looking less often takes a tenth off the import of transformers, and no memory.
@@ -41,12 +41,16 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
     log = logging.getLogger("moediff")
     log.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    logging.raiseExceptions = False  # a log on a full disk ends short, and the job says why
     if snakemake.log:
-        handlers.append(
-            logging.FileHandler(
-                snakemake.log[0], mode="w", encoding="utf-8", errors="backslashreplace"
+        try:
+            handlers.append(
+                logging.FileHandler(
+                    snakemake.log[0], mode="w", encoding="utf-8", errors="backslashreplace"
+                )
             )
-        )
+        except OSError as error:
+            sys.exit(f"error in {snakemake.rule}: {of_the_machine(error) or error}")
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
@@ -64,8 +68,10 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
         log.error("error in %s: %s", snakemake.rule, error)
         sys.exit(1)
     except Exception as error:
-        log.error("error in %s: %s: %s", snakemake.rule, type(error).__name__, error)
-        log.error(traceback.format_exc())
+        told = of_the_machine(error)
+        log.error("error in %s: %s", snakemake.rule, told or f"{type(error).__name__}: {error}")
+        if told is None:
+            log.error(traceback.format_exc())
         sys.exit(1)
     finally:
         # The process ends here: no need to take apart, object by object, what was imported. That is

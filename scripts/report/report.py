@@ -3,12 +3,20 @@
 from moediff.job import job
 
 with job(snakemake):
-    from pathlib import Path
-
     from moediff.analysis import example_files
     from moediff.config import layout
     from moediff.core import artifact
-    from moediff.report import browser, labels, page, tables
+    from moediff.report import (
+        browser,
+        compared,
+        finding,
+        labels,
+        notes,
+        page,
+        sections,
+        svg,
+        tables,
+    )
     from moediff.report.charts import CHARTS
     from moediff.training import history
 
@@ -17,64 +25,83 @@ with job(snakemake):
     def model_of(path):
         return layout.parse("model", path)["model"]
 
+    def folder_of(path):
+        return layout.path("dictionary", **layout.parse("dictionary", path) | {"file": ""})
+
+    # --- what the stages wrote ---
     ends = {}
     for path in files.histories:
         ends.setdefault(model_of(path), []).append(history.final_losses(history.read(path)))
-    losses = tables.mean_losses(ends)
+    trained = tables.mean_losses(ends)
     levels = tables.ngram_levels(
         [row for path in files.ngrams for row in artifact.read_json(path)["rows"]]
     )
     parameters = {
         model_of(path): artifact.read_json(path)["parameters"] for path in files.manifests
     }
-    study = artifact.read_json(files.claims)
-    numbers = tables.of_study(
-        study,
-        artifact.read_json(files.panels)["panels"],
-        artifact.read_json(files.classes),
-        [artifact.read_json(path) for path in files.metrics],
-        parameters,
-        losses | levels,
-        params.rows,
-    )
-    plots = {
-        CHARTS[layout.parse("plot", path)["chart"]].title: page.figure(
-            Path(path).read_text(encoding="utf-8")
-        )
-        for path in files.plots
-    }
-
-    def looked_at(features, examples, recurs=(), experts=()):
-        """A dictionary to look through."""
-        table = artifact.read_parquet(features)
-        for path in recurs:
-            table = browser.with_recurrence(table, artifact.read_parquet(path))
-        told = [
-            browser.experts_told(
-                artifact.read_parquet(path), layout.parse("experts", path)["source"]
-            )
-            for path in experts
-        ]
-        label = labels.label_of(layout.parse("dictionary", features))
-        return browser.Browsed(label, table, example_files.read(examples), *told)
-
-    # Of the first, the pair, more is known than of the others.
-    more = [(files.recurs, files.experts), *[()] * len(files.features)]
-    dictionaries = [
-        looked_at(*paths, *others)
-        for *paths, others in zip(files.features, files.examples, more, strict=False)
+    claims, counted = artifact.read_json(files.claims), artifact.read_json(files.classes)
+    panels = artifact.read_json(files.panels)["panels"]
+    metrics = {folder_of(path): artifact.read_json(path) for path in files.metrics}
+    features = {folder_of(path): artifact.read_parquet(path) for path in files.features}
+    examples = {folder_of(path): example_files.read(path) for path in files.examples}
+    splicing = [artifact.read_parquet(path) for path in files.splicing]
+    moved = [artifact.read_parquet(path) for path in files.moved]
+    recurs = [artifact.read_parquet(path) for path in files.recurs]
+    experts = [
+        browser.experts_told(artifact.read_parquet(path), layout.parse("experts", path)["source"])
+        for path in files.experts
     ]
-    features = (
-        {"Features: search, sort, read": browser.browser(dictionaries)} if dictionaries else {}
+    svgs = {
+        layout.parse("plot", path)["chart"]: svg.read(path)
+        for path in files.plots
+        if layout.parse("plot", path)["chart"] != "affinity" or any(map(len, experts))
+    }
+    own_figures = {folder_of(path): artifact.read_json(path)["figures"] for path in files.figures}
+
+    # --- the page ---
+    study = params.study
+    pair = study["pair"] and study["pair"] + "/"
+    moes = {model for model, counts in parameters.items() if counts["total"] != counts["active"]}
+    losses = {model: trained[model]["all"] for model in params.judged if model in trained}
+    trigram = levels["trigram"]["all"] if levels else None
+    best = finding.strongest(claims, panels, counted, list(metrics.values()), metrics.get(pair))
+    first = page.First(
+        title=compared.title(study),
+        facts=compared.facts(study, parameters, list(metrics.values())),
+        finding=best,
+        warnings=notes.warnings(losses, trigram, moes, params.barely),
+        figure=sections.first_figure(svgs, best),
+        can_say=notes.can_say(study, counted, panels),
+        cannot_say=notes.cannot_say(
+            study, counted, panels, losses, moes, list(params.rows), claims["withheld"]
+        ),
     )
-    sentences = page.verdicts(
-        {model: losses[model]["all"] for model in params.judged if model in losses},
-        levels["trigram"]["all"] if levels else None,
-        {model for model, counts in parameters.items() if counts["total"] != counts["active"]},
-        params.barely,
-        list(params.rows),
-        study["withheld"],
-    )
-    sections = page.sections(numbers, plots, features)
+    differs = sections.differs(pair, features, examples, splicing, moved)
+    of_one = {name: drawn for name, drawn in svgs.items() if CHARTS[name].of_one}
+    whole = {CHARTS[name].title: page.figure(svgs[name]) for name in svgs if name not in of_one}
+    figures = ({pair: of_one} if pair else {}) | own_figures
+    numbers = tables.of_study(
+        claims, panels, counted, list(metrics.values()), parameters,
+        tables.cross_entropies(trained, splicing, levels), params.rows,
+    )  # fmt: skip
+    looked_at = [
+        sections.browsed(
+            labels.label_of(metrics[folder]),
+            metrics[folder],
+            table,
+            examples.get(folder),
+            recurs if folder == pair else [],
+            experts if folder == pair else [],
+        )
+        for folder, table in features.items()
+    ]
+    shown = {
+        **differs,
+        "Claims, fixed before the study ran": sections.claims(claims),
+        **whole,
+        "Figures of each dictionary": sections.of_each(figures, metrics, study["left_out"]),
+        **{heading: page.table(rows) for heading, rows in numbers.items()},
+        "Features: search, sort, read": browser.browser(looked_at),
+    }
     versions = artifact.made_by("plots")["versions"]
-    artifact.write_text(snakemake.output[0], page.page(sentences, sections, versions))
+    artifact.write_text(snakemake.output[0], page.page(first, shown, versions))

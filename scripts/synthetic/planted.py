@@ -20,14 +20,16 @@ with job(snakemake, torch_threads=True) as log:
         if key not in known:
             state = state_folder(snakemake, "planted", *about, sizes, recipes, params.version)
             done = state / "scores.json"
-            if not done.exists():
+            scored = checkpoint.finished(done)
+            if scored is None:
                 truth = grid.made(cell["world"], settings, cell["seed"])
                 world = methods.World(
                     truth, settings["rows"], recipes, cell["seed"], state / "world"
                 )
                 artifact.write_json(done, {"rows": grid.scores(world)})
                 shutil.rmtree(state / "world")
-            known[key] = artifact.read_json(done)["rows"]
+                scored = artifact.read_json(done)
+            known[key] = scored["rows"]
             log.info("world %d of %d: %s %s, seed %d", len(known), worlds, cell["factor"],
                      cell["level"], cell["seed"])  # fmt: skip
         rows += [{**cell, **row} for row in known[key]]

@@ -113,21 +113,38 @@ def test_saes_of_a_dictionary_are_of_its_models_and_recipe(config: dict) -> None
     ]  # fmt: skip
 
 
-def test_browsed_are_the_pair_and_one_sae_a_model(config: dict) -> None:
+def test_shown_are_the_pair_and_the_first_of_every_comparison_and_recipe(config: dict) -> None:
     every = fits(config)
     pair = roles.drawn_pair(every, PRIMARY)
-    assert names(roles.browsed(config, every, pair)) == [
-        "pair/moe.0_dense.0/default", "sae/moe.0/default",
-    ]  # fmt: skip
-    assert names(roles.browsed(config, every, None)) == ["sae/moe.0/default"]
+    assert set(roles.shown(every, pair, len(every))) == set(every)
+    firsts = {(fit.member.comparison, fit.recipe) for fit in every}
+    first = roles.shown(every, pair, len(firsts))
+    assert first[0] == pair
+    assert {(fit.member.comparison, fit.recipe) for fit in first} == firsts
+    assert names(roles.shown(every, None, 2)) == ["sae/moe.0/default", "sae/moe.0/wide"]
+    assert len(roles.shown(every * 9, pair)) == roles.SHOWN
 
 
-def test_experts_are_drawn_where_the_pair_s_first_model_is_an_moe(config: dict) -> None:
+def test_text_is_known_where_models_read_it_and_rows_are_no_control_s(config: dict) -> None:
+    every = fits(config)
+    config["models"]["theirs"] = {"rows": {}}
+    known = {fit.member.comparison: roles.has_text(config, fit) for fit in every}
+    assert known == dict.fromkeys(known, True) | {"turned": False}
+    config["models"]["dense"] = {"rows": {}}
+    assert not roles.has_text(config, roles.drawn_pair(every, PRIMARY))
+
+
+def test_experts_are_drawn_of_every_source_that_has_them_or_may(config: dict) -> None:
     pair = roles.drawn_pair(fits(config), PRIMARY)
-    assert roles.routed_source(config, pair) == pair.member.sources[0]
+    moe, dense = pair.member.sources
+    assert roles.routed_sources(config, pair) == [moe]
+    config["models"]["dense"] = {"load": "a/b"}  # it is not known before it is there
+    assert roles.routed_sources(config, pair) == [moe, dense]
+    config["models"]["moe"] = {"rows": {}}
+    assert roles.routed_sources(config, pair) == [dense]
     config["activations"]["routing"] = "none"
-    assert roles.routed_source(config, pair) is None
-    assert roles.routed_source(config, None) is None
+    assert roles.routed_sources(config, pair) == []
+    assert roles.routed_sources(config, None) == []
 
 
 def test_a_kind_is_told_by_the_key_of_its_settings(config: dict) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from moediff.core import artifact
+from moediff.core import artifact, checkpoint
 from moediff.core.errors import DamagedError, UserError
 
 FRAME = pl.DataFrame(
@@ -63,12 +71,242 @@ def test_no_flipped_byte_of_tensors_is_read_as_content(tmp_path: Path) -> None:
     assert artifact.read_tensors(path)[1] == {"step": 3}
 
 
+def bits(path: Path, first: int, last: int) -> Iterator[None]:
+    """Flip every bit of a stretch of a file, one after another."""
+    whole = path.read_bytes()
+    for place in range(8 * first, 8 * last):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        yield
+    path.write_bytes(whole)
+
+
+def test_no_flipped_bit_of_what_is_said_of_tensors_is_read_as_content(tmp_path: Path) -> None:
+    path = tmp_path / "step-000000031.safetensors"
+    facts = {"step": 31, "recipe": {"k": 6, "lr": 1e-3}, "history": [[1, 0.5], [2, None]]}
+    artifact.write_tensors(path, TENSORS, facts)
+    named = 0
+    for _ in bits(path, 0, 8 + int.from_bytes(path.read_bytes()[:8], "little")):
+        try:
+            tensors, metadata = artifact.read_tensors(path)
+        except DamagedError:
+            named += 1
+        else:
+            assert metadata == facts
+            assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert named > 3000
+    assert artifact.read_tensors(path)[1] == facts
+
+
+def test_a_key_that_is_a_number_reads_as_it_was_checked(tmp_path: Path) -> None:
+    path = tmp_path / "tensors.safetensors"
+    artifact.write_tensors(path, TENSORS, {"by step": {10: "b", 9: "a"}, "pair": (1, 2)})
+    assert artifact.read_tensors(path)[1] == {"by step": {"9": "a", "10": "b"}, "pair": [1, 2]}
+    path = tmp_path / "facts.json"
+    artifact.write_json(path, {"by step": {10: "b", 9: "a"}})
+    assert artifact.read_json(path)["by step"] == {"9": "a", "10": "b"}
+
+
+def test_tensors_of_before_whose_digest_left_the_metadata_out_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    facts = {"k": 6, "content": artifact._tensor_digest(TENSORS)}  # what format 3 wrote
+    save_file(TENSORS, path, metadata={"moediff": artifact.canonical(facts)})
+    assert artifact.read_tensors(path)[1] == {"k": 6}
+    new = tmp_path / "new.safetensors"
+    artifact.write_tensors(new, TENSORS, {"k": 6})
+    with safe_open(new, "pt") as file:
+        assert json.loads(file.metadata()["moediff"])["content"] != facts["content"]
+
+
+FACTS = {"points": {"resid_post.0.5": {"layer": 1, "rms": 4.98807488170828}}, "end_of_text": 0,
+         "name": "\u00e9t\u00e9", "rows": [{"fve": 0.9106}, None, True]}  # fmt: skip
+
+
+def test_no_flipped_bit_of_json_is_read_as_content(tmp_path: Path) -> None:
+    path = tmp_path / "points.json"
+    artifact.write_json(path, FACTS)
+    whole, named = artifact.read_json(path), 0
+    assert {key: whole[key] for key in FACTS} == FACTS
+    for _ in bits(path, 0, path.stat().st_size):
+        try:
+            assert artifact.read_json(path) == whole
+        except DamagedError:
+            named += 1
+    assert named > 1500
+    content = path.read_bytes()
+    for size in range(len(content) - 1):  # all but the newline at the end
+        path.write_bytes(content[:size])
+        with pytest.raises(DamagedError, match=r"points\.json"):
+            artifact.read_json(path)
+
+
+def test_json_of_before_is_read_and_none_of_today_passes_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "points.json"
+    artifact.write_plain_json(path, {**FACTS, "format": 3})
+    assert artifact.read_json(path) == {**FACTS, "format": 3}
+    artifact.write_json(path, FACTS)
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    for change, said in (
+        ({"format": 3}, "does not match"),
+        ({"content": None}, "missing"),
+        ({"end_of_text": 1}, "does not match"),
+    ):
+        artifact.write_plain_json(path, whole | change)
+        with pytest.raises(DamagedError, match=said):
+            artifact.read_json(path)
+    artifact.write_plain_json(path, {**FACTS, "format": 5})
+    with pytest.raises(UserError, match="written in format 5"):
+        artifact.read_json(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "12", "", "[" * 20_000, '{"a": ' + "9" * 5000 + "}", "\ud800"]
+)
+def test_what_is_no_json_object_of_ours_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "facts.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(DamagedError, match=r"facts\.json"):
+        artifact.read_json(path)
+
+
+def test_a_part_that_is_not_whole_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    assert checkpoint.finished(path) is None
+    artifact.write_json(path, {"rows": [1]})
+    assert checkpoint.finished(path)["rows"] == [1]
+    path.write_bytes(path.read_bytes().replace(b"1\n", b"2\n"))
+    assert checkpoint.finished(path) is None
+
+
+# --- what the machine refuses ---
+
+
+def writers() -> dict[str, Callable[[Path], None]]:
+    """Every way to write a result, by its suffix: some megabytes, so that a small disk fills."""
+    random = np.random.default_rng(0)
+    values = random.integers(0, 2**40, 400_000)
+    source = Path(__file__)
+
+    def text(path: Path) -> None:
+        artifact.write_text(path, "".join(map(str, values)))
+
+    return {
+        "json": lambda path: artifact.write_json(path, {"values": values.tolist()}),
+        "txt": text,
+        "parquet": lambda path: artifact.write_parquet(path, pl.DataFrame({"v": values}), {}),
+        "safetensors": lambda path: artifact.write_tensors(path, {"v": torch.from_numpy(values)}, {}),
+        "copy": lambda path: [artifact.copy_whole(source, path.with_name(f"{n}.py")) for n in range(500)],
+    }  # fmt: skip
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of one megabyte; skips where none can be mounted."""
+    folder.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if (
+        sys.platform != "linux"
+        or subprocess.run(options, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no disk can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", writers())
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path, kind: str) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        kept = disk / f"kept.{kind}"
+        kept.write_text("whole")
+        for path in (kept, disk / f"new.{kind}"):
+            with pytest.raises(UserError) as caught:
+                writers()[kind](path)
+            told = str(caught.value)
+            assert "cannot be written (No space left on device); free space there" in told
+            assert str(disk) in told
+            assert "\n" not in told
+            assert "rm " not in told
+        assert kept.read_text() == "whole"
+        assert not list(disk.glob(".*"))
+        assert not (disk / f"new.{kind}").exists()
+
+
+def test_an_error_of_another_file_is_not_told_of_the_one_that_is_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent"):
+        artifact.copy_whole(tmp_path / "there" / "absent", tmp_path / "copy")
+    with pytest.raises(ZeroDivisionError), artifact.whole(tmp_path / "facts.json"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(
+        UserError, match=r"taken/facts\.json: cannot be written \((Not a dir|File ex)"
+    ):
+        artifact.write_json(tmp_path / "taken" / "facts.json", {})
+    with pytest.raises(UserError, match="cannot be written"):
+        artifact.write_json(tmp_path / "taken" / "deeper" / "facts.json", {})
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
+        artifact.write_json(tmp_path / ("n" * 300), {})
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """What is done here is done by a user whom permissions bind."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    readers = {"json": artifact.read_json, "safetensors": artifact.read_tensors,
+               "parquet": artifact.read_parquet}  # fmt: skip
+    for kind, read in readers.items():
+        path = tmp_path / f"result.{kind}"
+        writers()[kind](path)
+        read(path)  # imports what it needs while it may
+        path.chmod(0)
+        with unprivileged(), pytest.raises(UserError) as caught:
+            read(path)
+        assert not isinstance(caught.value, DamagedError)
+        assert "cannot be read now (Permission denied)" in str(caught.value)
+        assert "rm " not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path) -> None:
+    for kind, write in writers().items():
+        write(tmp_path / f"first.{kind}")  # imports what it needs while it may
+        with unprivileged(), pytest.raises(UserError) as caught:
+            write(tmp_path / f"second.{kind}")
+        assert "cannot be written (Permission denied)" in str(caught.value)
+        assert "rm " not in str(caught.value)
+
+
+def test_a_write_that_ends_in_an_error_of_the_disk_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=r"facts\.json: cannot be written \(Input/output error\)"):
+        artifact.write_json(tmp_path / "facts.json", {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     artifact.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON compliant"):
         artifact.write_json(path, {"a": float("nan")})
-    assert artifact.read_json(path) == {"a": 1}
+    assert artifact.read_json(path)["a"] == 1
     assert [found.name for found in tmp_path.iterdir()] == ["facts.json"]
 
 

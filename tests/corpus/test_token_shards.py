@@ -94,6 +94,17 @@ def damaged(path: Path) -> str:
     return message
 
 
+def test_a_flipped_bit_of_an_attribute_is_noticed(tmp_path: Path) -> None:
+    path = written(tmp_path / "0.h5", arrays())
+    whole = path.read_bytes()
+    place = whole.index(b"abc")  # its tokenizer
+    for bit in range(24):  # some make no text of it
+        data = bytearray(whole)
+        data[place + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        damaged(path)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
 def test_a_cut_shard_is_noticed(tmp_path: Path, large: dict, share: float) -> None:
     path = written(tmp_path / "0.h5", large)

@@ -8,10 +8,11 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 from moediff.core import artifact
-from moediff.core.errors import UserError
+from moediff.core.errors import DamagedError, UserError
 from moediff.corpus.tokenizer import (
     END_OF_TEXT,
     load_tokenizer,
+    open_tokenizer,
     read_vocabulary,
     train_tokenizer,
     write_tokenizer,
@@ -68,6 +69,33 @@ def test_vocabulary_is_read_as_written(tmp_path: Path, tokenizer: Tokenizer) -> 
     assert vocabulary.digest == artifact.digest_files([path])
     again = Tokenizer.from_file(str(path))
     assert again.encode("the quiet moon").ids == tokenizer.encode("the quiet moon").ids
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path, facts = tmp_path / "tokenizer.json", tmp_path / "vocabulary.json"
+    write_tokenizer(path, facts, tokenizer, END_OF_TEXT, [END_OF_TEXT])
+    digest, whole = read_vocabulary(facts).digest, path.read_bytes()
+    assert open_tokenizer(path, digest).to_str() == tokenizer.to_str()
+    special = whole.replace(b'"id": 0', b'"id": 1', 1)  # another id, and JSON all the same
+    assert special != whole
+    for data, said in (
+        (whole[:-100], "not a whole tokenizer"),
+        (whole.replace(b'"BPE"', b'"BPD"'), "not a whole tokenizer"),
+        (b"", "not a whole tokenizer"),
+        (special, "not "),
+        (whole + b"\n", "not the tokenizer that vocabulary.json describes"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(DamagedError, match=rf"tokenizer\.json: {said}.*rm '.*tokenizer\.json'"):
+            open_tokenizer(path, digest)
+
+
+def test_a_flipped_bit_of_the_vocabulary_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path, facts = tmp_path / "tokenizer.json", tmp_path / "vocabulary.json"
+    write_tokenizer(path, facts, tokenizer, END_OF_TEXT, [END_OF_TEXT])
+    facts.write_bytes(facts.read_bytes().replace(b'"end_of_text": 0', b'"end_of_text": 1'))
+    with pytest.raises(DamagedError, match=r"vocabulary\.json"):
+        read_vocabulary(facts)
 
 
 def test_too_little_text_for_the_vocabulary_asked() -> None:

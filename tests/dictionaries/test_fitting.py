@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from conftest import RECIPE
 from moediff.activations.rows import AlignedRows
 from moediff.core import artifact, checkpoint
-from moediff.core.errors import Diverged
+from moediff.core.errors import Diverged, UserError
 from moediff.dictionaries import fitting
 from moediff.dictionaries.fitting import Job, fit, fit_all
 from moediff.dictionaries.trainer import Fitter
@@ -136,6 +137,53 @@ def test_the_early_dictionary_is_that_of_three_quarters_of_the_run(
     if rule == "plain":  # its own threshold, not the one of the end
         assert sum(fired) / data.count == pytest.approx(SMALL["k"], rel=0.1)
         assert not torch.equal(fitted.early.threshold, fitted.dictionary.threshold)
+
+
+def test_a_disk_that_fills_while_a_fit_saves_costs_what_came_after_its_last_save(
+    aligned_rows, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(fitting, "LEAST_WAIT", 0)
+    monkeypatch.setattr(fitting, "WAIT_PER_WRITE", 0)
+    data, state, calls = rows_of(aligned_rows), tmp_path / "full", 0
+    whole, history = fit(data, SMALL, 0, tmp_path / "whole", CPU)
+    plain = safetensors.torch.save_file
+
+    def save_file(tensors, path, metadata):
+        nonlocal calls
+        calls += 1
+        plain(tensors, path, metadata)
+        if calls == 7:
+            os.truncate(path, 100)
+            raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("safetensors.torch.save_file", save_file)
+        with pytest.raises(UserError, match=r"step-\d+\.safetensors: cannot be written \(No space"):
+            fit(data, SMALL, 0, state, CPU)
+    assert not list(state.glob(".*"))
+    kept = checkpoint.newest(state)
+    assert kept is not None
+    assert kept[1]["step"] > 0
+    resumed, again = fit(data, SMALL, 0, state, CPU)
+    assert again.equals(history)
+    assert same(resumed, whole)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_without_its_early_dictionary_a_fit_begins_anew(
+    aligned_rows, tmp_path: Path, harm: str
+) -> None:
+    data = rows_of(aligned_rows)
+    whole, history = fit(data, SMALL, 0, tmp_path, CPU)
+    early = tmp_path / "early.safetensors"
+    content = early.read_bytes()
+    early.write_bytes(content[:-5])
+    if harm == "gone":
+        early.unlink()
+    resumed, again = fit(data, SMALL, 0, tmp_path, CPU)
+    assert again.equals(history)
+    assert same(resumed, whole)
+    assert early.read_bytes() == content
 
 
 @pytest.mark.slow

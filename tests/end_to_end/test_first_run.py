@@ -343,7 +343,7 @@ def test_external_rows_alone_give_the_same_numbers(finished: Path, tmp_path: Pat
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "acts/moe-fit-*.safetensors" in page
     assert "written by other code" in page
-    assert "Validation cross-entropy" not in page
+    assert "Cross-entropy" not in page
     assert planned(tmp_path) == {}
     edited = sorted((tmp_path / "acts").glob("dense-fit-*"))[1]
     edited.write_bytes(edited.read_bytes()[:-2] + b"ab")

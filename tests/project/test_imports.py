@@ -38,6 +38,7 @@ NEEDS = {
     "corpus/retokenise": "h5py numpy polars tokenizers",
     "report/report": "jinja2 numpy polars",
     "report/charts": "altair jinja2 numpy polars",
+    "report/figures": "altair jinja2 numpy polars",
     "dictionaries/principal_components": "numpy torch",
     "exchange/export": "numpy torch",
     "activations/external_measure": "numpy torch zarr",
@@ -45,6 +46,7 @@ NEEDS = {
     "analysis/deletion": ROWS,
     "analysis/linear_map": ROWS,
     "analysis/matching": ROWS,
+    "analysis/moved": ROWS,
     "analysis/metrics": ROWS,
     "analysis/panel": ROWS,
     "dictionaries/fit": ROWS,
@@ -63,7 +65,7 @@ NEEDS = {
     "report/budget": MODEL + " zarr",
 }
 # What functions import beside the script that calls them.
-LATER = {"report/charts": "import moediff.report.charts.features"}
+LATER = dict.fromkeys(("report/charts", "report/figures"), "import moediff.report.charts.classes")
 
 
 def imports_in(part: ast.AST) -> list[ast.Import | ast.ImportFrom]:

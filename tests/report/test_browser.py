@@ -191,9 +191,8 @@ def written(both, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with the browser in it."""
     sections = {"Before": page.table([{"x": 1}]), "Features": browser(both)}
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(
-        page.page([("plain", "Said first.")], sections, {"moediff": "0"}), encoding="utf-8"
-    )
+    first = page.First("Two models", [], None, ["Said first."], None, [], [])
+    path.write_text(page.page(first, sections, {"moediff": "0"}), encoding="utf-8")
     return path
 
 

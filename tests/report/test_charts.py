@@ -11,19 +11,18 @@ import polars as pl
 import pytest
 
 from moediff.analysis.panel import EITHER, drawn_rows
-from moediff.report.charts.dictionaries import LEFT_LEAST, _apart, frontier_chart
-from moediff.report.charts.experts import affinity_chart
-from moediff.report.charts.features import (
-    BIN,
-    classes_chart,
-    density_chart,
-    nu_chart,
-    relative_norm_chart,
-)
+from moediff.report.charts.classes import classes_chart
+from moediff.report.charts.dictionaries import LEFT_LEAST, frontier_chart, fve_chart
+from moediff.report.charts.experts import affinity, affinity_chart
+from moediff.report.charts.features import BIN, density_chart, nu_chart, relative_norm_chart
 from moediff.report.charts.panel import panel_chart
 from moediff.report.charts.splicing import domains_chart
+from moediff.report.charts.training import training_chart
+from moediff.report.theme import heading, spread_out
 
 SIZE = {"width": 200, "height": 120}
+SIDES = ("moe", "dense")
+CALLED = {"moe.0": "moe", "dense.0": "dense"}
 
 
 def drawn(chart: alt.TopLevelMixin) -> dict:
@@ -44,7 +43,8 @@ def numbers(value: object) -> Iterator[float]:
 
 
 def title_of(chart: dict) -> str:
-    return chart["title"] if isinstance(chart["title"], str) else chart["title"]["text"]
+    text = chart["title"] if isinstance(chart["title"], str) else chart["title"]["text"]
+    return text if isinstance(text, str) else " ".join(text)
 
 
 def data_with(chart: dict, column: str) -> pl.DataFrame:
@@ -64,12 +64,12 @@ def norms(values: list[float], classes: list[str], name: str = "d") -> pl.DataFr
 def test_relative_norms_are_counted_in_bins() -> None:
     classes = ["A-only", "A-only", "common", "B-only", "common", "dead", "tied"]
     live = norms([0.0, 0.01, 0.5, 1.0, 0.49, 0.2, 0.5], classes)
-    chart = drawn(relative_norm_chart(live, (0.3, 0.7), SIZE))
+    chart = drawn(relative_norm_chart(live, (0.3, 0.7), SIDES, SIZE))
     assert title_of(chart) == "40 % of live untied features are common (0.3 to 0.7)"
     bars = data_with(chart, "low")
     found = {(row["class"], row["low"]): row["features"] for row in bars.iter_rows(named=True)}
-    assert found == {("A-only", 0.0): 2, ("common", 0.5): 1, ("common", 0.475): 1,
-                     ("B-only", 0.975): 1}  # fmt: skip
+    assert found == {("only moe", 0.0): 2, ("common", 0.5): 1, ("common", 0.475): 1,
+                     ("only dense", 0.975): 1}  # fmt: skip
     assert (bars["high"] - bars["low"]).to_list() == pytest.approx([BIN] * 4)
 
 
@@ -77,7 +77,7 @@ def test_the_null_is_a_line_of_as_many_features() -> None:
     live = pl.concat([norms([0.1, 0.5, 0.5, 0.5], ["A-only"] + ["common"] * 3),
                       norms([0.5], ["common"], "e")])  # fmt: skip
     null = pl.concat([norms([0.5, 0.9], ["common", "B-only"]), norms([0.3], ["dead"])])
-    chart = drawn(relative_norm_chart(live, (0.3, 0.7), SIZE, null))
+    chart = drawn(relative_norm_chart(live, (0.3, 0.7), SIDES, SIZE, null))
     assert title_of(chart).endswith("80 % of live untied features are common (0.3 to 0.7), "
                                     "50 % between two seeds of one kind")  # fmt: skip
     line = data_with(chart, "low").filter(pl.col("class").is_null())
@@ -104,7 +104,7 @@ def scaled(error: list[float | None]) -> pl.DataFrame:
 
 
 def test_nu_is_drawn_by_owner_where_it_is_known() -> None:
-    chart = drawn(nu_chart(scaled([0.1, 0.2, 0.4]), SIZE))
+    chart = drawn(nu_chart(scaled([0.1, 0.2, 0.4]), SIDES, SIZE))
     assert title_of(chart) == (
         "The other model's error holds 0.20 of an exclusive feature, 0.75 of a common one (median nu)"
     )
@@ -112,11 +112,12 @@ def test_nu_is_drawn_by_owner_where_it_is_known() -> None:
     owners = {
         panel: sorted(points.filter(panel=panel)["nu_error"]) for panel in points["panel"].unique()
     }
-    assert owners == {"A's features in B, d": [0.1, 0.2, 0.7, 0.9],
-                      "B's features in A, d": [0.4, 0.8]}  # fmt: skip
-    other = title_of(drawn(nu_chart(scaled([0.5, None, math.nan]), SIZE)))
+    assert owners == {"features of moe, in dense": [0.1, 0.2, 0.7, 0.9],
+                      "features of dense, in moe": [0.4, 0.8]}  # fmt: skip
+    assert set(points["class"]) == {"only moe", "common", "only dense", "tied"}
+    other = title_of(drawn(nu_chart(scaled([0.5, None, math.nan]), SIDES, SIZE)))
     assert "0.50 of an exclusive feature" in other
-    nothing = title_of(drawn(nu_chart(scaled([None] * 3), SIZE)))
+    nothing = title_of(drawn(nu_chart(scaled([None] * 3), SIDES, SIZE)))
     assert nothing.startswith("There are no exclusive")
 
 
@@ -161,19 +162,19 @@ def test_names_of_recipes_do_not_lie_over_each_other() -> None:
 
 
 def test_values_are_moved_apart_and_kept_below_the_top() -> None:
-    assert _apart([0.0, 0.1, 5.0], 1.0, 9.0) == [0.0, 1.0, 5.0]
-    assert _apart([8.0, 8.5, 8.6], 1.0, 9.0) == [7.0, 8.0, 9.0]
-    assert _apart([3.0], 1.0, 2.0) == [2.0]
+    assert spread_out([0.0, 0.1, 5.0], 1.0, 9.0) == [0.0, 1.0, 5.0]
+    assert spread_out([8.0, 8.5, 8.6], 1.0, 9.0) == [7.0, 8.0, 9.0]
+    assert spread_out([3.0], 1.0, 2.0) == [2.0]
 
 
 # --- classes ------------------------------------------------------------------------------------
 
 
-def counted(false: float | None, narrow: int = 30) -> pl.DataFrame:
+def counted(false: float | None, narrow: int = 30, other: str = "dense") -> pl.DataFrame:
     each = {"z-first": [10, 80, 10], "narrow": [narrow, 40, 30], "empty": [0, 0, 0]}
     return pl.DataFrame(
         [
-            {"comparison": comparison, "class": name, "features": features,
+            {"comparison": comparison, "sides": ["moe", other], "class": name, "features": features,
              "false_exclusive": false, "missed_exclusive": None}
             for comparison, counts in each.items()
             for name, features in [*zip(("A-only", "common", "B-only"), counts, strict=True),
@@ -191,8 +192,7 @@ def test_classes_are_shares_of_live_free_features_beside_their_error() -> None:
     bars = data_with(chart, "share")
     assert bars["share"].to_list() == pytest.approx([0.1, 0.8, 0.1, 0.3, 0.4, 0.3])
     said = data_with(chart, "said")
-    assert said.rows() == [("z-first", "false 25.0 %, missed unknown"),
-                           ("narrow", "false 25.0 %, missed unknown")]  # fmt: skip
+    assert said.rows() == [("z-first", "false 25.0 %"), ("narrow", "false 25.0 %")]
     assert title_of(drawn(classes_chart(counted(None, 130), SIZE))) == (
         "80.0 % of the features of narrow are one model's alone; the rule's error is not known"
     )
@@ -211,31 +211,31 @@ def test_the_title_is_of_what_exceeds_its_own_error_most() -> None:
 
 def told(moe: float, dense: float = 1e-5) -> pl.DataFrame:
     rows = [(layer, name, value * factor) for layer in (1, 3) for factor in (0.5, 1.0, 2.0)
-            for name, value in (("MoE-only", moe * layer), ("dense-only", dense), ("common", 2e-4),
+            for name, value in (("A-only", moe * layer), ("B-only", dense), ("common", 2e-4),
                                 ("dead", 7.0))]  # fmt: skip
     table = pl.DataFrame(rows, schema=["layer", "class", "corrected"], orient="row")
     none = {"layer": [1, 1], "class": ["common"] * 2, "corrected": [None, math.nan]}
-    return pl.concat([table, pl.DataFrame(none)])
+    return pl.concat([table, pl.DataFrame(none)]).with_columns(model=pl.lit("moe"))
 
 
 def test_information_is_that_of_the_median_feature_by_layer_and_class() -> None:
-    chart = drawn(affinity_chart(told(4e-4), SIZE))
+    chart = drawn(affinity_chart(told(4e-4), SIDES, SIZE))
     assert title_of(chart) == (
-        "In layer 3 firing of MoE-only features tells 0.00120 nats of the expert, of dense-only ones "
+        "In layer 3 of moe firing of its own features tells 0.00120 nats of the expert, of dense's own "
         "0.00001"
     )
     found = data_with(chart, "median")
     assert len(found) == 6
-    own = found.filter(layer=3, **{"class": "MoE-only"}).row(0, named=True)
+    own = found.filter(layer=3, **{"class": "only moe"}).row(0, named=True)
     assert [own[name] for name in ("low", "median", "high")] == pytest.approx([9e-4, 12e-4, 18e-4])
     assert own["features"] == 3
     assert found.filter(layer=1, **{"class": "common"})["features"].item() == 3
-    assert "In layer 1 firing of MoE-only features tells -0.00100 nats" in title_of(
-        drawn(affinity_chart(told(-1e-3), SIZE))
+    assert "In layer 1 of moe firing of its own features tells -0.00100 nats" in title_of(
+        drawn(affinity_chart(told(-1e-3), SIDES, SIZE))
     )
-    assert "tells 0 nats" in title_of(drawn(affinity_chart(told(0.0, 0.0), SIZE)))
-    without = told(4e-4).filter(pl.col("class") != "dense-only")
-    assert title_of(drawn(affinity_chart(without, SIZE))).startswith("No layer has features")
+    assert "tells 0 nats" in title_of(drawn(affinity_chart(told(0.0, 0.0), SIDES, SIZE)))
+    without = told(4e-4).filter(pl.col("class") != "B-only")
+    assert title_of(drawn(affinity_chart(without, SIDES, SIZE))).startswith("No layer has features")
 
 
 # --- domains ------------------------------------------------------------------------------------
@@ -262,14 +262,15 @@ def spliced(code: float) -> pl.DataFrame:
 
 
 def test_losses_are_drawn_by_domain_with_live_routing() -> None:
-    chart = drawn(domains_chart(spliced(5.5), SIZE))
+    chart = drawn(domains_chart(spliced(5.5), CALLED, SIZE))
     assert title_of(chart) == (
-        "At least 0.250 of the loss is recovered against mean ablation (dense.0, code)"
+        "At least 0.250 of the loss is recovered against mean ablation (dense, code)"
     )
     losses = data_with(chart, "cross_entropy")
     assert len(losses) == 2 * 3 * 4
     assert set(losses["kind"]) == {"clean", "spliced", "mean-ablated", "zero-ablated"}
-    panels = [f"{source} in c: moe.0 + dense.0, r, seed 1" for source in ("moe.0", "dense.0")]
+    panels = ["moe", "dense"]
+    assert chart["title"]["subtitle"] == ["c: moe.0 + dense.0, r, seed 1"]
     assert losses["panel"].unique(maintain_order=True).to_list() == panels
     own = {"panel": panels[1], "domain": "code"}
     assert losses.filter(**own, kind="spliced")["cross_entropy"].to_list() == [5.5]
@@ -279,13 +280,13 @@ def test_losses_are_drawn_by_domain_with_live_routing() -> None:
     assert len(shares) == 2 * 3 * 2
     sorts = [part["spec"]["encoding"]["y"]["sort"] for part in chart["hconcat"]]
     assert sorts == [["all", "aged", "code"]] * 2
-    assert "(dense.0, aged)" in title_of(drawn(domains_chart(spliced(4.1), SIZE)))
+    assert "(dense, aged)" in title_of(drawn(domains_chart(spliced(4.1), CALLED, SIZE)))
 
 
 def test_where_ablation_costs_nothing_nothing_is_recovered() -> None:
     nothing = pl.lit(None, pl.Float64)
     table = spliced(5.0).with_columns(recovered_mean=nothing, recovered_zero=nothing)
-    chart = drawn(domains_chart(table, SIZE))
+    chart = drawn(domains_chart(table, CALLED, SIZE))
     assert title_of(chart) == "Ablation by the mean costs nothing, so nothing can be recovered"
 
 
@@ -296,7 +297,7 @@ def test_more_features_than_a_chart_has_by_default_are_drawn() -> None:
     many = pl.DataFrame(
         {"dictionary": ["d"] * 6000, "class": ["common"] * 6000, "density": [0.1] * 6000}
     )
-    chart = drawn(density_chart(many, SIZE))
+    chart = drawn(density_chart(many, SIDES, SIZE))
     assert sum(map(len, chart["datasets"].values())) == 6000
 
 
@@ -333,3 +334,107 @@ def test_a_panel_stands_beside_its_other_labels_and_its_interval() -> None:
     small = panel_rows("r", 0.3, others=2)  # p of 1/3 at best
     every = title_of(drawn(panel_chart(pl.concat([low, high, small]), SIZE)))
     assert every.endswith("in 1 of 2 panels; too few models to tell in 1 more")
+
+
+# --- names and room -----------------------------------------------------------------------------
+
+
+def texts(value: object) -> Iterator[str]:
+    """Every text of a chart."""
+    if isinstance(value, dict):
+        yield from texts(list(value.values()))
+    elif isinstance(value, list):
+        for each in value:
+            yield from texts(each)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_models_stand_by_name_and_never_as_a_and_b() -> None:
+    classes = ["A-only", "common", "B-only", "tied"]
+    table = pl.DataFrame(
+        {
+            "dictionary": ["d"] * 4, "class": classes, "relative_norm": [0.1, 0.5, 0.9, 0.5],
+            "density": [0.1] * 4, "nu_error": [0.1] * 4, "nu_reconstruction": [0.1] * 4,
+        }
+    )  # fmt: skip
+    charts = [
+        relative_norm_chart(table, (0.3, 0.7), SIDES, SIZE, table), density_chart(table, SIDES, SIZE),
+        nu_chart(table, SIDES, SIZE), affinity_chart(told(4e-4), SIDES, SIZE),
+        classes_chart(counted(0.1), SIZE),
+    ]  # fmt: skip
+    for chart in charts:
+        said = set(texts(drawn(chart)))
+        assert {"only moe", "only dense"} <= said
+        assert not [text for text in said if "A-only" in text or "B-only" in text]
+
+
+def test_bars_of_several_pairs_name_their_models() -> None:
+    one, other = (
+        counted(None, other=other).with_columns(comparison=pl.lit(f"c-{other}"))
+        for other in ("dense", "narrow")
+    )
+    bars = data_with(drawn(classes_chart(pl.concat([one, other]), SIZE)), "share")
+    assert set(bars["class"]) == {"only the first", "common", "only the second"}
+    assert set(bars["comparison"]) == {"c-dense: moe, dense", "c-narrow: moe, narrow"}
+
+
+def test_experts_are_drawn_of_every_moe_and_of_the_second_source_too() -> None:
+    features = pl.DataFrame({"feature": [0, 1, 2], "class": ["A-only", "B-only", "common"]})
+
+    def table(value: float) -> pl.DataFrame:
+        return pl.DataFrame(
+            {"feature": [0, 1, 2], "layer": [0] * 3, "corrected": [value, 2 * value, 0.0]}
+        )
+
+    settings = {"drawn": ["c", "base.0_mix.0", "r", 0], "routed": ["base.0", "mix.0"]}
+    tables = {"features": [features], "affinity": [table(0.0).clear(), table(1e-3)]}
+    chart = drawn(affinity(tables, settings, SIZE))
+    assert title_of(chart) == (
+        "In layer 0 of mix firing of its own features tells 0.00200 nats of the expert, of base's own "
+        "0.00100"
+    )
+    assert set(data_with(chart, "median")["model"]) == {"mix"}
+    none = {"features": [features], "affinity": [table(0.0).clear()] * 2}
+    assert title_of(drawn(affinity(none, settings, SIZE))) == "No experts of base or mix are stored"
+
+
+def test_numbers_of_a_dictionary_and_its_baseline_never_share_a_place() -> None:
+    rows = pl.DataFrame(
+        {"comparison": ["c"], "member": ["a.0_b.0"], "recipe": ["r"], "seed": [0], "k": [4],
+         "fve": [0.9001], "baseline_mean": [0.0], "baseline_pca": [0.9]}
+    )  # fmt: skip
+    chart = drawn(fve_chart(rows, SIZE))
+    named = [layer for layer in chart["layer"] if layer["mark"]["type"] == "text"]
+    assert [layer["encoding"]["x"] for layer in named] == [{"value": SIZE["width"]}]
+    assert chart["padding"]["left"] > len("c: a.0 + b.0, r, seed 0")
+
+
+def test_names_of_ngrams_of_equal_loss_stand_apart_within_the_axis() -> None:
+    history = pl.DataFrame(
+        {"model": ["m", "m"], "seed": ["0", "0"], "tokens": [1, 2], "cross_entropy": [3.0, 2.0]}
+    )
+    ngrams = pl.DataFrame(
+        {"model": ["unigram", "bigram", "trigram"], "cross_entropy": [4.0, 4.0, 2.5]}
+    )
+    chart = drawn(training_chart(history, ngrams, SIZE))
+    places = data_with(chart, "place").sort("place")["place"].to_list()
+    low, high = chart["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert low < 2.0
+    assert places[-1] <= high
+    assert min(np.diff(places)) * SIZE["height"] / (high - low) >= 13 - 1e-9
+
+
+def test_titles_are_cut_into_lines_that_fit() -> None:
+    found = heading("word " * 40, 340, "small " * 40)
+    assert max(map(len, found.text)) <= 40
+    assert len(found.text) == 5
+    assert " ".join(found.text) == ("word " * 40).strip()
+
+
+def test_density_of_one_class_says_how_often_half_of_it_fires() -> None:
+    live = pl.DataFrame(
+        {"dictionary": ["d"] * 3, "class": ["live"] * 3, "density": [0.1, 0.2, 0.4]}
+    )
+    title = title_of(drawn(density_chart(live, ("moe",), SIZE)))
+    assert title == "Half of the live features fire on 20.00% of rows or more"

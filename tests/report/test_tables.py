@@ -29,9 +29,14 @@ def test_classes_stand_beside_the_error_rates_of_their_recipe() -> None:
              {"recipe": "other", "control": "rotated", "exclusive": 0.2}]  # fmt: skip
     (row,) = tables.classes([pair, pair | {"sources": ["moe.0"]}], {"error_rates": rates})
     assert row == {
-        "dictionary": CALLED, "k": 4, "features": 40, **pair["classes"], "exclusive share": 0.4,
-        "of other seed": None, "of rotated": None, "of permuted": 0.9,
+        "dictionary": CALLED, "k": 4, "features": 40, "only moe": 3, "common": 6, "only dense": 1,
+        "tied": 10, "dead": 20, "exclusive share": 0.4, "of other seed": None, "of rotated": None,
+        "of permuted": 0.9,
     }  # fmt: skip
+    other = pair | {"member": "moe.0_narrow.0"}
+    first, second = tables.classes([pair, other], {"error_rates": rates})
+    assert (first["first"], first["only first"], first["second"]) == ("moe", 3, "dense")
+    assert (second["second"], second["only second"]) == ("narrow", 1)
 
 
 def test_shares_of_classes_are_a_row_a_source_without_dead_features() -> None:
@@ -41,8 +46,8 @@ def test_shares_of_classes_are_a_row_a_source_without_dead_features() -> None:
         for name, share in (("A-only", 0.2), ("dead", 0.0), ("common", 0.6))
     ]  # fmt: skip
     assert tables.class_shares({"rows": rows}) == [
-        {"dictionary": CALLED, "source": "moe.0", "A-only": 0.2, "common": 0.6},
-        {"dictionary": CALLED, "source": "dense.0", "A-only": 0.1, "common": 0.3},
+        {"dictionary": CALLED, "source": "moe.0", "its own": 0.2, "common": 0.6},
+        {"dictionary": CALLED, "source": "dense.0", "common": 0.3, "the other's": 0.1},
     ]
 
 
@@ -103,5 +108,5 @@ def test_analyses_are_told_by_first_and_second_model_whatever_their_kind() -> No
     (shown,) = tables.sensitivity(
         {"sensitivity": [row | {"moe_only_feature_share": 0.25, "more": 1}]}
     )
-    assert shown["A-only share"] == 0.25
+    assert shown["share only in first"] == 0.25
     assert list(shown) == list(tables.SENSITIVITY)

@@ -27,7 +27,7 @@ from moediff.analysis.evaluation import coded
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
-from moediff.corpus.tokenizer import load_tokenizer
+from moediff.corpus.tokenizer import load_tokenizer, open_tokenizer
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 COUNT = 8
@@ -137,9 +137,8 @@ def read_tokenizer(path: Path | str) -> tuple[Tokenizer, str]:
     """
     path = Path(path)
     if path.name != "model.json":
-        return Tokenizer.from_file(str(path)), artifact.digest_files([path])
+        return open_tokenizer(path), artifact.digest_files([path])
     facts = artifact.read_json(path)
-    artifact.check_format(path, facts)
     folder = path.parent if facts["folder"] == "." else Path(facts["folder"])
     tokenizer, *_ = load_tokenizer(str(folder), None, str(path))
     return tokenizer, artifact.digest(tokenizer.to_str())

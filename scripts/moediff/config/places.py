@@ -18,6 +18,7 @@ from moediff.config.kinds import EXTERNAL, LOADED, models_of
 from moediff.core.errors import ConfigError
 
 _MEANS_MORE = re.compile(r"[{}*?\[\]]")  # to Snakemake, or to a glob
+_BRACES, _HALF = re.compile(r"\{.+\}", re.DOTALL), re.compile("[\ud800-\udfff]")
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}")
 _HUB_FILE = re.compile(r"[A-Za-z0-9][\w.-]*(?:/\w[\w.-]*){2,}\.gguf")
 
@@ -88,7 +89,14 @@ def _real(folder: str) -> str:
 
 def outside(where: str, pattern: str, found: list[str], results: str) -> list[str]:
     """What a glob found, without what lies in the results folder. Raises ConfigError by `glob_fault`."""
-    kept = [match for match in found if not is_inside(match, results)]
+    folders = {folder: is_inside(folder, results) for folder in set(map(os.path.dirname, found))}
+    root = os.path.basename(os.path.abspath(results))  # a folder is found as well, even that one
+    kept = [
+        match
+        for match in found
+        if not folders[os.path.dirname(match)]
+        and not (os.path.basename(match) == root and is_inside(match, results))
+    ]
     if found and not kept:
         raise ConfigError(f"{where}: '{pattern}' matches only this project's own {results}/")
     fault = glob_fault(pattern, kept)
@@ -101,11 +109,11 @@ def outside(where: str, pattern: str, found: list[str], results: str) -> list[st
 
 def check_name(where: str, path: str) -> None:
     """Refuse the path of a file that Snakemake takes for another's. Raises ConfigError."""
-    if re.search(r"\{.+\}", path, re.DOTALL):
+    if _BRACES.search(path):
         raise ConfigError(
             f"{where}: '{path}': Snakemake puts something else for what stands in braces; rename it"
         )
-    if any("\ud800" <= letter <= "\udfff" for letter in path):
+    if _HALF.search(path):
         raise ConfigError(f"{where}: '{path}' is a name that is not UTF-8; rename it")
 
 

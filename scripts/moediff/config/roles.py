@@ -14,6 +14,8 @@ from moediff.config.comparisons import is_panel
 from moediff.config.kinds import TRAINED, has_experts, kind, models_of
 from moediff.config.layout import Fit, Source
 
+SHOWN = 24  # dictionaries on the page: with 2,000 features each it has some 20 MB
+
 
 def as_they_are(fit: Fit) -> bool:
     """Whether no source of a dictionary is a control's view."""
@@ -153,30 +155,30 @@ def saes_of(config: Config, fits: Sequence[Fit], fit: Fit) -> list[Fit]:
     return list(first.values())
 
 
-def routed_source(config: Config, pair: Fit | None) -> Source | None:
-    """The first source of a pair where it is an MoE trained here whose experts are stored, else None."""
+def routed_sources(config: Config, pair: Fit | None) -> list[Source]:
+    """Sources of a pair that have stored experts, or may have: of a loaded model it is not known yet."""
     if pair is None or config["activations"]["routing"] == "none":
-        return None
-    source = pair.member.sources[0]
-    return source if has_experts(config, source.model) else None
-
-
-def browsed(config: Config, fits: Sequence[Fit], pair: Fit | None) -> list[Fit]:
-    """The dictionaries to look through on the page, whose text is known.
-
-    The pair that is drawn and the first SAE of each of its models; the first of all without a pair.
-    """
-    if pair is None:
-        chosen = list(fits[:1])
-    else:
-        saes: dict[str, Fit] = {}
-        for fit in with_sources(fits, 1):
-            model = fit.member.sources[0].model
-            if model in models_in(pair) and fit.recipe == pair.recipe:
-                saes.setdefault(model, fit)
-        chosen = [pair, *saes.values()]
+        return []
     return [
-        fit
-        for fit in chosen
-        if as_they_are(fit) and all(kind(config, model).reads_text for model in models_in(fit))
+        source for source in pair.member.sources if has_experts(config, source.model) is not False
     ]
+
+
+def shown(fits: Sequence[Fit], pair: Fit | None, most: int = SHOWN) -> list[Fit]:
+    """Dictionaries whose features and figures the page has, at most so many.
+
+    The pair that is drawn, then the first of every comparison and recipe, then the second of each.
+    """
+    number: dict[tuple[str, str], int] = {}
+    turns = []
+    for fit in fits:
+        key = fit.member.comparison, fit.recipe
+        number[key] = number.get(key, -1) + 1
+        turns.append(number[key])
+    order = sorted(range(len(fits)), key=lambda place: (fits[place] != pair, turns[place], place))
+    return [fits[place] for place in order[:most]]
+
+
+def has_text(config: Config, fit: Fit) -> bool:
+    """Whether the text at a dictionary's rows is known: examples of its features can be shown."""
+    return as_they_are(fit) and all(kind(config, model).reads_text for model in models_in(fit))

@@ -16,6 +16,7 @@ STAGE_VERSIONS = {
     "dictionaries": 8,
     "metrics": 7,
     "anchor": 1,
+    "moved": 1,
     "deletion": 1,
     "recurrence": 1,
     "panel": 3,
@@ -26,7 +27,7 @@ STAGE_VERSIONS = {
     "examples": 1,
     "exports": 1,
     "planted": 1,
-    "plots": 4,
+    "plots": 5,
     "budget": 1,
 }
 # What the files of a stage call it in their provenance where they do not bear its name: a stage that writes

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moediff import __version__
-from moediff.core.errors import DamagedError, UserError, unreadable
+from moediff.core.errors import DamagedError, UserError, refusal, unreadable, writing
 
 if TYPE_CHECKING:
     import polars as pl
 
 FORMAT = 3  # number of the layout of every file; a reader refuses another
+JSON_FORMAT = 4  # of JSON files: 3 had no digest
 _METADATA_KEY = "moediff"  # one key: safetensors writes several in a random order
 _CONTENT = "content"  # digest of the values, inside the metadata
 
@@ -33,9 +34,15 @@ _CONTENT = "content"  # digest of the values, inside the metadata
 def whole(path: Path | str) -> Iterator[Path]:
     """Yield a temporary name beside `path`; flush and rename it to `path` only if all went well.
 
-    What a killed process left under such a name is removed first.
+    What a killed process left under such a name is removed first. Raises UserError where the machine
+    refuses to write: no space, no permission, no such folder.
     """
-    path = Path(path)
+    with writing(Path(path)), _whole(Path(path)) as partial:
+        yield partial
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         left.unlink(missing_ok=True)
@@ -115,14 +122,20 @@ def digest_files(paths: Iterable[Path | str]) -> str:
 def check_format(path: Path | str, provenance: Mapping[str, Any]) -> None:
     """Raise UserError when a file was written in another layout than this version reads."""
     found = provenance.get("format")
-    if found != FORMAT:
+    if found not in (FORMAT, JSON_FORMAT):
         raise UserError(
             f"{path}: written in format {found}, this version reads {FORMAT}; remove it and run again"
         )
 
 
 def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
-    """Write JSON with sorted keys, two spaces of indentation and a closing newline."""
+    """Write JSON of ours, with its format's number and a digest of all that it says."""
+    facts = json.loads(canonical({**value, "format": JSON_FORMAT}))  # as it is read
+    write_plain_json(path, {**facts, _CONTENT: digest(facts)})
+
+
+def write_plain_json(path: Path | str, value: Mapping[str, Any]) -> None:
+    """Write JSON that other programs read: sorted keys, two spaces of indentation, a closing newline."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
@@ -134,11 +147,25 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
-    """Read a JSON file; raise DamagedError when it is not whole."""
+    """Read what `write_json` wrote, without the digest. Raises DamagedError when a value is another.
+
+    Format 3 had no digest. No single flipped bit makes a 3 of a 4, and a digest is compared wherever
+    there is one: a file that had one is never taken for one of before.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedError(path, f"not valid JSON ({error})") from error
+        facts = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = facts.pop(_CONTENT, None)
+        known = content is None or content == digest(facts)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise unreadable(path, "not a JSON file of ours", error) from error
+    if content is None and facts.get("format") == JSON_FORMAT:
+        raise DamagedError(path, "its digest is missing")
+    if not known:
+        raise DamagedError(path, "it does not match its digest")
+    check_format(path, facts)
+    return facts
 
 
 def parquet_errors() -> tuple[type[BaseException], ...]:
@@ -200,11 +227,12 @@ def _column_digest(column: pl.Series) -> str:
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mapping) -> None:
-    """Write torch tensors as safetensors, `metadata` and a digest of all as one key of sorted JSON."""
+    """Write torch tensors as safetensors; as one key of sorted JSON `metadata`, and a digest of both."""
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    facts = {**metadata, _CONTENT: _tensor_digest(plain)}
+    facts = json.loads(canonical(metadata))  # as they are read
+    facts[_CONTENT] = digest(_tensor_digest(plain), facts)
     with whole(path) as partial:
         save_file(plain, partial, metadata={_METADATA_KEY: canonical(facts)})
         partial.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read it
@@ -213,7 +241,8 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mappin
 def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read safetensors and the metadata that `write_tensors` put beside them.
 
-    Raises DamagedError when the file is cut, altered, or not one of ours.
+    Raises DamagedError when the file is cut, altered, or not one of ours. Files of before have a digest
+    of the tensors alone, which no file with one of both can hold.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -222,12 +251,17 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             content = metadata.pop(_CONTENT)
-    except FileNotFoundError:
+        alone = _tensor_digest(tensors)
+        known = content in (alone, digest(alone, metadata))
+    except FileNotFoundError as error:  # so it says of a file without permission too
+        refused = refusal(path, error)
+        if refused:
+            raise refused from error
         raise
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError) as error:
         raise unreadable(path, "not a whole safetensors file", error) from error
-    if _tensor_digest(tensors) != content:
-        raise DamagedError(path, "its tensors do not match their digest")
+    if not known:
+        raise DamagedError(path, "its tensors or what is said of them do not match their digest")
     return tensors, metadata
 
 

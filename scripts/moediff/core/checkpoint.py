@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moediff.core import artifact
-from moediff.core.errors import DamagedError
+from moediff.core.errors import DamagedError, UserError
 
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 
@@ -35,6 +35,14 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         except (DamagedError, FileNotFoundError):
             continue
     return None
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """What a part of a job left as JSON when it was done; None when it is absent or not whole."""
+    try:
+        return artifact.read_json(path)
+    except (UserError, FileNotFoundError):
+        return None
 
 
 def _learning(

@@ -84,12 +84,13 @@ def read_token_shard(path: Path | str) -> TokenShard:
                 first=int(file.attrs["first"]),
                 digest=file.attrs["digest"],
             )
+            facts = (shard.domains, shard.tokenizer, shard.special, shard.first)
+            known = _shard_digest(arrays, *facts) == shard.digest
     except FileNotFoundError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise unreadable(path, "not a whole token shard", error) from error
-    facts = (shard.domains, shard.tokenizer, shard.special, shard.first)
-    if _shard_digest(arrays, *facts) != shard.digest:
+    if not known:
         raise DamagedError(path, "its tokens do not match their digest")
     return shard
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from moediff.config.checkpoints import base_of, is_adapter, is_gguf, parts_of_gguf
 from moediff.config.corpus import tokenizer_files
 from moediff.core import artifact
-from moediff.core.errors import UserError, first_line
+from moediff.core.errors import DamagedError, UserError, first_line, refusal
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_BYTES = 8_000_000  # text of a domain at most from which a tokenizer is trained
@@ -113,10 +113,30 @@ def write_tokenizer(
     artifact.write_json(vocabulary, artifact.made_by("tokenizer") | facts)
 
 
+def open_tokenizer(path: Path | str, digest: str | None = None) -> Tokenizer:
+    """Read a tokenizer.json of ours. Raises DamagedError when it is not whole, or not that of `digest`."""
+    tokenizer = parsed(path)
+    if tokenizer is None:
+        raise DamagedError(path, "not a whole tokenizer")
+    if digest not in (None, artifact.digest_files([path])):
+        raise DamagedError(path, "not the tokenizer that vocabulary.json describes")
+    return tokenizer
+
+
+def parsed(path: Path | str) -> Tokenizer | None:
+    """The tokenizer in any tokenizer.json; None where there is none in it."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # plain ones, of a library in Rust
+        refused = refusal(path, error)
+        if refused:
+            raise refused from error
+        return None
+
+
 def read_vocabulary(path: Path | str) -> Vocabulary:
     """Read what `write_tokenizer` wrote beside tokenizer.json."""
     facts = artifact.read_json(path)
-    artifact.check_format(path, facts)
     return Vocabulary(
         facts["size"], facts["end_of_text"], tuple(facts["special"]), facts["digest"],
         facts["entries"],

@@ -17,7 +17,7 @@ from moediff.activations.chunks import Selection
 from moediff.activations.rows import AlignedRows
 from moediff.config.recipes import STREAM
 from moediff.core import artifact, checkpoint
-from moediff.core.errors import Diverged
+from moediff.core.errors import DamagedError, Diverged
 from moediff.core.progress import Progress, log
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
@@ -87,11 +87,22 @@ class Run:
         self.early = max(1, round(EARLY * self.fitter.steps))
         self.saved, self.wait = time.monotonic(), LEAST_WAIT
         saved = checkpoint.newest(job.state)
-        if saved is not None:
+        if saved is not None and self._early_kept(saved[1]["step"]):
             tensors, metadata = saved
             self.fitter.restore(tensors, metadata["step"])
             self.history = metadata["history"]
             log.info("%s: resumed after step %d", job.name, self.fitter.step)
+
+    def _early_kept(self, step: int) -> bool:
+        """Whether what a run up to `step` has to show for EARLY of it is there."""
+        if step < self.early:
+            return True
+        try:
+            Dictionary.load(early_path(self.job))
+        except (DamagedError, FileNotFoundError):
+            log.info("%s: begins anew, its early dictionary is not whole", self.job.name)
+            return False
+        return True
 
     @property
     def position(self) -> int:

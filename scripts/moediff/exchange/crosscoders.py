@@ -78,7 +78,7 @@ def save(
         "code_normalization_alpha_sae": joint,
         "code_normalization_alpha_cc": summed,
     }
-    artifact.write_json(folder / CONFIG, config)
+    artifact.write_plain_json(folder / CONFIG, config)
 
 
 def _check(dictionary: Dictionary, names: Sequence[str], folder: Path) -> None:

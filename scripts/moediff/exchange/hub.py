@@ -29,7 +29,7 @@ def save_folder(
     dictionary, metadata = Dictionary.load(dictionary_file)
     metrics = artifact.read_json(metrics_file) if metrics_file else {}
     artifact.copy_whole(dictionary_file, folder / WEIGHTS)
-    artifact.write_json(folder / CONFIG, metadata)
+    artifact.write_plain_json(folder / CONFIG, metadata)
     artifact.write_text(folder / CARD, _card(dictionary, metadata, metrics.get("fve", [])))
 
 

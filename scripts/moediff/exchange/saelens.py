@@ -95,7 +95,7 @@ def save(
             "moediff": metadata,
         },
     }
-    artifact.write_json(folder / CONFIG, config)
+    artifact.write_plain_json(folder / CONFIG, config)
 
 
 def load(folder: Path | str) -> tuple[Dictionary, Metadata]:

@@ -42,6 +42,11 @@ from moediff.experts.information import Information, affinity, whole_choice
 from moediff.hooks.points import Point
 
 NONE = -1  # the expert of a feature that has none
+_NUMBERS = ("information", "null_mean", "null_sd", "corrected", "z")
+COLUMNS = {
+    **dict.fromkeys(("feature", "layer", "expert", "fired"), pl.Int64),
+    **dict.fromkeys([*_NUMBERS, *(f"whole_{name}" for name in _NUMBERS)], pl.Float64),
+}
 
 
 def layers_of(data: AlignedRows, source: int) -> list[int]:
@@ -65,8 +70,8 @@ def feature_affinity(
     chance. `source` is the MoE whose routing and token ids are taken. Columns: `feature`, `layer`,
     `expert` (null where none could be told), `fired` (in the measured half), `information`,
     `null_mean`, `null_sd`, `corrected`, `z` of that expert; the same of the whole choice, with
-    `whole_` before. In nats. Memory: 4 bytes a firing, twice; see `affinity`. Raises UserError where
-    a layer's routing is not stored, or lies behind the hook.
+    `whole_` before. In nats. Without `layers` the table has no rows. Memory: 4 bytes a firing, twice;
+    see `affinity`. Raises UserError where a layer's routing is not stored, or lies behind the hook.
     """
     known = layers_of(data, source)
     for layer in layers:
@@ -76,6 +81,8 @@ def feature_affinity(
                 f"source {source}: no routing of layer {layer} is stored below its hook point "
                 f"(layers: {stored}); see activations.routing"
             )
+    if not layers:
+        return pl.DataFrame(schema=COLUMNS)
     every = firings(dictionary, data, batch, device)
     halves_of = half_of(data.column("document", source))
     halves = [np.flatnonzero(halves_of == half) for half in range(2)]
@@ -119,8 +126,7 @@ def _best(found: Information) -> np.ndarray:
 def _with_nulls(columns: Mapping[str, np.ndarray]) -> pl.DataFrame:
     """A table in which no expert, and what is of none, is null."""
     table = pl.DataFrame(columns)
-    own = ("information", "null_mean", "null_sd", "corrected", "z")
     some = pl.col("expert") >= 0
-    return table.with_columns(pl.when(some).then(pl.col("expert", *own))).with_columns(
+    return table.with_columns(pl.when(some).then(pl.col("expert", *_NUMBERS))).with_columns(
         pl.selectors.float().fill_nan(None)
     )

@@ -14,32 +14,21 @@ from transformers import PreTrainedModel
 
 from moediff.config import checkpoints
 from moediff.core import artifact
-from moediff.core.errors import DamagedError, UserError
+from moediff.core.errors import DamagedError, UserError, writing
 from moediff.models import adapters, fetching
 from moediff.models.parameters import count_parameters
 from moediff.models.reading import from_transformers, plain
-
-WEIGHTS = "model.safetensors"
-CONFIG = checkpoints.CONFIG
+from moediff.models.weight_files import CONFIG, WEIGHTS, digest, digests
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write config.json and model.safetensors as `save_pretrained` does, each whole or absent."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
-        model.save_pretrained(scratch, max_shard_size="1TB")
-        for name in (CONFIG, WEIGHTS):
-            artifact.copy_whole(Path(scratch) / name, folder / name)
-
-
-def digest(folder: Path) -> str:
-    """Digest of a checkpoint's config and weights, of an adapter with those of its base."""
-    if checkpoints.is_gguf(folder):
-        return artifact.digest_files([folder])
-    if checkpoints.is_adapter(folder):
-        own = [folder / checkpoints.ADAPTER_CONFIG, folder / checkpoints.ADAPTER_WEIGHTS]
-        return artifact.digest([artifact.digest_files(own), digest(fetching.base_folder(folder))])
-    return artifact.digest_files([folder / CONFIG, *sorted(folder.glob("*.safetensors"))])
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+            model.save_pretrained(scratch, max_shard_size="1TB")
+            for name in (CONFIG, WEIGHTS):
+                artifact.copy_whole(Path(scratch) / name, folder / name)
 
 
 def load(
@@ -53,7 +42,7 @@ def load(
     It lies whole on `device`, or, by a `device_map` of accelerate, layer by layer on the devices
     that there are. An adapter is merged into its base. Raises UserError when transformers has no
     such class, or weights are missing, of another shape (which transformers would fill with random
-    numbers) or not of this model; DamagedError when weights are cut.
+    numbers), not of this model, cut, or no safetensors of that folder.
     """
     if device_map and not find_spec("accelerate"):
         raise UserError("device_map: needs the package accelerate; install it, or leave it out")
@@ -99,17 +88,21 @@ def open_manifest(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model that a manifest describes, and the manifest.
 
-    Raises DamagedError when the weights are no longer those that it describes.
+    Raises DamagedError, of a folder of the user's UserError, when the weights are no longer those
+    that it describes.
     """
     facts = artifact.read_json(path)
-    artifact.check_format(path, facts)
     folder = Path(path).parent if facts["folder"] == "." else Path(facts["folder"])
     if not any((folder / name).is_file() for name in (CONFIG, checkpoints.ADAPTER_CONFIG, "")):
         raise UserError(
             f"{path} describes the checkpoint in {folder}, which is gone; put it back, or run "
             f"rm '{path}' and then the same snakemake command again"
         )
-    if digest(folder) != facts["digest"]:
-        changed = folder / WEIGHTS if facts["folder"] == "." else path
-        raise DamagedError(changed, "the weights are not those that model.json describes")
+    if facts["digest"] not in digests(folder):
+        if facts["folder"] == ".":
+            raise DamagedError(folder / WEIGHTS, "not the weights that model.json describes")
+        raise UserError(
+            f"{path}: describes other weights than now lie in {folder}; put the former ones back, or, "
+            f"if the change was meant, run rm '{path}' and then the same snakemake command again"
+        )
     return load(folder, facts["dtype"], device, device_map), facts

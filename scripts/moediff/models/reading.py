@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from moediff.config import quantised
-from moediff.core.errors import DamagedError, UserError
+from moediff.core.errors import UserError
 from moediff.models import checkpoint_config
+from moediff.models.weight_files import check_weights
 
 # Elements that a number of a quantised file may stand for: 1 bit each, in numbers of 32 bits.
 _PACKED = 32
@@ -35,12 +36,13 @@ def from_transformers(
 ) -> PreTrainedModel:
     """The language model of a folder, or of its GGUF file, as its class in transformers.
 
-    Weights of a format that is cheap to make plain are made so. Raises UserError and DamagedError as
+    Weights of a format that is cheap to make plain are made so. Raises UserError as
     `loading.load`.
     """
     named: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
     place = folder / gguf if gguf else folder
     if gguf is None:
+        check_weights(folder)
         checkpoint_config.check_config(folder)
     try:
         if gguf is None:
@@ -71,7 +73,9 @@ def from_transformers(
         if not device_map and not packed(config):
             model.to(device)
     except SafetensorError as error:
-        raise DamagedError(place, f"its weights are not whole ({_said(error)})") from error
+        raise UserError(
+            f"{place}: its weights are not whole ({_said(error)}); copy or download that checkpoint again"
+        ) from error
     except UserError:
         raise
     except Exception as error:  # config.json reaches into every line of transformers

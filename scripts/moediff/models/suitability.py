@@ -14,6 +14,8 @@ from moediff.corpus.tokenizer import (
     Vocabulary,
     entries_digest,
     load_tokenizer,
+    open_tokenizer,
+    parsed,
     special_ids,
     text_size,
     vocabulary_size,
@@ -35,7 +37,7 @@ def check_vocabulary(
             f"of the corpus ({vocabulary.size}); set corpus.tokenizer to {{load: {name}}}"
         )
     if vocabulary.size > embedded(model):
-        _check_reach(model, _read(tokenizer), vocabulary.end_of_text, name)
+        _check_reach(model, open_tokenizer(tokenizer), vocabulary.end_of_text, name)
 
 
 def _own_tokenizer(folder: Path) -> Tokenizer | None:
@@ -49,10 +51,10 @@ def _own_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def _read(path: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise UserError(f"{path}: not a whole tokenizer ({first_line(error)})") from error
+    tokenizer = parsed(path)
+    if tokenizer is None:
+        raise UserError(f"{path}: not a whole tokenizer; copy or download that checkpoint again")
+    return tokenizer
 
 
 def check_own_tokenizer(folder: Path, model: PreTrainedModel, name: str) -> None:

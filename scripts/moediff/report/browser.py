@@ -25,6 +25,10 @@ from moediff.core.errors import UserError
 from moediff.report.templates import render
 
 DIGITS = 4  # significant ones of a number
+EXAMPLES = 100_000  # on a page, over all dictionaries: some 15 MB
+_NO_EXAMPLES = dict.fromkeys(
+    ("feature", "rank", "domain", "row", "activation", "tokens", "activations", "peak"), pl.Null
+)
 # Columns that are shown on demand: what a class was made of, and other conventions.
 _ASIDE = re.compile(r"block|fired|class_.*|decoder_.*|paper_.*")
 # What would end a script element or a line of it, or is no text in UTF-8.
@@ -37,8 +41,11 @@ class Browsed:
 
     label: str  # what it is called everywhere on the page
     features: pl.DataFrame  # as `features.feature_table` gives it; columns may be joined to it
-    examples: pl.DataFrame  # as `examples.feature_examples` gives them
+    examples: pl.DataFrame | None = (
+        None  # as `examples.feature_examples` gives them; None: no text is known
+    )
     experts: pl.DataFrame | None = None  # feature, source, layer, expert, information (nats)
+    note: str = ""  # what a reader of its columns must know
 
 
 def browser(dictionaries: Sequence[Browsed]) -> Markup:
@@ -50,16 +57,32 @@ def browser(dictionaries: Sequence[Browsed]) -> Markup:
     """
     for one in dictionaries:
         _check(one)
-    count = Counter(text for one in dictionaries for text in one.examples["tokens"].explode())
+    known = [one.examples for one in dictionaries if one.examples is not None]
+    rank = _ranks(known)
+    known = [table.filter(pl.col("rank") < rank) for table in known]
+    count = Counter(text for table in known for text in table["tokens"].explode())
     vocabulary = sorted(count, key=lambda text: (-count[text], text))
     number = {text: place for place, text in enumerate(vocabulary)}
     parts: dict[str, Any] = {
         "labels": [one.label for one in dictionaries],
+        "notes": [one.note for one in dictionaries],
         "vocabulary": vocabulary,
     }
-    parts |= {f"dictionary-{n}": packed(one, number) for n, one in enumerate(dictionaries)}
+    parts |= {f"dictionary-{n}": packed(one, number, rank) for n, one in enumerate(dictionaries)}
     data = {name: Markup(embedded(part)) for name, part in parts.items()}
     return render("browser.html.j2", data=data)
+
+
+def _ranks(tables: Sequence[pl.DataFrame]) -> int:
+    """How many examples of each feature are embedded: all, unless they are more than a page can hold."""
+    count = Counter(rank for table in tables for rank in table["rank"])
+    fits, total = 0, 0
+    for rank in sorted(count):
+        total += count[rank]
+        if total > EXAMPLES and fits:
+            break
+        fits = rank + 1
+    return fits
 
 
 def with_recurrence(features: pl.DataFrame, recurs: pl.DataFrame) -> pl.DataFrame:
@@ -88,8 +111,7 @@ def experts_told(affinity: pl.DataFrame, source: str) -> pl.DataFrame:
 def _check(dictionary: Browsed) -> None:
     for table, needed in (
         (dictionary.features, ("feature", "class", "top_domain")),
-        (dictionary.examples, ("feature", "rank", "domain", "row", "activation", "tokens",
-                               "activations", "peak")),
+        (dictionary.examples, tuple(_NO_EXAMPLES)),
         (dictionary.experts, ("feature", "source", "layer", "expert", "information")),
     ):  # fmt: skip
         missing = [] if table is None else [name for name in needed if name not in table.columns]
@@ -105,13 +127,17 @@ def embedded(value: Any) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def packed(dictionary: Browsed, number: dict[str, int]) -> dict[str, Any]:
-    """What the script reads of a dictionary; `number` is each token text's place in the vocabulary.
+def packed(dictionary: Browsed, number: dict[str, int], rank: int) -> dict[str, Any]:
+    """What the script reads of a dictionary; `number` is each token text's place in the vocabulary, `rank`
+    how many examples of a feature there are at most.
 
     `examples` has, for each row of the features, a list of [domain, row, activation, peak, tokens,
     levels]: `tokens` in the vocabulary, `levels` as place, percent, place, percent.
     """
-    features, examples = dictionary.features, dictionary.examples
+    features = dictionary.features
+    examples = pl.DataFrame(schema=_NO_EXAMPLES)
+    if dictionary.examples is not None:
+        examples = dictionary.examples.filter(pl.col("rank") < rank)
     domains = examples["domain"].unique().sort().to_list()
     place = {feature: row for row, feature in enumerate(features["feature"])}
     found: list[list[list[Any]]] = [[] for _ in place]
@@ -130,6 +156,7 @@ def packed(dictionary: Browsed, number: dict[str, int]) -> dict[str, Any]:
         "columns": _columns(features),
         "domains": domains,
         "examples": found,
+        "text": dictionary.examples is not None,
         "experts": [] if experts is None else _columns(experts.drop_nulls("expert")),
     }
 

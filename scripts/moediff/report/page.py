@@ -3,90 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
+from moediff.report.finding import Finding
 from moediff.report.templates import render
 
 LONG = 30  # rows: a longer table scrolls by itself
 PHRASE = 20  # characters: longer text is not squeezed into a narrow column
-WORSE = 0.02  # nats: an MoE this much worse than its dense twin is said in the first lines
 
 
-def verdicts(
-    losses: Mapping[str, float],
-    trigram: float | None,
-    moes: set[str],
-    barely: float,
-    external: Sequence[str] = (),
-    withheld: Sequence[str] = (),
-) -> list[tuple[str, str]]:
-    """What a reader must know first, as (kind, sentence).
+@dataclass(frozen=True)
+class First:
+    """What a reader sees first."""
 
-    `losses` is each trained model's last validation cross-entropy in nats a token (the mean over
-    seeds), `trigram` that of the n-grams (None without a language model); `moes` names the models
-    that are Mixtures of Experts, `barely` is by how many nats a model must beat the n-grams to be
-    evidence, `external` names the models of external activations, `withheld` are the reasons for which
-    no claim has a verdict.
-    """
-    found = []
-    weak = [
-        name for name, loss in losses.items() if trigram is not None and trigram - loss <= barely
-    ]
-    if weak:
-        listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
-        found.append(
-            (
-                "warning",
-                f"This run is a pipeline check, not evidence: {listed} nats a token do not beat a "
-                f"smoothed trigram model ({trigram:.3f}) by more than {barely:g}. Train on more tokens.",
-            )
-        )
-    elif losses:
-        found.append(
-            ("plain", f"Every model beats a smoothed trigram ({trigram:.3f} nats a token).")
-        )
-    dense = [name for name in losses if name not in moes]
-    for moe in sorted(moes & losses.keys()):
-        for other in dense:
-            gap = losses[moe] - losses[other]
-            if gap > WORSE:
-                found.append(
-                    (
-                        "warning",
-                        f"The MoE {moe} models text worse than {other}, by {gap:.3f} nats a token: "
-                        "differences between their features may be differences in quality.",
-                    )
-                )
-            elif gap < -WORSE:
-                found.append(
-                    (
-                        "plain",
-                        f"The MoE {moe} models text better than {other}, by {-gap:.3f} nats a token; "
-                        "the two are matched in active size, not in loss.",
-                    )
-                )
-    if external:
-        found.append(
-            (
-                "plain",
-                f"The rows of {', '.join(external)} were written by other code. Sources of one "
-                "dictionary were checked to be the same tokens in the same places; what computed "
-                "those rows was not.",
-            )
-        )
-    found.append(
-        (
-            "plain",
-            "Counts of features by class depend on the number of features, on k and on noise, and two models "
-            "that share every concept also show exclusive features: read them beside the error rates of "
-            "the controls, and a panel before any pair.",
-        )
-    )
-    if withheld:
-        found.append(("warning", f"No claim has a verdict here: {'; '.join(withheld)}."))
-    return found
+    title: str
+    facts: Sequence[tuple[str, Sequence[str]]]  # what was compared
+    finding: Finding | None
+    warnings: Sequence[str]  # a line each, after the first sentence
+    figure: Markup | None
+    can_say: Sequence[str]
+    cannot_say: Sequence[str]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Markup:
@@ -125,15 +64,14 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def sections(
-    tables: Mapping[str, Sequence[Mapping[str, Any]]],
-    figures: Mapping[str, Markup],
-    last: Mapping[str, Markup],
-) -> dict[str, Markup]:
-    """What the page shows, by heading: the first table, figures, the other tables, what comes last."""
-    drawn = {heading: table(rows) for heading, rows in tables.items()}
-    first = dict(list(drawn.items())[:1])
-    return {**first, **figures, **drawn, **last}
+def text(line: str) -> Markup:
+    """A paragraph."""
+    return Markup("<p>{}</p>").format(line)
+
+
+def folded(summary: str, content: Markup, is_open: bool = False, group: str = "") -> Markup:
+    """Content below a line that opens it; of a `group` one is open at a time."""
+    return render("folded.html.j2", summary=summary, content=content, is_open=is_open, group=group)
 
 
 def figure(svg: str) -> Markup:
@@ -141,14 +79,24 @@ def figure(svg: str) -> Markup:
     return Markup(f"<figure>{svg}</figure>")
 
 
-def page(
-    sentences: Sequence[tuple[str, str]],
-    sections: Mapping[str, Markup],
-    versions: Mapping[str, str],
-) -> str:
+def figures(titled: Mapping[str, str]) -> Markup:
+    """SVG texts, each below its title."""
+    parts = (Markup("<h3>{}</h3>").format(title) + figure(svg) for title, svg in titled.items())
+    return Markup("").join(parts)
+
+
+def chooser(dictionaries: Mapping[str, Markup]) -> Markup:
+    """One dictionary at a time: what there is of each below its name, the first open. Needs no script."""
+    return Markup("").join(
+        folded(name, content, is_open=not number, group="dictionary")
+        for number, (name, content) in enumerate(dictionaries.items())
+    )
+
+
+def page(first: First, sections: Mapping[str, Markup], versions: Mapping[str, str]) -> str:
     """The whole page: what must be known first, a list of the sections, and these, heading to HTML.
 
     A policy in its head forbids every request: nothing can leave the page or come to it.
     """
     made = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return render("page.html.j2", sentences=sentences, sections=sections, versions=made)
+    return render("page.html.j2", first=first, sections=sections, versions=made)

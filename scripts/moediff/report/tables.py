@@ -10,10 +10,15 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+import polars as pl
+
 from moediff.analysis import controls
+from moediff.claims import verdicts
 from moediff.config.base import ROW_SPLITS
+from moediff.config.layout import Source
 from moediff.config.rows import row_patterns
-from moediff.report.labels import label_of
+from moediff.report.changes import clean_losses
+from moediff.report.labels import label_of, sides_of
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -25,16 +30,17 @@ EXPLAINED = (
     "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",
     "firings_per_feature",
 )  # fmt: skip
-# Heads of the metrics of pairs, by which A is the first model: it need not be an MoE here.
+# Heads of the metrics of pairs: the first model need not be an MoE here.
 SENSITIVITY = {
-    "recipe": "recipe", "A": "A", "B": "B", "pairs": "pairs", "least firings": "firings",
-    "fve": "fve_pooled", "A-only share": "moe_only_feature_share",
-    "B-only share": "dense_only_feature_share",
-    "log2 A-only / B-only": "log2_moe_only_over_dense_only",
-    "log10 density A-only / common": "density_moe_only_over_common",
-    "log10 density common / B-only": "density_common_over_dense_only",
+    "recipe": "recipe", "first": "A", "second": "B", "pairs": "pairs", "least firings": "firings",
+    "fve": "fve_pooled", "share only in first": "moe_only_feature_share",
+    "only in second": "dense_only_feature_share",
+    "log2 only first / only second": "log2_moe_only_over_dense_only",
+    "log10 density only first / common": "density_moe_only_over_common",
+    "log10 density common / only second": "density_common_over_dense_only",
     "exclusive variance": "exclusive_variance",
 }  # fmt: skip
+DECIDED = (verdicts.SHOWN, verdicts.OPPOSITE, verdicts.ABSENT, verdicts.UNDECIDED)
 
 
 def of_study(
@@ -53,19 +59,18 @@ def of_study(
     other code wrote.
     """
     tables = {
-        "Claims, fixed before the study ran": claims(study),
         "The panel: features of one kind of model alone, against all other labels": judged(panels),
         "Domains of the features of one kind alone": domains(panels),
-        "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity(
-            study
-        ),
         "Features by class, beside what controls of known answer show": classes(metrics, counted),
         "Share of each source's variance that goes with a class": class_shares(counted),
         "Fraction of validation variance explained": explained(metrics),
+        "Cross-entropy (nats a token)": by_model(losses),
         "Models: parameters": by_model(parameters),
-        "Validation cross-entropy (nats a token)": by_model(losses),
         "External activations": external_rows(external),
         "Rows kept and left out": rows_kept(metrics),
+        "Every analysis: metrics of pairs by recipe and models, without verdicts": sensitivity(
+            study
+        ),
     }
     return {heading: rows for heading, rows in tables.items() if rows}
 
@@ -90,6 +95,38 @@ def claims(study: Record) -> list[Row]:
         }
         for claim in study["claims"]
     ]
+
+
+def decided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Claims that have a verdict, and those that have none or were not measured."""
+    with_verdict = [row for row in rows if row["verdict"] in DECIDED]
+    return with_verdict, [row for row in rows if row["verdict"] not in DECIDED]
+
+
+def why_undecided(rows: Sequence[Row], study: Record) -> str:
+    """One line on claims without a verdict: how many there are of each kind, and why."""
+    missing = sum(row["verdict"] == verdicts.NOT_MEASURED for row in rows)
+    held = len(rows) - missing
+    why = "; ".join(study["withheld"]) or "the reason stands beside each"
+    parts = [f"No verdict on {_claims(held)}: {why}"] if held else []
+    if missing:
+        parts.append(f"{_claims(missing)} not measured here: {_unmeasured(study)}")
+    return "; ".join(parts) + "."
+
+
+def _unmeasured(study: Record) -> str:
+    """Why claims were not measured, as far as it is one reason for all."""
+    named, found = study["primary"], study["analysis"]
+    if found["moe"] and found["dense"]:
+        return "what each needs stands beside it"
+    return (
+        f"they are about a Mixture of Experts called {named['moe']} and a dense model called "
+        f"{named['dense']}"
+    )
+
+
+def _claims(count: int) -> str:
+    return "1 claim" if count == 1 else f"{count} claims"
 
 
 def sensitivity(study: Record) -> list[Row]:
@@ -128,21 +165,42 @@ def domains(panels: Sequence[Record]) -> list[Row]:
 def classes(metrics: Sequence[Record], counted: Record) -> list[Row]:
     """Features by class of dictionaries over two sources, beside the error rates of their recipe."""
     rates = {(row["recipe"], row["control"]): row["exclusive"] for row in counted["error_rates"]}
+    pairs = [record for record in metrics if len(record["sources"]) == 2]
+    sides = [sides_of(record["member"]) for record in pairs]
+    of_one = len(set(sides)) == 1  # then they stand in the heads
     return [
         {
             "dictionary": label_of(record),
             "k": record["k"],
             "features": record["features"],
-            **record["classes"],
+            **_alone(record["classes"], first, second, of_one),
+            "tied": record["classes"]["tied"],
+            "dead": record["classes"]["dead"],
             "exclusive share": controls.exclusive_share(record["classes"]),
             **{
                 f"of {control}": rates.get((record["recipe"], control))
                 for control in controls.CONTROLS
             },
         }
-        for record in metrics
-        if len(record["sources"]) == 2
+        for record, (first, second) in zip(pairs, sides, strict=True)
     ]
+
+
+def _alone(counts: Mapping[str, int], first: str, second: str, of_one: bool) -> Row:
+    """Counts of free features; the names of the two models in the heads, or beside each count."""
+    if of_one:
+        return {
+            f"only {first}": counts["A-only"],
+            "common": counts["common"],
+            f"only {second}": counts["B-only"],
+        }
+    return {
+        "first": first,
+        "only first": counts["A-only"],
+        "common": counts["common"],
+        "second": second,
+        "only second": counts["B-only"],
+    }
 
 
 def class_shares(counted: Record) -> list[Row]:
@@ -151,11 +209,15 @@ def class_shares(counted: Record) -> list[Row]:
     for row in counted["rows"]:
         if row["class"] == "dead":
             continue
+        called = {"A-only": row["sources"][0], "B-only": row["sources"][1]}
         for source in row["sources"]:
             name = label_of(row)
             about = shares.setdefault((name, source), {"dictionary": name, "source": source})
-            about[row["class"]] = row["shares"][source]
-    return list(shares.values())
+            own = called.get(row["class"])
+            head = row["class"] if own is None else "its own" if own == source else "the other's"
+            about[head] = row["shares"][source]
+    order = ("dictionary", "source", "its own", "common", "the other's", "tied")
+    return [{head: about[head] for head in order if head in about} for about in shares.values()]
 
 
 def explained(metrics: Sequence[Record]) -> list[Row]:
@@ -176,6 +238,37 @@ def mean_losses(ends: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, 
         model: {domain: mean(end[domain] for end in seeds) for domain in seeds[0]}
         for model, seeds in ends.items()
     }
+
+
+def cross_entropies(
+    trained: Mapping[str, Record], splicing: Sequence[pl.DataFrame], levels: Mapping[str, Record]
+) -> dict[str, Record]:
+    """What is known of each model: of one trained here on all validation tokens, of a loaded one on those
+    on which it was run again, and the n-grams' levels.
+
+    A column says which, where both are there.
+    """
+    again = {
+        model: row
+        for table in splicing
+        for model, row in again_losses(clean_losses(table)).items()
+        if model not in trained
+    }
+    if not again:
+        return {**trained, **levels}
+    whole = {model: {"over": "all validation", **row} for model, row in (trained | levels).items()}
+    return {model: whole.get(model) or again[model] for model in [*trained, *again, *levels]}
+
+
+def again_losses(clean: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Cross-entropy by domain of models that were run again, from their losses as they are."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in clean.iter_rows(named=True):
+        model = Source.parse(row["source"]).model
+        found.setdefault(model, {"over": ""})[row["domain"]] = row["cross_entropy"]
+        if row["domain"] == "all":
+            found[model]["over"] = f"{row['tokens']:,} tokens"
+    return found
 
 
 def ngram_levels(rows: Sequence[Record]) -> dict[str, dict[str, float]]:

@@ -35,11 +35,13 @@ function unpacked(columns) {
 }
 
 function load(number) {
-  const {columns, domains, examples, experts} = read(`dictionary-${number}`);
+  const {columns, domains, examples, experts, text} = read(`dictionary-${number}`);
+  at("note").textContent = read("notes")[number];
   const peak = row => examples[row].length
     ? vocabulary[examples[row][0][4][examples[row][0][3]]] : null;
   view = {columns: unpacked(columns), domains, examples, experts: new Map()};
-  view.columns.push({name: EXAMPLE, text: true, of: peak});
+  if (text) view.columns.push({name: EXAMPLE, text: true, of: peak});
+  view.known = text;
   view.column = Object.fromEntries(view.columns.map(column => [column.name, column]));
   const told = Object.fromEntries(unpacked(experts).map(column => [column.name, column.of]));
   for (let n = 0; experts.length && n < experts[0].values.length; n++) {
@@ -180,7 +182,8 @@ function inside(row) {
   cell.append(box);
   const examples = view.examples[row];
   if (!examples.length) {
-    box.append(make("p", "", "It fires on no validation row."));
+    box.append(make("p", "", view.known ? "It fires on no validation row."
+                                        : "No text of its rows is known here."));
     return line;
   }
   box.append(make("p", "", "Strongest rows, one a document, with the feature's activation there. "

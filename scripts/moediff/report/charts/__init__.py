@@ -33,6 +33,10 @@ class Chart:
     also: tuple[str, ...] = ()  # tables that it shows where the study has them
     job: str = "dictionaries"  # charts of one job are drawn by one process: most of it is starting
     on_page: bool = True  # and so drawn by `all`
+    of_one: bool = (
+        False  # of one dictionary, the first pair: the page has it among that one's figures
+    )
+    sources: int | None = None  # any other dictionary over so many (0: any number) has it there too
 
 
 CHARTS = {
@@ -43,20 +47,30 @@ CHARTS = {
     "training": Chart("Training", "training", ("histories", "ngrams"), job="training"),
     "fve": Chart("Variance explained", "dictionaries", ("fve",)),
     "frontier": Chart("Variance explained against L0", "dictionaries", ("fve",)),
-    "classes": Chart("Classes, beside the error rates of their rule", "features", ("classes",)),
-    "relative-norm": Chart("Relative decoder norm", "features", ("features",), also=("null_features",)),
-    "density": Chart("Density by class", "features", ("features",)),
-    "scaling": Chart("Latent scaling", "features", ("features",)),
+    "classes": Chart("Classes, beside the error rates of their rule", "classes", ("classes",)),
+    "relative-norm": Chart(
+        "Relative decoder norm", "features", ("features",), also=("null_features",), of_one=True,
+        sources=2,
+    ),
+    "density": Chart("Density by class", "features", ("features",), of_one=True, sources=0),
+    "scaling": Chart("Latent scaling", "features", ("features",), of_one=True, sources=2),
     "domains": Chart(
         "Loss with reconstructions in place, by domain", "splicing", ("splicing",), job="models",
+        of_one=True,
     ),
     "affinity": Chart(
         "Experts and features, within token id", "experts", ("features", "affinity"), job="models",
+        of_one=True,
     ),
     "planted": Chart(
         "Planted truth", "synthetic", ("planted",), job="planted", on_page=False,
     ),
 }  # fmt: skip
+
+
+def of_each(sources: int) -> list[str]:
+    """Charts that every dictionary over so many sources has."""
+    return [name for name, chart in CHARTS.items() if chart.sources in (0, sources)]
 
 
 def open_tables(files: Mapping[str, Sequence[Path | str]]) -> dict[str, list[Any]]:
@@ -73,7 +87,8 @@ def draw(name: str, tables: Tables, settings: Mapping[str, Any], size: Size) -> 
     """The chart of that name.
 
     `settings` are `drawn`, the dictionary whose features are looked at as (comparison, member, recipe,
-    seed), `bounds` of the relative norm of common features, and `histories`, the (model, seed) of each.
+    seed), `bounds` of the relative norm of common features, `histories`, the (model, seed) of each, and
+    `routed`, the source of each table of affinity.
     """
     module = import_module(f"{__name__}.{CHARTS[name].module}")
     return getattr(module, name.replace("-", "_"))(tables, settings, size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -12,8 +12,9 @@ import polars as pl
 from moediff.analysis.measured import POOLED, THRESHOLD
 from moediff.report.charts import Tables
 from moediff.report.labels import labelled
-from moediff.report.theme import Size
+from moediff.report.theme import Size, heading, room, spread_out
 
+NAMES = 300  # pixels that names of dictionaries take beside a chart, as a rule
 # Of variance left unexplained: the least that is drawn, and the ticks.
 LEFT_LEAST = 1e-3
 LEFT_TICKS = [2.0, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001]
@@ -55,22 +56,38 @@ def fve_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
         alt.Y("dictionary:N", title=None, sort=named["dictionary"].to_list()).axis(
             labelLimit=400, grid=True
         ),
-        alt.X("value:Q", title="fraction of validation variance explained").scale(zero=True),
+        alt.X("value:Q", title="fraction of validation variance explained")
+        .scale(zero=True)
+        .axis(tickCount=6),
         tooltip=["dictionary", "k", "kind", alt.Tooltip("value", format=".4f")],
     )
     points = shown.mark_point(size=60, filled=True, opacity=1).encode(
         alt.Color("kind:N", title=None).scale(domain=list(kinds.values())).legend(orient="top"),
         alt.Shape("kind:N", title=None).scale(domain=list(kinds.values())),
     )
+    # Beside the chart: next to their marks two close numbers would lie over each other.
+    numbers = named.select("dictionary", "fve", "baseline_pca")
     text = (
-        shown.transform_filter(alt.datum.kind != kinds["baseline_mean"])
-        .mark_text(align="left", dx=7, color="#222")
-        .encode(text=alt.Text("value:Q", format=".3f"))
+        alt.Chart(numbers)
+        .transform_calculate(
+            said="format(datum.fve, '.3f') + ' (PCA ' + format(datum.baseline_pca, '.3f') + ')'"
+        )
+        .mark_text(align="left", dx=8, color="#222", fontSize=11)
+        .encode(
+            alt.Y("dictionary:N", sort=numbers["dictionary"].to_list()),
+            x=alt.value(size["width"]),
+            text="said:N",
+        )
     )
     title = f"Every dictionary explains at least {worst:+.3f} beyond principal components"
     if worst < 0:
         title = f"A dictionary falls {-worst:.3f} short of principal components"
-    return (points + text).properties(title=title, width=size["width"], height={"step": 18})
+    return (points + text).properties(
+        title=heading(title, size["width"] + NAMES),
+        width=size["width"],
+        height={"step": 18},
+        padding=room(named["dictionary"]),
+    )
 
 
 def frontier_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
@@ -111,7 +128,7 @@ def frontier_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
     least = 13 * math.log(bottom / top) / size["height"]  # the height of a name
     named = pl.concat(
         column.sort("left", descending=True).with_columns(
-            pl.Series("place", _apart(sorted(-column["left"].log()), least, -math.log(top))),
+            pl.Series("place", spread_out(sorted(-column["left"].log()), least, -math.log(top))),
             pl.lit(1.15 * column["l0"].max()).alias("edge"),
         )
         for column in means.with_columns(apart.alias("column")).partition_by("column")
@@ -134,15 +151,4 @@ def frontier_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
         + leader
         + points.encode(x, y, colour, tooltip=tooltip)
         + text.encode(alt.X("edge:Q"), alt.Y("place:Q"), text="recipe:N")
-    ).properties(title=title, **size)
-
-
-def _apart(values: Sequence[float], least: float, highest: float) -> list[float]:
-    """Rising values, moved so that neighbours are `least` apart and none is above `highest`."""
-    found: list[float] = []
-    for value in values:
-        found.append(max(value, found[-1] + least) if found else value)
-    for place in reversed(range(len(found))):
-        found[place] = min(found[place], highest)
-        highest = found[place] - least
-    return found
+    ).properties(title=heading(title, size["width"]), **size)

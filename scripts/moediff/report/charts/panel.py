@@ -12,7 +12,9 @@ from moediff.analysis.panel import EITHER, drawn_rows, null_rows
 from moediff.claims.verdicts import ALPHA
 from moediff.report.charts import Tables
 from moediff.report.labels import label_of
-from moediff.report.theme import COLOURS, Size
+from moediff.report.theme import COLOURS, Size, heading, room
+
+NAMES = 160  # pixels that names of kinds take beside the chart
 
 
 def panel(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
@@ -55,12 +57,14 @@ def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:
             row=alt.Row("dictionary:N", title=None, sort=names).header(
                 labelAngle=0, labelAnchor="start", labelOrient="top", labelPadding=2
             ),
-            title=alt.TitleParams(
+            title=heading(
                 _panel_title(splits),
-                subtitle="diamond: the true labels, line: interval over documents, ticks: other labels",
+                size["width"] + NAMES,
+                "diamond: the true labels, line: interval over documents, ticks: other labels",
             ),
         )
         .resolve_scale(y="independent")
+        .properties(padding=room(splits["side"]))
     )
 
 

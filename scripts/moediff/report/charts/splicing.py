@@ -8,9 +8,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from moediff.config.layout import Member
 from moediff.report.charts import Tables
-from moediff.report.labels import labelled
-from moediff.report.theme import Size
+from moediff.report.labels import labelled, sides_of
+from moediff.report.theme import Size, heading, room
 
 # How a model is run, in order, by the kinds of `splicing`: name and colour.
 LOSSES = {
@@ -22,19 +23,25 @@ LOSSES = {
 def domains(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.Chart:
     """Of the models of the dictionary that is looked at."""
     (rows,) = tables["splicing"]
-    return domains_chart(rows, size)
+    _, member, *_ = settings["drawn"]
+    sources = [source.name for source in Member.parse("", member).sources]
+    called = dict(zip(sources, sides_of(member), strict=True))
+    return domains_chart(rows, called, size)
 
 
-def domains_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
+def domains_chart(rows: pl.DataFrame, called: Mapping[str, str], size: Size) -> alt.Chart:
     """Loss of each source by domain: clean, spliced and ablated; and the share of it recovered.
 
     rows: comparison, member, recipe, seed, source, domain, routing, kind, cross_entropy, recovered_zero,
-    recovered_mean, as splicing.parquet has them; routing is live here.
+    recovered_mean, as splicing.parquet has them; routing is live here. called: what each source is
+    called in the chart.
     """
     live = labelled(rows.filter(pl.col("routing") == "live", pl.col("kind").is_in(list(LOSSES))))
-    panel = pl.concat_str("source", pl.lit(" in "), "dictionary").alias("panel")
+    about = " and ".join(live["dictionary"].unique(maintain_order=True))
+    live = live.with_columns(pl.col("source").replace(called))
     live = live.with_columns(
-        panel, pl.col("kind").replace({kind: name for kind, (name, _) in LOSSES.items()})
+        pl.col("source").alias("panel"),
+        pl.col("kind").replace({kind: name for kind, (name, _) in LOSSES.items()}),
     )
     domains = sorted(live["domain"].unique(), key=lambda name: (name != "all", name))
     spliced = live.filter(pl.col("kind") == "spliced").drop_nulls("recovered_mean")
@@ -58,7 +65,9 @@ def domains_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
         .mark_point(filled=True, size=80, opacity=0.9)
         .encode(
             y,
-            alt.X("cross_entropy:Q", title="cross-entropy (nats a token)").scale(zero=False),
+            alt.X("cross_entropy:Q", title="cross-entropy (nats a token)")
+            .scale(zero=False)
+            .axis(tickCount=6),
             alt.Color("kind:N", title=None, sort=names)
             .scale(domain=names, range=[colour for _, colour in LOSSES.values()])
             .legend(orient="top"),
@@ -80,7 +89,9 @@ def domains_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
         .mark_point(filled=True, size=80)
         .encode(
             y.axis(labels=False),
-            alt.X("share:Q", title="share of the loss recovered").scale(zero=False),
+            alt.X("share:Q", title="share of the loss recovered")
+            .scale(zero=False)
+            .axis(tickCount=4),
             alt.Color("ablation:N", title=None)
             .scale(domain=list(against.values()), range=[LOSSES["mean"][1], LOSSES["zero"][1]])
             .legend(orient="top"),
@@ -92,4 +103,6 @@ def domains_chart(rows: pl.DataFrame, size: Size) -> alt.Chart:
     )
     return (
         alt.hconcat(losses, recovered).resolve_scale(color="independent", shape="independent")
-    ).properties(title=title)
+    ).properties(
+        title=heading(title, int(1.5 * size["width"]), about), padding=room(live["domain"])
+    )

@@ -1,0 +1,172 @@
+"""The strongest true sentence of a study, and how often such a sentence is false.
+
+In this order: a claim with a verdict, shown before absent; a panel of models enough against its other
+labels; classes of the pair beside their controls; a smaller panel; else how much a dictionary explains,
+beside principal components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moediff.analysis import controls
+from moediff.analysis.measured import POOLED, THRESHOLD
+from moediff.analysis.panel import EITHER
+from moediff.claims import verdicts
+from moediff.core.terms import KNOWN
+from moediff.report.labels import class_names, member_label, sides_of
+
+Record = Mapping[str, Any]
+RANK = (verdicts.SHOWN, verdicts.OPPOSITE, verdicts.ABSENT)
+SAID = {
+    verdicts.SHOWN: "Shown", verdicts.OPPOSITE: "The opposite was shown", verdicts.ABSENT: "Absent",
+}  # fmt: skip
+# Metrics of how a dictionary was fitted: true of the method, and said of no model.
+OF_FITTING = {
+    "fve_pooled", "fve_gain_last_quarter", "fve_gain_shared_penalty", "tied_cosine_lowest",
+    "common_cosine_median", "common_cosine_negative_share", "relative_norm_side_modes",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence, how sure it is, and the chart that shows it best."""
+
+    sentence: str
+    error: str
+    chart: str
+
+
+def strongest(
+    study: Record,
+    panels: Sequence[Record],
+    counted: Record,
+    metrics: Sequence[Record],
+    pair: Record | None,
+) -> Finding | None:
+    """The first of `claim`, `panel`, `classes` and `explained` that there is; None without a dictionary.
+
+    `study` is what claims.json holds, `counted` what classes.json does, `pair` the record of the dictionary
+    that is drawn, one of `metrics`.
+    """
+    return (
+        claim(study["claims"], study["alpha"])
+        or panel(panels, study["alpha"])
+        or classes(pair, counted)
+        or panel(panels)
+        or explained(pair, metrics)
+    )
+
+
+def claim(claims: Sequence[Record], alpha: float) -> Finding | None:
+    """The claim with the strongest verdict: one about models before one about fitting, shown before absent,
+    primary before others, and then as they were listed."""
+    decided = [one for one in claims if one["verdict"] in RANK]
+    if not decided:
+        return None
+    best = min(
+        decided,
+        key=lambda one: (
+            one["metric"] in OF_FITTING, RANK.index(one["verdict"]), not one["primary"],
+        ),
+    )  # fmt: skip
+    numbers = f"{best['estimate']:.3g}"
+    if best["interval"]:
+        low, high = best["interval"]
+        numbers += f" (95 % interval {low:.3g} to {high:.3g})"
+    against = f", against {best['reference'] or 0:.3g}"
+    error = f"Judged by the whole interval against a value fixed before: {best['reason']}."
+    if best["null"]["kind"] != KNOWN:
+        error = f"Held against {best['null']['kind']}: {best['reason']}."
+    if best["primary"]:
+        error += f" The chance of any false primary claim is {100 * alpha:g} % at most."
+    chart = "panel" if best["metric"].startswith("panel_") else "classes"
+    return Finding(
+        f"{SAID[best['verdict']]}: {best['statement']} Measured: {numbers}{against}.", error, chart
+    )
+
+
+def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:
+    """What features of one kind alone carry in the panel with most other labels, where these are enough for
+    a p of `alpha`."""
+    rows = [
+        (one, row)
+        for one in panels
+        for row in one["judged"]
+        if row["kind"] == EITHER and row["statistic"] == "share" and row["smallest_p"] <= alpha
+    ]
+    if not rows:
+        return None
+    one, row = max(rows, key=lambda found: found[1]["others"])
+    kinds = " or ".join(one["kinds"])
+    above = row["observed"] > row["largest_other"]
+    low, high = (_percent(share, 2) for share in row["interval"])
+    than = "more than" if above else "not more than"
+    return Finding(
+        f"Features of one kind alone ({kinds}) carry {_percent(row['observed'], 2)} (95 % "
+        f"interval {low} to {high}) of the models' variance, {than} under any of {row['others']} other "
+        "labels of the same models "
+        f"({_percent(row['largest_other'], 2)} at most).",
+        f"p {row['p']:.3g}; with so few models the smallest that there can be is {row['smallest_p']:.3g}.",
+        "panel",
+    )
+
+
+def classes(pair: Record | None, counted: Record) -> Finding | None:
+    """The share of features that are one model's alone, where a control says how often that is false."""
+    if pair is None:
+        return None
+    rates = {
+        row["control"]: row for row in counted["error_rates"] if row["recipe"] == pair["recipe"]
+    }
+    share = controls.exclusive_share(pair["classes"])
+    false = rates.get(controls.OTHER_SEED) or rates.get(controls.ROTATED)
+    if share is None or false is None:
+        return None
+    sides = sides_of(pair["member"])
+    each = ", ".join(
+        f"{pair['classes'][name]:,} {called}" for name, called in class_names(sides).items()
+    )
+    where = (
+        "between two seeds of one model" if controls.OTHER_SEED in rates else "of a rotated copy"
+    )
+    share_false = _percent(false["exclusive"])
+    error = f"Error rate: {where}, where nothing differs, the same rule calls {share_false} so"
+    if false["dictionaries"] > 1:
+        error += f" ({_percent(false['lowest'])} to {_percent(false['highest'])} in {false['dictionaries']})"
+    return Finding(
+        f"{_percent(share)} of the features of {' and '.join(sides)} are one model's alone ({each}; "
+        f"{pair['classes'][controls.COMMON]:,} are common).",
+        error + ".",
+        "classes",
+    )
+
+
+def explained(pair: Record | None, metrics: Sequence[Record]) -> Finding | None:
+    """How much of the variance a dictionary explains, beside as many principal components."""
+    if not metrics:
+        return None
+    record = pair or metrics[0]
+    row = next(row for row in record["fve"] if row["source"] == POOLED and row["mode"] == THRESHOLD)
+    names = " and ".join(sides_of(record["member"]))
+    if len(record["sources"]) > 2:
+        names = member_label(record["member"])
+    error = "A baseline on the same rows, not an error rate."
+    if len(record["sources"]) == 2:
+        error += (
+            " No control of this recipe was run, so how often it calls a feature one model's alone by "
+            "mistake is not known."
+        )
+    return Finding(
+        f"One dictionary explains {_percent(row['fve'])} of the variance of {names} with "
+        f"{row['l0']:.1f} of {record['features']:,} features a row, on {row['rows']:,} rows that it was "
+        f"not fitted on; {row['k']} principal components explain {_percent(row['baseline_pca'])}.",
+        error,
+        "relative-norm" if len(record["sources"]) == 2 else "fve",
+    )
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"

@@ -1,0 +1,130 @@
+"""The first sentence: which of several findings is the strongest, and its error rate."""
+
+from __future__ import annotations
+
+import pytest
+
+from moediff.claims import verdicts
+from moediff.report import finding
+
+CLAIM = {
+    "statement": "MoEs have more.", "metric": "moe_only_feature_share", "primary": False, "estimate": 0.0762,
+    "interval": [0.05, 0.1], "reference": 0.039, "null": {"kind": "a known value"}, "reason": "the interval",
+}  # fmt: skip
+PAIR = {
+    "comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 0, "features": 2048,
+    "sources": ["moe.0", "dense.0"],
+    "classes": {"A-only": 117, "common": 1574, "B-only": 179, "tied": 117, "dead": 61},
+    "fve": [{"source": "pooled", "mode": "threshold", "fve": 0.967, "l0": 11.98, "k": 12, "rows": 59_423,
+             "baseline_pca": 0.742}],
+}  # fmt: skip
+NONE = {"error_rates": []}
+
+
+def claims(*changes: dict) -> list[dict]:
+    return [CLAIM | change for change in changes]
+
+
+def rate(control: str, recipe: str = "r", dictionaries: int = 1) -> dict:
+    return {"recipe": recipe, "control": control, "exclusive": 0.05, "lowest": 0.04, "highest": 0.06,
+            "dictionaries": dictionaries}  # fmt: skip
+
+
+def judged(observed: float, others: int = 34, least: float = 0.029) -> dict:
+    row = {"kind": "either kind", "statistic": "share", "observed": observed, "largest_other": 0.02,
+           "others": others, "p": 0.03, "smallest_p": least, "interval": [0.005, 0.05]}  # fmt: skip
+    return {"kinds": {"moe": [], "dense": []}, "judged": [row | {"kind": "moe", "p": 0.9}, row]}
+
+
+def test_shown_comes_before_absent_and_models_before_the_fit() -> None:
+    absent = {"verdict": verdicts.ABSENT, "primary": True, "statement": "absent"}
+    shown = {"verdict": verdicts.SHOWN, "statement": "shown"}
+    fit = {
+        "verdict": verdicts.SHOWN,
+        "metric": "fve_pooled",
+        "statement": "of the fit",
+        "primary": True,
+    }
+    opposite = {"verdict": verdicts.OPPOSITE, "statement": "opposite"}
+    for rows, first in (
+        ([fit, absent, opposite, shown], "Shown: shown Measured"),
+        ([fit, absent, opposite], "The opposite was shown: opposite"),
+        ([fit, absent], "Absent: absent"),
+        ([fit], "Shown: of the fit"),
+        ([shown, shown | {"primary": True, "statement": "primary"}], "Shown: primary"),
+    ):
+        assert finding.claim(claims(*rows), 0.05).sentence.startswith(first)
+    undecided = [{"verdict": name} for name in ("undecided", "no verdict", "not measured")]
+    assert finding.claim(claims(*undecided), 0.05) is None
+
+
+def test_a_claim_says_its_numbers_its_reason_and_the_error_of_primary_ones() -> None:
+    (one,) = claims({"verdict": verdicts.SHOWN, "primary": True,
+                     "null": {"kind": "every other labelling of the panel"}})  # fmt: skip
+    found = finding.claim([one], 0.05)
+    assert found.sentence == (
+        "Shown: MoEs have more. Measured: 0.0762 (95 % interval 0.05 to 0.1), against 0.039."
+    )
+    assert found.error == (
+        "Held against every other labelling of the panel: the interval. The chance of any false primary "
+        "claim is 5 % at most."
+    )
+
+
+def test_a_panel_is_held_against_its_other_labels() -> None:
+    found = finding.panel([judged(0.01, others=2), judged(0.03)])
+    assert found.sentence == (
+        "Features of one kind alone (moe or dense) carry 3.00 % (95 % interval 0.50 % to 5.00 %) of the "
+        "models' variance, more than under any of 34 other labels of the same models (2.00 % at most)."
+    )
+    assert found.error == "p 0.03; with so few models the smallest that there can be is 0.029."
+    assert "not more than under any" in finding.panel([judged(0.01)]).sentence
+    assert finding.panel([]) is None
+    assert finding.panel([judged(0.01, least=0.333)], 0.05) is None
+
+
+def test_classes_are_said_only_beside_their_error_rate() -> None:
+    found = finding.classes(
+        PAIR, {"error_rates": [rate("rotated"), rate("other seed", dictionaries=3)]}
+    )
+    assert found.sentence == (
+        "15.8 % of the features of moe and dense are one model's alone (117 only moe, 179 only dense; 1,574 "
+        "are common)."
+    )
+    assert found.error == (
+        "Error rate: between two seeds of one model, where nothing differs, the same rule calls 5.0 % so "
+        "(4.0 % to 6.0 % in 3)."
+    )
+    assert "of a rotated copy" in finding.classes(PAIR, {"error_rates": [rate("rotated")]}).error
+    other = {"error_rates": [rate("other seed", recipe="other"), rate("permuted")]}
+    assert finding.classes(PAIR, other) is None
+    assert finding.classes(None, NONE) is None
+
+
+def test_without_controls_the_baseline_stands_beside_what_is_explained() -> None:
+    found = finding.explained(PAIR, [PAIR])
+    assert found.sentence == (
+        "One dictionary explains 96.7 % of the variance of moe and dense with 12.0 of 2,048 features a "
+        "row, on 59,423 rows that it was not fitted on; 12 principal components explain 74.2 %."
+    )
+    assert "not an error rate. No control of this recipe was run" in found.error
+    alone = PAIR | {"member": "moe.0", "sources": ["moe.0"]}
+    assert "No control" not in finding.explained(None, [alone]).error
+    assert finding.explained(None, []) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "panels", "rates", "says"),
+    [
+        (verdicts.ABSENT, [judged(0.0)], [rate("rotated")], "Absent"),
+        ("no verdict", [judged(0.0)], [rate("rotated")], "Features of one kind alone"),
+        ("no verdict", [], [rate("rotated")], "15.8 %"),
+        ("no verdict", [judged(0.0, least=0.333)], [rate("rotated")], "15.8 %"),
+        ("no verdict", [judged(0.0, least=0.333)], [], "Features of one kind alone"),
+        ("no verdict", [], [], "One dictionary explains"),
+    ],
+)
+def test_the_strongest_is_taken(verdict: str, panels: list, rates: list, says: str) -> None:
+    study = {"claims": claims({"verdict": verdict}), "alpha": 0.05}
+    found = finding.strongest(study, panels, {"error_rates": rates}, [PAIR], PAIR)
+    assert found.sentence.startswith(says)
