@@ -68,7 +68,6 @@ def test_a_folder_that_asks_for_code_of_the_hub_is_refused_before_any_job(tmp_pa
     asks = {"_attn_implementation": "owner/kernel"}
     refused(folder_of(tmp_path / "top", **asks), r"_attn_implementation .*\(owner/kernel\)")
     refused(folder_of(tmp_path / "text", text_config={"num_hidden_layers": 8} | asks), "code of")
-    refused(folder_of(tmp_path / "other", transformers_weights="a.bin"), "names other weights")
 
 
 def test_an_adapter_and_a_gguf_file_are_refused_before_any_job_where_their_package_is_missing(

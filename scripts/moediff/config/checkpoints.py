@@ -102,11 +102,6 @@ def config_fault(found: Mapping[str, Any]) -> str | None:
                 f"{key} in {CONFIG} asks for code of the Hub ({asked}), which is not run here; "
                 "remove that key"
             )
-    if found.get("transformers_weights") is not None:
-        return (
-            f"transformers_weights in {CONFIG} names other weights than model.safetensors or its "
-            "index; remove that key"
-        )
     return quantised.fault(found)
 
 

@@ -69,6 +69,10 @@ def _gguf(name: str, revision: str | None) -> Path:
     """A GGUF file of the Hub, named owner/repository/file.gguf."""
     from huggingface_hub import hf_hub_download
 
+    if name.count("/") < 2:
+        raise UserError(
+            f"model '{name}': no such file; one of the Hub is named owner/name/file.gguf"
+        )
     repository, file = checkpoints.parts_of_gguf(name)
     return Path(hf_hub_download(repository, file, revision=revision))
 
