@@ -12,9 +12,9 @@ rule metrics:
         metrics=of_fit("metrics.json"),
         features=of_fit("features.parquet"),
     log:
-        log_of("metrics/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("metrics/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:
-        benchmark_of("metrics/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("metrics/{comparison}/{member}/{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -60,9 +60,9 @@ rule linear_map:
     output:
         at("baseline", file="anchor.parquet"),
     log:
-        log_of("linear_map/{comparison}-{member}"),
+        log_of("linear_map/{comparison}/{member}"),
     benchmark:
-        benchmark_of("linear_map/{comparison}-{member}")
+        benchmark_of("linear_map/{comparison}/{member}")
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -85,9 +85,9 @@ rule deletion:
     output:
         of_fit("deletion.json"),
     log:
-        log_of("deletion/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("deletion/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:
-        benchmark_of("deletion/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("deletion/{comparison}/{member}/{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -135,9 +135,9 @@ rule panel:
         panel=of_fit("panel.json"),
         explained=of_fit("explained.parquet"),
     log:
-        log_of("panel/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("panel/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:
-        benchmark_of("panel/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("panel/{comparison}/{member}/{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
     threads: THREADS
@@ -163,9 +163,9 @@ rule matching:
     output:
         of_fit("recurs.parquet"),
     log:
-        log_of("matching/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("matching/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:
-        benchmark_of("matching/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("matching/{comparison}/{member}/{recipe}-{seed}")
     wildcard_constraints:
         member=AS_IT_IS,
     conda:
@@ -192,9 +192,9 @@ rule examples:
     output:
         of_fit("examples.parquet"),
     log:
-        log_of("examples/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("examples/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:
-        benchmark_of("examples/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("examples/{comparison}/{member}/{recipe}-{seed}")
     wildcard_constraints:
         member=AS_IT_IS,
     conda:
@@ -245,9 +245,9 @@ if "corpus" in config:
         output:
             of_fit("splicing.parquet"),
         log:
-            log_of("splice/{comparison}-{member}-{recipe}-{seed}"),
+            log_of("splice/{comparison}/{member}/{recipe}-{seed}"),
         benchmark:
-            benchmark_of("splice/{comparison}-{member}-{recipe}-{seed}")
+            benchmark_of("splice/{comparison}/{member}/{recipe}-{seed}")
         wildcard_constraints:
             member=AS_IT_IS,
         conda:
@@ -280,9 +280,9 @@ if "corpus" in config:
         output:
             of_fit("panel_loss.json"),
         log:
-            log_of("panel_loss/{comparison}-{member}-{recipe}-{seed}"),
+            log_of("panel_loss/{comparison}/{member}/{recipe}-{seed}"),
         benchmark:
-            benchmark_of("panel_loss/{comparison}-{member}-{recipe}-{seed}")
+            benchmark_of("panel_loss/{comparison}/{member}/{recipe}-{seed}")
         wildcard_constraints:
             member=AS_IT_IS,
         conda:

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from moediff import config as settings
 from moediff.claims import reading
-from moediff.config import layout, made_in, resources, roles, schema
+from moediff.config import config_files, layout, locks, made_in, places, resources, roles, schema
 from moediff.config.complete import complete
 from moediff.core.errors import ConfigError, UserError
 from moediff.report.charts import CHARTS
@@ -15,11 +15,17 @@ SCHEMA, PRESETS = (
     for name in ("schema.yaml", "presets.yaml")
 )
 try:
+    places.check_interpreter(sys.executable)
+    config_files.check_files(workflow.configfiles)
     CLAIMS = reading.read_claims(Path(workflow.basedir) / "config/claims.yaml")
     config.update(complete(config, SCHEMA, PRESETS))
     made_in.check(config["results"], Path.cwd())
 except ConfigError as error:
     sys.exit(f"config error: {error}")
+
+# A run that is killed leaves its lock, which stops the next one. Jobs read this file too.
+if workflow.is_main_process:
+    print(locks.left_behind(Path(".snakemake"), sys.argv), end="", file=sys.stderr)
 
 DOMAINS = list(config.get("corpus", {}).get("domains", []))
 TRAINED, LOADED, EXTERNAL = (settings.models_of(config, kind) for kind in settings.KINDS.values())
@@ -38,7 +44,7 @@ PLANTED_RECIPES = {
     "paper": schema.recipe_of(SCHEMA, PRESETS, "2603.05805"),
 }
 # A member whose models can be run again: a control's rows are no model's.
-AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@-]+"
+AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@+-]+"
 # The analysis that claims are judged by, its panels, and those whose answer is known.
 PRIMARY = CLAIMS["primary"]
 PRIMARY_PANELS = roles.primary_panels(config, FITS, PRIMARY)
@@ -115,7 +121,7 @@ wildcard_constraints:
     model=one_of(config["models"]),
     recipe=one_of(config["recipes"]),
     comparison=one_of(config["comparisons"]),
-    member=r"[A-Za-z0-9._@-]+",
+    member=r"[A-Za-z0-9._@+-]+",
     source=r"[A-Za-z0-9.@_-]+",
     split=one_of(settings.SPLITS),
     seed=r"\d+",

@@ -7,9 +7,9 @@ rule principal_components:
     output:
         at("baseline", file="components.safetensors"),
     log:
-        log_of("principal_components/{comparison}-{member}"),
+        log_of("principal_components/{comparison}/{member}"),
     benchmark:
-        benchmark_of("principal_components/{comparison}-{member}")
+        benchmark_of("principal_components/{comparison}/{member}")
     conda:
         "../envs/moediff.yaml"
     resources:
@@ -31,9 +31,9 @@ rule fit:
         of_fit("early.safetensors"),
         of_fit("history.parquet"),
     log:
-        log_of("fit/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("fit/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:
-        benchmark_of("fit/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("fit/{comparison}/{member}/{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
     threads: THREADS

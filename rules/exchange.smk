@@ -17,9 +17,9 @@ for form, names in EXPORTS.items():
         output:
             [at("export", layout=form, file=name) for name in names],
         log:
-            log_of(f"export/{form}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}"),
+            log_of(f"export/{form}/{{comparison}}/{{member}}/{{recipe}}-{{seed}}"),
         benchmark:
-            benchmark_of(f"export/{form}-{{comparison}}-{{member}}-{{recipe}}-{{seed}}")
+            benchmark_of(f"export/{form}/{{comparison}}/{{member}}/{{recipe}}-{{seed}}")
         conda:
             "../envs/moediff.yaml"
         resources:

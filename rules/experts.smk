@@ -8,9 +8,9 @@ rule affinity:
     output:
         of_source("affinity.parquet"),
     log:
-        log_of("affinity/{comparison}-{member}-{recipe}-{seed}-{source}"),
+        log_of("affinity/{comparison}/{member}/{recipe}-{seed}/{source}"),
     benchmark:
-        benchmark_of("affinity/{comparison}-{member}-{recipe}-{seed}-{source}")
+        benchmark_of("affinity/{comparison}/{member}/{recipe}-{seed}/{source}")
     wildcard_constraints:
         member=AS_IT_IS,
     conda:
@@ -38,9 +38,9 @@ rule masking:
     output:
         of_source("masked.parquet"),
     log:
-        log_of("masking/{comparison}-{member}-{recipe}-{seed}-{source}"),
+        log_of("masking/{comparison}/{member}/{recipe}-{seed}/{source}"),
     benchmark:
-        benchmark_of("masking/{comparison}-{member}-{recipe}-{seed}-{source}")
+        benchmark_of("masking/{comparison}/{member}/{recipe}-{seed}/{source}")
     wildcard_constraints:
         member=AS_IT_IS,
     conda:
@@ -71,9 +71,9 @@ rule attribution:
     output:
         of_source("written.parquet"),
     log:
-        log_of("attribution/{comparison}-{member}-{recipe}-{seed}-{source}"),
+        log_of("attribution/{comparison}/{member}/{recipe}-{seed}/{source}"),
     benchmark:
-        benchmark_of("attribution/{comparison}-{member}-{recipe}-{seed}-{source}")
+        benchmark_of("attribution/{comparison}/{member}/{recipe}-{seed}/{source}")
     wildcard_constraints:
         member=AS_IT_IS,
     conda:

@@ -3,12 +3,17 @@
 from moediff.job import job
 
 with job(snakemake) as log:
+    import glob
+
     from moediff.core import artifact
     from moediff.corpus import sources
 
     params = snakemake.params
     name = snakemake.wildcards.domain
-    table = sources.documents(name, params.settings, params.splits, params.most_bytes)
+    settings = dict(params.settings)
+    if "paths" in settings:  # the files that were planned: a glob could match what was made since
+        settings["paths"] = [glob.escape(path) for path in snakemake.input]
+    table = sources.documents(name, settings, params.splits, params.most_bytes)
     provenance = artifact.made_by("documents", domain=dict(params.settings), splits=params.splits)
     artifact.write_parquet(snakemake.output[0], table, provenance)
     megabytes = table["text"].str.len_bytes().sum() / 1e6

@@ -11,14 +11,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import RECIPE, SCHEMA
 from moediff.activations.caching import ROUTINGS
 from moediff.activations.views import VIEWS
-from moediff.analysis import controls
+from moediff.analysis import controls, panel, splicing
+from moediff.config.names import RESERVED
 from moediff.config.recipes import STREAM
+from moediff.corpus.ngrams import ORDERS
 from moediff.corpus.sources import TEXT_SOURCES
 from moediff.dictionaries.blocks import RANKS, TIES
 from moediff.dictionaries.fitting import SCALES
@@ -26,7 +29,9 @@ from moediff.dictionaries.objectives import LOSSES, PENALTIES
 from moediff.dictionaries.selection import KEEPS_K, RULES
 from moediff.exchange import crosscoders, hub, saelens
 from moediff.hooks.points import HOOKS
+from moediff.report import tables
 from moediff.synthetic import methods
+from moediff.training import history
 from moediff.training.trainable import TRAINABLE
 from workflow import ROOT
 
@@ -104,7 +109,7 @@ def test_a_plain_choice_is_as_listed(place: str) -> None:
 
 def test_hook_pattern_of_the_schema_is_the_hooks() -> None:
     pattern = SCHEMA["properties"]["activations"]["properties"]["hook"]["pattern"]
-    assert pattern == f"^({'|'.join(HOOKS)})$"
+    assert pattern == rf"^({'|'.join(HOOKS)})\Z"
 
 
 def test_text_sources_of_the_schema_equal_their_registry() -> None:
@@ -170,3 +175,14 @@ def test_methods_on_planted_worlds_use_recipes_that_are_made() -> None:
     settings = {"active": 4, "features": 64, "steps": 10, "batch": 8, "width": 32}
     made = methods.recipes(RECIPE, RECIPE, settings)
     assert {method.recipe for method in methods.METHODS.values()} == set(made)
+
+
+def test_words_that_stages_write_beside_users_names_are_no_names_of_users() -> None:
+    losses = tables.by_model({"moe": {"code": 1.0}})
+    own = panel.own_domains(np.eye(2, dtype=bool), np.ones(2), [None, None], 1)
+    beside_domains = {history.ALL, splicing.ALL, *own[0]["features"], *losses[0]} - {"code"}
+    assert beside_domains == RESERVED["domain"].keys()
+    groups = panel.group(np.eye(2, dtype=bool), 1)
+    counted = panel.counts(groups, {"moe": ["moe.0"], "dense": ["dense.0"]})
+    assert counted.keys() - {"moe", "dense"} | ORDERS.keys() == RESERVED["model"].keys()
+    assert " " in panel.EITHER  # no name has one

@@ -104,8 +104,9 @@ def checked(found: Any) -> dict[str, Any]:
             raise ConfigError(f"claims: row {number} has no id")
         if row["id"] in rows:
             raise ConfigError(f"claims: the id '{row['id']}' stands twice")
-        rows[row["id"]] = {key: value for key, value in row.items() if key != "id"}
-    # `fill` takes its config through JSON, where the key that YAML reads as null is "null" again.
+        # YAML reads the key `null`, which a claim has, as nothing.
+        named = {"null" if key is None else key: value for key, value in row.items()}
+        rows[row["id"]] = {key: value for key, value in named.items() if key != "id"}
     claims = fill(found | {"claims": rows}, _SCHEMA, {})
     for name, row in claims["claims"].items():
         where = f"claims.{name}"

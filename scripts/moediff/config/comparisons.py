@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
 from moediff.config.activations import model_shards, points
 from moediff.config.base import ROW_SPLITS, Config, count_of
 from moediff.config.kinds import kind
-from moediff.config.layout import Fit, Member, Source, side
+from moediff.config.layout import LONGEST_MEMBER, Fit, Member, Source, side
 from moediff.config.models import model_width, seeds
 from moediff.config.recipes import STREAM
 from moediff.core.errors import ConfigError
+
+MOST_CHOICES = 100_000  # of one seed a model
+MOST_LABELLINGS = 200_000  # of a panel: ten seconds and 30 MB of rows
 
 
 def members(config: Config, comparison: str) -> list[Member]:
@@ -142,6 +146,7 @@ def check_comparison(name: str, config: Config) -> None:
                     f"{where}.seeds: {seed} is no seed of '{name_of_side}', which has "
                     f"{', '.join(map(str, known))}"
                 )
+    _check_choices(where, comparison, config)
     found = members(config, name)
     if not found:
         raise ConfigError(
@@ -151,15 +156,47 @@ def check_comparison(name: str, config: Config) -> None:
     for member in found:
         if len(set(member.sources)) < len(member.sources):
             raise ConfigError(f"{where}: one source stands twice in {member.name}")
+        if len(member.name) > LONGEST_MEMBER:
+            models = ", ".join(dict.fromkeys(source.model for source in member.sources))
+            raise ConfigError(
+                f"{where}: a dictionary over these {len(member.sources)} sources has a name of "
+                f"{len(member.name)} characters, more than a folder takes ({LONGEST_MEMBER}); shorten the "
+                f"names of {models}, or take fewer seeds"
+            )
         # Of more sources some would be in step with each other, and no rate of exclusive features known.
         if comparison["control"] and len(member.sources) != 2:
             raise ConfigError(
                 f"{where}.control: permuted rows go with one other model's, a rotated copy with its own "
                 f"model's; {member.name} has {len(member.sources)} sources"
             )
+        if is_panel(config, member):
+            _check_labellings(where, member)
     _check_shards(where, found[0], config)
     for recipe in comparison["recipes"]:
         _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)
+
+
+def _check_choices(where: str, comparison: Config, config: Config) -> None:
+    """Refuse `each` over so many sides and seeds that listing the choices takes for ever."""
+    named = comparison.get("each", ())
+    choices = math.prod(len(seeds(config, side(name)[0])) for name in named) * len(points(config))
+    if choices > MOST_CHOICES:
+        raise ConfigError(
+            f"{where}.each: {choices:,} choices of one seed a model are more than {MOST_CHOICES:,}; name "
+            "fewer models, or seeds"
+        )
+
+
+def _check_labellings(where: str, member: Member) -> None:
+    """Refuse a panel that can be labelled in more ways than are ever tried: its null needs each of them."""
+    first, second = (len(names) for names in kinds(member).values())
+    ways = math.comb(first + second, first)
+    if ways > MOST_LABELLINGS:
+        raise ConfigError(
+            f"{where}: {first} and {second} models can be labelled in {ways:,} ways, and a panel is held "
+            f"against each; take fewer seeds (10 and 10 models have 184,756), or put a part of them into "
+            "comparisons of their own"
+        )
 
 
 def _check_shards(where: str, member: Member, config: Config) -> None:

@@ -11,27 +11,35 @@ from moediff.config.comparisons import check_comparison
 from moediff.config.corpus import check_corpus
 from moediff.config.kinds import language_models
 from moediff.config.models import check_model
+from moediff.config.names import check_names
+from moediff.config.places import settle
 from moediff.config.recipes import check_recipe
 from moediff.config.schema import fill
+from moediff.config.sizes import check_sizes
 from moediff.config.training import check_training
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, one_line
 
 
 def complete(
     config: Mapping[str, Any], schema: Mapping[str, Any], presets: Mapping[str, Config]
 ) -> Config:
     """The config with presets and every default filled in, checked. Raises ConfigError with one line."""
-    whole = fill(config, schema, presets)
-    _check(whole, schema)
+    try:
+        whole = fill(config, schema, presets)
+        settle(whole)
+        _check(whole, schema)
+    except ConfigError as error:
+        raise ConfigError(one_line(str(error))) from error
     return whole
 
 
 def _check(config: Config, schema: Mapping[str, Any]) -> None:
+    check_names(config)
     low, high = config["features"]["bounds"]
     if not 0 <= low <= high <= 1:
         raise ConfigError(f"features.bounds: [{low}, {high}] must rise from 0 to 1")
     if "corpus" in config:
-        check_corpus(config["corpus"])
+        check_corpus(config)
     elif language_models(config):
         raise ConfigError("config: the key 'corpus' is missing")
     for name, model in config["models"].items():
@@ -47,3 +55,4 @@ def _check(config: Config, schema: Mapping[str, Any]) -> None:
     for seed in seeds_of["choose"]:
         if seed in seeds_of["score"]:
             raise ConfigError(f"planted.seeds: seed {seed} is both to choose and to score on")
+    check_sizes(config)

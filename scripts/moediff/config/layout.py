@@ -6,8 +6,10 @@ elsewhere is how a panel came to be called by half of a hook point.
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -102,7 +104,19 @@ _SOURCE = re.compile(
     r"(?P<model>[A-Za-z0-9][\w-]*)(?:\.(?P<seed>\d+)(?:\.(?P<view>[a-z]+))?)?"
     rf"(?:{AT}(?P<point>[a-z_]+\.{_LAYER}))?"
 )
+_RUN = re.compile(
+    r"(?P<model>[A-Za-z0-9][\w-]*)\.(?P<seeds>\d+(?:-\d+)?(?:\+\d+(?:-\d+)?)*)(?:\.(?P<view>[a-z]+))?"
+    rf"(?:{AT}(?P<point>[a-z_]+\.{_LAYER}))?"
+)
 _BETWEEN = "_"  # between the sources of a member
+LONGEST_MEMBER = (
+    245  # characters; a folder's name takes 255, and none that was ever written is longer
+)
+
+
+def _source_name(model: str, seeds: str, view: str | None, point: str | None) -> str:
+    seen = f"{model}.{seeds}" + (f".{view}" if view else "")
+    return seen + (f"{AT}{point}" if point else "")
 
 
 @dataclass(frozen=True)
@@ -117,8 +131,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        seen = f"{self.model}.{self.seed}" + (f".{self.view}" if self.view else "")
-        return seen + (f"{AT}{self.point}" if self.point else "")
+        return _source_name(self.model, str(self.seed), self.view, self.point)
 
     @classmethod
     def parse(cls, name: str, seed: int | None = None) -> Source:
@@ -132,6 +145,26 @@ class Source:
         return cls(match["model"], number, match["point"], match["view"])
 
 
+def _runs(sources: Iterable[Source]) -> Iterator[str]:
+    """Names of sources, those of one model, view and point that follow each other as one: 0-3+7."""
+    for one, group in itertools.groupby(sources, key=lambda source: replace(source, seed=0)):
+        runs: list[list[int]] = []
+        for source in group:
+            if runs and source.seed == runs[-1][-1] + 1:
+                runs[-1] = [runs[-1][0], source.seed]
+            else:
+                runs.append([source.seed])
+        seeds = "+".join("-".join(map(str, run)) for run in runs)
+        yield _source_name(one.model, seeds, one.view, one.point)
+
+
+def _sources_of(run: re.Match[str]) -> list[Source]:
+    """The sources of a name that `_runs` made."""
+    ends = [[int(end) for end in part.split("-")] for part in run["seeds"].split("+")]
+    seeds = [seed for end in ends for seed in range(end[0], end[-1] + 1)]
+    return [Source(run["model"], seed, run["point"], run["view"]) for seed in seeds]
+
+
 @dataclass(frozen=True)
 class Member:
     """The sources of one dictionary of a comparison, in order: the first is A, the second B."""
@@ -141,14 +174,17 @@ class Member:
 
     @property
     def name(self) -> str:
-        return _BETWEEN.join(source.name for source in self.sources)
+        """Its sources' names in order; where that is too long for a folder, seeds of a model that
+        follow each other stand together: `moe.0-19_dense.0-3+7`."""
+        whole = _BETWEEN.join(source.name for source in self.sources)
+        return whole if len(whole) <= LONGEST_MEMBER else _BETWEEN.join(_runs(self.sources))
 
     @classmethod
     def parse(cls, comparison: str, name: str) -> Member:
         """The member of a name that `name` made: the inverse, whatever underscores its models have.
 
         Of all ways to cut the name at underscores, one gives sources alone: a source has a dot
-        before its seed, and nothing but a view or a point after it. Raises UserError when none does.
+        before its seeds, and nothing but a view or a point after them. Raises UserError when none does.
         """
         sources: list[Source] = []
         start = 0
@@ -156,9 +192,9 @@ class Member:
         while start < len(pieces):
             for stop in range(start + 1, len(pieces) + 1):
                 piece = _BETWEEN.join(pieces[start:stop])
-                match = _SOURCE.fullmatch(piece)
-                if match is not None and match["seed"] is not None:
-                    sources.append(Source.parse(piece))
+                match = _RUN.fullmatch(piece)
+                if match is not None:
+                    sources += _sources_of(match)
                     start = stop
                     break
             else:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from moediff.config.base import Config, files_of
+from moediff.config.base import Config
+from moediff.config.checkpoints import check_checkpoint
 from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, kind, kind_of, models_of
+from moediff.config.places import check_loaded
 from moediff.config.rows import check_rows
-from moediff.core.errors import ConfigError
+from moediff.core.errors import ConfigError, first_line
+
+MOST = {"layers": 10_000, "d_model": 1_048_576}  # as of a model that is trained here (schema.yaml)
 
 
 def active_block_parameters(train: Mapping[str, int]) -> int:
@@ -34,15 +39,35 @@ def _known(config: Config, model: str, key: str, *names: str) -> int | None:
         return settings["train"][key]
     if kind(config, model) is EXTERNAL:
         return None
-    checkpoint = Path(settings["load"]) / "config.json"
-    if not checkpoint.is_file():
-        return None
+    found = _checkpoint_config(f"models.{model}.load", settings["load"])
+    found = found.get("text_config") or found
+    for name in names:
+        value = found.get(name) if isinstance(found, dict) else {}
+        if value is None:
+            continue
+        if type(value) is not int or not 1 <= value <= MOST[key]:
+            raise ConfigError(
+                f"models.{model}.load: {settings['load']}/config.json has {name} {value!r:.40}, no whole "
+                f"number from 1 to {MOST[key]:,}"
+            )
+        return value
+    return None
+
+
+def _checkpoint_config(where: str, folder: str) -> Config:
+    """config.json of a checkpoint in a local folder; empty for a Hub id, or where there is none."""
+    path = os.path.join(folder, "config.json")
+    if not os.path.lexists(path):
+        return {}
     try:
-        found = json.loads(checkpoint.read_text(encoding="utf-8"))
-        found = found.get("text_config", found)
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"models.{model}.load: {checkpoint} is not a config ({error})") from error
-    return next((found[name] for name in names if name in found), None)
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{where}: {path} cannot be read ({first_line(error)})") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {path} is not a config ({first_line(error)})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: {path} is not a config (no mapping of keys)")
+    return found
 
 
 def seeds(config: Config, model: str) -> list[int]:
@@ -50,13 +75,6 @@ def seeds(config: Config, model: str) -> list[int]:
     settings = config["models"][model]
     trained = kind(config, model).trained
     return (settings["seeds"] or config["training"]["seeds"]) if trained else [0]
-
-
-def checkpoint_files(name: str) -> list[str]:
-    """Config, weights and tokenizer of a checkpoint in a local folder; none for a Hub id."""
-    return files_of(
-        name, ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json")
-    )
 
 
 def own_tokenizers(config: Config) -> list[str]:
@@ -69,11 +87,13 @@ def check_model(name: str, model: Config, config: Config) -> None:
         check_rows(name, config)
         return
     if kind_of(model) is LOADED:
+        check_loaded(f"models.{name}.load", model["load"], config["results"])
         if model["tokenizer"] == "corpus" and "load" not in config["corpus"]["tokenizer"]:
             raise ConfigError(
                 f"models.{name}.load: a checkpoint needs its own tokenizer; set corpus.tokenizer to "
                 f"{{load: {model['load']}}}, or models.{name}.tokenizer to own"
             )
+        check_checkpoint(f"models.{name}.load", model["load"])
         return
     train = model["train"]
     if train["d_model"] % train["heads"] or (train["d_model"] // train["heads"]) % 2:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.config.base import Config
+from moediff.config.base import Config, files_of
 from moediff.config.kinds import TRAINED, kind
 from moediff.config.layout import Member
 from moediff.config.models import model_width
@@ -90,7 +90,7 @@ def model_mb(config: Config, model: str) -> float:
     if kind(config, model) is TRAINED:
         vocabulary = config["corpus"]["tokenizer"].get("train", 2**16)
         return 4 * model_parameters(settings["train"], vocabulary) / MEGABYTE
-    files = list(Path(settings.get("load", "")).glob("*.safetensors"))
+    files = map(Path, files_of(settings.get("load", ""), ("*.safetensors",)))
     return sum(file.stat().st_size for file in files) / MEGABYTE or UNKNOWN_MODEL_MB
 
 

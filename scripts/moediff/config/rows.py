@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import glob
+import os
 from pathlib import Path
 
-from moediff.config.base import ROW_SPLITS, Config, as_list
+from moediff.config.base import ROW_SPLITS, Config, as_list, matches
+from moediff.config.globs import path_fault
+from moediff.config.places import outside
 from moediff.core.errors import ConfigError
 
 
@@ -16,8 +18,11 @@ def row_patterns(rows: Config, split: str) -> list[str]:
 
 def row_paths(config: Config, model: str, split: str) -> list[str]:
     """Files and folders of `rows`, one a shard: glob after glob, those of each sorted by name."""
+    where, results = f"models.{model}.rows.{split}", config["results"]
     patterns = row_patterns(config["models"][model]["rows"], split)
-    return [path for pattern in patterns for path in sorted(glob.glob(pattern, recursive=True))]
+    return [
+        path for pattern in patterns for path in outside(where, pattern, matches(pattern), results)
+    ]
 
 
 def row_files(path: str) -> list[str]:
@@ -36,17 +41,17 @@ def check_rows(name: str, config: Config) -> None:
     seen: set[str] = set()
     for split in ROW_SPLITS:
         where = f"models.{name}.rows.{split}"
-        for pattern in row_patterns(config["models"][name]["rows"], split):
-            if not glob.glob(pattern, recursive=True):
-                raise ConfigError(f"{where}: no file matches '{pattern}' (from {Path.cwd().name}/)")
         for path in row_paths(config, name, split):
             if not _is_rows(path):
                 raise ConfigError(
                     f"{where}: '{path}' is neither a .safetensors file nor a folder of .npy files"
                 )
-            if path in seen:
+            fault = next((fault for file in row_files(path) if (fault := path_fault(file))), None)
+            if fault:
+                raise ConfigError(f"{where}: {fault}")
+            if os.path.abspath(path) in seen:
                 raise ConfigError(f"{where}: '{path}' is named twice; a row counts once")
-            seen.add(path)
+            seen.add(os.path.abspath(path))
 
 
 def _is_rows(path: str) -> bool:

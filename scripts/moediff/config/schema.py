@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from moediff.config.base import Config
 from moediff.config.kinds import KINDS
+from moediff.config.plain import plain, word_of
 from moediff.core.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def fill(
     config: Mapping[str, Any], schema: Mapping[str, Any], presets: Mapping[str, Config]
 ) -> Config:
     """The config with every default filled in. Raises ConfigError at what the schema refuses."""
-    whole = _expand_like(json.loads(json.dumps(config, default=str)))
+    whole = _expand_like(plain(config))
     whole = _expand_presets(whole, presets)
     resolved = _resolve(schema, whole, schema["$defs"], ())
     _refuse_schema_errors(whole, resolved)
@@ -69,8 +69,9 @@ def _expand_like(config: Config) -> Config:
 
     def train_keys(name: str, seen: tuple[str, ...]) -> Config:
         model = trained[name]
-        own = model.get("train")
-        own = own if isinstance(own, dict) else {}
+        own = model.get("train", {})
+        if not isinstance(own, dict):
+            raise ConfigError(f"models.{name}.train: {own!r} must be a mapping of keys")
         base = model.get("like")
         if base is None:
             return own
@@ -192,10 +193,17 @@ def _explained(error: Any) -> str:
         missing = [key for key in error.validator_value if key not in error.instance]
         return f"{where}: the key '{missing[0]}' is missing"
     if error.validator == "type" and _looks_like_number(error.instance):
-        return (
-            f"{where}: '{error.instance}' is text to YAML, not a number; "
-            f"write {_as_yaml_number(error.instance)}"
-        )
+        number = _as_yaml_number(error.instance)
+        if number == error.instance:  # without quotes it would have been one
+            return (
+                f"{where}: '{number}' is text, not a number: in a config file write {number} without "
+                "quotes (what stands in brackets after --config is text always)"
+            )
+        return f"{where}: '{error.instance}' is text to YAML, not a number; write {number}"
+    no_text = error.instance is None or isinstance(error.instance, bool | int | float)
+    if error.validator == "type" and "string" in error.validator_value and no_text:
+        shown = word_of(error.instance)
+        return f"{where}: {shown} is no text to YAML; if it is a name, write it in quotes"
     return f"{where}: {error.message}"
 
 

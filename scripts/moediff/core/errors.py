@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST = 1000  # characters of a line that is to be read
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = _REFUSED | _FULL | {errno.EROFS, errno.EIO}
@@ -99,6 +100,13 @@ def of_the_machine(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.errno not in _MACHINE:
         return None
     return f"{error.filename or 'a file'}: {error.strerror}; see to that and run the same command again"
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Text as one line that a terminal shows as it is, its middle left out where it is very long."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    half = longest // 2
+    return shown if len(shown) <= longest else f"{shown[:half]} ... {shown[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

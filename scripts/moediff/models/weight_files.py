@@ -1,60 +1,42 @@
-"""Which files hold a checkpoint's weights: safetensors that lie in its folder, whatever its JSON names."""
+"""Which files hold a checkpoint's weights: safetensors that lie in its folder, whatever its index names."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from moediff.config.checkpoints import CONFIG
 from moediff.core import artifact
 from moediff.core.errors import UserError, first_line, refusal
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 _INDEX = ".safetensors.index.json"
-_EXPLICIT = "transformers_weights"  # key of config.json that names the weights or their index
-
-
-def digest(folder: Path) -> str:
-    """Digest of a checkpoint's config, of all safetensors of its folder and of indices to them."""
-    return digests(folder)[0]
 
 
 def digests(folder: Path) -> list[str]:
-    """`digest`, and what earlier versions wrote in its place: they left the index out."""
+    """Digest of a checkpoint's config, all safetensors of its folder and indices to them.
+
+    A second one is what earlier versions wrote in its place: they left the indices out.
+    """
     files = artifact.digest_files([folder / CONFIG, *sorted(folder.glob("*.safetensors"))])
     indices = sorted(folder.glob(f"*{_INDEX}"))
     return [artifact.digest(files, artifact.digest_files(indices)), files] if indices else [files]
 
 
 def check_weights(folder: Path) -> None:
-    """Raise UserError where transformers would read weights that are no safetensors of the folder.
+    """Raise UserError where an index names weights that are no safetensors of the folder.
 
-    It opens whatever an index names: a pickle, or a file that lies elsewhere, which no digest covers.
+    transformers opens whatever it names: a pickle, or a file that lies elsewhere, which no digest covers.
     """
-    for name in _named(folder):
-        _check(folder, name, folder / CONFIG)
-        if name.endswith(_INDEX):
-            for shard in _indexed(folder / name):
-                _check(folder, shard, folder / name)
-
-
-def _named(folder: Path) -> Iterator[str]:
-    """Names of the weights or of their index, in the order in which transformers looks for them."""
-    config = _object(folder / CONFIG)
-    parts = [config, config.get("text_config")]
-    explicit = [p[_EXPLICIT] for p in parts if isinstance(p, dict) and p.get(_EXPLICIT) is not None]
-    found = [name for name in (WEIGHTS, f"model{_INDEX}") if (folder / name).is_file()]
-    yield from map(str, explicit or found[:1])
-
-
-def _indexed(index: Path) -> list[str]:
-    """Names that an index gives."""
+    index = folder / f"model{_INDEX}"
+    if (folder / WEIGHTS).is_file() or not index.is_file():  # one file, which needs no index
+        return
     names = _object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UserError(f"{index}: has no weight_map of tensors to files; take a whole checkpoint")
-    return sorted(set(map(str, names.values())))
+    for name in sorted(set(map(str, names.values()))):
+        _check(folder, name, index)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -73,7 +55,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _check(folder: Path, name: str, where: Path) -> None:
     """Refuse a name that leaves the folder, by itself or by a link, or is of another format."""
     file = folder / name
-    if name == file.name and name.endswith((".safetensors", _INDEX)):
+    if name == file.name and name.endswith(".safetensors"):
         if not file.is_file():
             raise UserError(f"{where}: names '{name}', which is not there; take a whole checkpoint")
         home = folder.resolve()

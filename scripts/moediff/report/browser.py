@@ -68,7 +68,9 @@ def with_recurrence(features: pl.DataFrame, recurs: pl.DataFrame) -> pl.DataFram
     A model without another seed is left out: there is nothing to recur in, which is no 0.
     """
     counted = recurs.select(pl.selectors.starts_with("recurs_of_")).columns
-    compared = [name.replace("recurs_of_", "recurs_") for name in counted if recurs[name].max()]
+    compared = [
+        "recurs_" + name.removeprefix("recurs_of_") for name in counted if recurs[name].max()
+    ]
     return features.join(recurs.select("feature", *compared), on="feature")
 
 
