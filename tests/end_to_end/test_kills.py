@@ -100,6 +100,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
         or subprocess.run(mount, capture_output=True, check=False).returncode
     ):
         pytest.skip("no disk can be mounted here")
+    (folder / "kept").touch()  # else Snakemake removes the folder after a job that failed
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 

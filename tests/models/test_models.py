@@ -127,10 +127,10 @@ def test_a_checkpoint_of_a_folder_is_loaded_and_its_tokens_checked(tmp_path: Pat
     folder = fetching.fetch(str(tmp_path), None)
     loaded = loading.load(folder)
     assert parameters.count_parameters(loaded).total == sum(p.numel() for p in model.parameters())
-    small = Vocabulary(VOCABULARY, 0, (0,), "digest", "entries")
     tokenizer = tmp_path / "corpus.json"  # of the corpus: its last entry is the 65th
     entries = {f"w{n}": n for n in range(VOCABULARY + 1)}
     Tokenizer(WordLevel(entries, unk_token="w0")).save(str(tokenizer))
+    small = Vocabulary(VOCABULARY, 0, (0,), artifact.digest_files([tokenizer]), "entries")
     suitability.check_vocabulary(folder, loaded, small, tokenizer, "made")
     with pytest.raises(UserError, match=r"embedding has 64 rows.*'w64'"):
         suitability.check_vocabulary(folder, loaded, replace(small, size=65), tokenizer, "made")

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint are safetensors of its folder, all of them digested, whatever its JSON names."""
+"""Weights of a checkpoint are safetensors of its folder, all of them digested, whatever its index names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import DENSE
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError
 from moediff.models import loading
-from moediff.models.weight_files import check_weights, digest
+from moediff.models.loading import digest
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -123,18 +123,6 @@ def test_a_link_out_of_the_folder_is_refused_but_for_the_hubs_cache(
         path.rename(blob)
         path.symlink_to(f"../../blobs/{blob.name}")
     loading.load(folder)
-
-
-def test_a_name_in_the_config_is_held_to_the_same(sharded: Path, tmp_path: Path) -> None:
-    config = json.loads((sharded / loading.CONFIG).read_text())
-    (sharded / "sub").mkdir()
-    shutil.copy(sharded / SHARDS[0], sharded / "sub" / "w.safetensors")
-    for name in ("sub/w.safetensors", "adapter_model.bin", "../w.safetensors"):
-        changed = config | {"transformers_weights": name}
-        (sharded / loading.CONFIG).write_text(json.dumps(changed))
-        refused(sharded, name)
-    (sharded / loading.CONFIG).write_text(json.dumps(config | {"transformers_weights": INDEX}))
-    check_weights(sharded)
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def from_transformers(
     named: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
     place = folder / gguf if gguf else folder
     if gguf is None:
-        check_weights(folder)
         checkpoint_config.check_config(folder)
+        check_weights(folder)
     try:
         if gguf is None:
             _check_counts(folder)

@@ -37,7 +37,9 @@ def check_vocabulary(
             f"of the corpus ({vocabulary.size}); set corpus.tokenizer to {{load: {name}}}"
         )
     if vocabulary.size > embedded(model):
-        _check_reach(model, open_tokenizer(tokenizer), vocabulary.end_of_text, name)
+        _check_reach(
+            model, open_tokenizer(tokenizer, vocabulary.digest), vocabulary.end_of_text, name
+        )
 
 
 def _own_tokenizer(folder: Path) -> Tokenizer | None:
