@@ -3,6 +3,9 @@
 from moediff.job import fit_of, job
 
 with job(snakemake, torch_threads=True) as log:
+    import numpy as np
+
+    from moediff.activations.cautions import cautions
     from moediff.activations.rows import AlignedRows
     from moediff.analysis import evaluation, features, latent_scaling
     from moediff.analysis.classes import class_counts, conventions
@@ -39,6 +42,9 @@ with job(snakemake, torch_threads=True) as log:
     measured_early, table_early = described(early, None)
     if len(names) == 2:
         nu = latent_scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
+        log.info("latent scaling covers %d of %d live features: the others fire on fewer than %d rows, or "
+                 "nothing of their owner goes with them", np.isfinite(nu["nu_error"]).sum(),
+                 (nu["fired"] > 0).sum(), latent_scaling.LEAST_FIRINGS)  # fmt: skip
         table = features.with_scaling(table, nu)
     classes = class_counts(table)
     about = {
@@ -46,6 +52,7 @@ with job(snakemake, torch_threads=True) as log:
         "k": recipe["k"],
         "features": len(table),
     }
+    abouts = [artifact.read_json(path)["about"] for path in snakemake.input.rows]
     made_by = artifact.made_by("metrics", features=dict(params.features), origins=rows.origins)
     artifact.write_parquet(snakemake.output.features, table, made_by)
     artifact.write_json(
@@ -60,9 +67,16 @@ with job(snakemake, torch_threads=True) as log:
                 "classes": class_counts(table_early),
                 "fve": measured_early.fve[THRESHOLD, POOLED],
             },
-            "rows": [artifact.read_json(path)["about"] for path in snakemake.input.rows],
+            "rows": abouts,
             "fve": fve_rows(measured, names, classes["dead"], about),
         },
     )
     log.info("%s/%s: fve %.4f, classes %s", wildcards.comparison, wildcards.recipe,
              measured.fve[THRESHOLD, POOLED], classes)  # fmt: skip
+    if measured.massive_rows:
+        log.warning("%d validation rows of massive norm are left in: fve %.4f with and %s without them",
+                    measured.massive_rows, measured.fve[THRESHOLD, POOLED],
+                    measured.fve_without[THRESHOLD, POOLED])  # fmt: skip
+    for about in abouts:
+        for sentence in cautions(about):
+            log.warning("%s", sentence)

@@ -10,6 +10,7 @@ with job(snakemake):
     from moediff.core import artifact
     from moediff.report import browser, labels, page, tables
     from moediff.report.charts import CHARTS
+    from moediff.report.row_cautions import row_cautions
     from moediff.training import history
 
     files, params = snakemake.input, snakemake.params
@@ -28,11 +29,12 @@ with job(snakemake):
         model_of(path): artifact.read_json(path)["parameters"] for path in files.manifests
     }
     study = artifact.read_json(files.claims)
+    metrics = [artifact.read_json(path) for path in files.metrics]
     numbers = tables.of_study(
         study,
         artifact.read_json(files.panels)["panels"],
         artifact.read_json(files.classes),
-        [artifact.read_json(path) for path in files.metrics],
+        metrics,
         parameters,
         losses | levels,
         params.rows,
@@ -67,7 +69,7 @@ with job(snakemake):
     features = (
         {"Features: search, sort, read": browser.browser(dictionaries)} if dictionaries else {}
     )
-    sentences = page.verdicts(
+    sentences = row_cautions(metrics) + page.verdicts(
         {model: losses[model]["all"] for model in params.judged if model in losses},
         levels["trigram"]["all"] if levels else None,
         {model for model, counts in parameters.items() if counts["total"] != counts["active"]},

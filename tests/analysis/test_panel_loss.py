@@ -316,7 +316,8 @@ def test_the_job(tokens: Path, shard, sides, tmp_path: Path) -> None:
         origins.append({"model": loading.digest(folder), "hook": "resid_post.0"})
         manifests.append(folder / "model.json")
         measured_point = {"hook": "resid_post", "layer": 0, "median_norm": 1.0}
-        artifact.write_json(folder / "points.json", {"points": {"default": measured_point}})
+        points = {"points": {"default": measured_point}, "reading": {"drop": DROP}}
+        artifact.write_json(folder / "points.json", points)
     drawn = np.random.default_rng(1).integers(0, 3, 256)
     groups = groups_of({(0, 1): drawn == 0, (0, 2): drawn == 1, (2, 3): drawn == 2}, 256)
     used = np.array([[s in groups.sets[g] for s in range(4)] for g in groups.group_of])

@@ -383,7 +383,8 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
             rows = capture(**packed_inputs(model, *packed)).points[point]
         norm = float(rows.norm(dim=2).median())
         measured = {"hook": "resid_post", "layer": 0, "median_norm": norm}
-        artifact.write_json(folder / "points.json", {"points": {"default": measured}})
+        points = {"points": {"default": measured}, "reading": {"drop": DROP}}
+        artifact.write_json(folder / "points.json", points)
     table = pl.DataFrame({"class": ["common"] * 64 + ["A-only"] * 63 + ["dead"]})
     artifact.write_parquet(tmp_path / "features.parquet", table, artifact.made_by("metrics"))
     facts = artifact.made_by("dictionaries") | {"origins": origins}
@@ -423,9 +424,12 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
         clean, back, zero = (of(found, **about, kind=kind) for kind in (CLEAN, SPLICED, ZERO))
         assert abs(clean - back) <= 1e-6 < abs(clean - zero)
         assert of(found, "tokens", **about, kind=ZERO) == one_pass(shard).target[:4].sum()
-    massive = run({"drop": DROP | {"massive_norm": 1.1}})
+    moe = manifests[1].parent / "points.json"  # of one model alone: each has its own rule
+    artifact.write_json(moe, points | {"reading": {"drop": DROP | {"massive_norm": 1.1}}})
+    massive = run()
     losses_of = {of(one, source="moe.0", kind=k) for one in (found, massive) for k in (CLEAN, ZERO)}
     assert len(losses_of) == 3  # some rows are replaced, not all
+    artifact.write_json(moe, points)
 
     other = other_tokenizer(shard)
     arrays = {name: value for name, value in vars(other).items() if isinstance(value, np.ndarray)}

@@ -3,7 +3,7 @@
 Every job of a cluster run parses the Snakefile again, and rules ask for these names.
 """
 
-from moediff.config.activations import model_shards, points
+from moediff.config.activations import dropped, model_shards, points
 from moediff.config.base import ROW_SPLITS, SPLITS
 from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
 from moediff.config.corpus import (
@@ -36,6 +36,7 @@ __all__ = [
     "Fit",
     "Source",
     "checkpoint_files",
+    "dropped",
     "fits",
     "has_experts",
     "init_of",
