@@ -23,6 +23,7 @@ from moediff.analysis.panel_loss import (
 from moediff.analysis.sides import Side
 from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, splice, without
 from moediff.core import artifact
+from moediff.core.resampling import LEAST_DOCUMENTS
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.dictionary import Dictionary
@@ -352,7 +353,8 @@ def test_the_job(tokens: Path, shard, sides, tmp_path: Path) -> None:
     assert found["kinds"] == KINDS
     deleted, within = deletions(groups)
     wanted = splice(
-        sides, [text(shard, 4)], mixing(), False, 4, 3, False, deleted, within, list(deleted)
+        sides, [text(shard, 4)], mixing(), False, 4, 3, False, deleted, within, list(deleted),
+        LEAST_DOCUMENTS,
     )  # fmt: skip
     assert found["losses"] == source_losses(wanted.table, NAMES)
     assert found["groups"] == loss_rows(wanted.table, groups, NAMES)
