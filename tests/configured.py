@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
+import pytest
 import yaml
 
 from conftest import PRESETS, SCHEMA
 from moediff.config import complete
+from moediff.core.errors import ConfigError
 from workflow import ROOT
 
 FOLDER = ROOT / "config"
@@ -36,3 +39,12 @@ def changed(change: dict | str, base: dict = SHIPPED["config"]) -> dict:
 
 def completed(change: dict | str = "{}") -> dict:
     return complete.complete(changed(change), SCHEMA, PRESETS)
+
+
+def refused(change: dict | str, named: Sequence[str]) -> None:
+    """Fail unless a changed config is refused in one line, in which each of `named` stands."""
+    with pytest.raises(ConfigError) as caught:
+        completed(change)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [part for part in named if part not in message] == [], message

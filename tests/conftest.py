@@ -1,4 +1,4 @@
-"""Small worlds that the tests share: rows in shards, tiny models, packed tokens, a finished study."""
+"""Small worlds that the tests share: text, packed tokens, tiny models, rows in shards, a finished study."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 if not shutil.which("nvidia-smi"):  # before torch, which imports Triton where it is installed
     os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from moediff.activations import caching, kept_rows
@@ -24,6 +27,8 @@ from moediff.activations.shards import COLUMNS, Shard, Stored
 from moediff.config import schema
 from moediff.core import artifact
 from moediff.corpus import token_shards
+from moediff.corpus.sources import document_id
+from moediff.corpus.tokenizer import train_tokenizer
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.hooks.points import Point
 from moediff.models import build
@@ -89,6 +94,43 @@ def token_shard(tmp_path: Path) -> Callable[..., Path]:
     return lambda name="tokens.h5", sequences=24, length=32, seed=0: write_tokens(
         tmp_path / name, sequences, length, seed
     )
+
+
+WORDS = ["the", "fox", "saw", "a", "red", "moon", "over", "quiet", "hills", "and", "ran", "home"]
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    """Different texts of known words, each with its number."""
+    chance = Random(seed)
+    return [
+        f"{seed}.{i} " + " ".join(chance.choices(WORDS, k=chance.randint(1, 30)))
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """Trained on sentences, 320 entries."""
+    return train_tokenizer(sentences(300, 0), 320)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Callable[..., dict[str, Path]]:
+    """Writes one file a domain, given as {split: texts}."""
+
+    def write(**domains: dict[str, list[str]]) -> dict[str, Path]:
+        paths = {}
+        for name, splits in domains.items():
+            rows = [
+                {"text": text, "document": document_id(text), "split": split}
+                for split, texts in splits.items()
+                for text in texts
+            ]
+            paths[name] = tmp_path / f"{name}.parquet"
+            artifact.write_parquet(paths[name], pl.DataFrame(rows), {})
+        return paths
+
+    return write
 
 
 DROP = {"sequence_start": True, "special_tokens": True, "massive_norm": None}

@@ -80,10 +80,10 @@ ODD = {
 }  # fmt: skip
 
 
-def tiny(name: str, seed: int = 0) -> PreTrainedModel:
+def tiny(name: str, seed: int = 0, **sizes: int) -> PreTrainedModel:
     """A random model of a family, for inference; its weights are large enough to tell rows apart."""
     kind, settings = (FAMILIES | PARALLEL | ODD)[name]
-    whole = settings if kind == "gpt2" else SIZES | settings
+    whole = (settings if kind == "gpt2" else SIZES | settings) | sizes
     torch.manual_seed(seed)
     config = AutoConfig.for_model(kind, **whole)
     model = AutoModelForCausalLM.from_config(config)

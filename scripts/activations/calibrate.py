@@ -1,23 +1,16 @@
 """Resolve the hook points of a model, prove them, and fix the powers of two by which rows are stored."""
 
-from moediff.job import job
+from moediff.job import job, model_and_text
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff.activations import caching, kept_rows
+    from moediff.activations import caching
     from moediff.activations.cautions import cautions
     from moediff.config.activations import resolve_layer
-    from moediff.core import artifact, device
-    from moediff.corpus.token_shards import read_token_shard
+    from moediff.core import artifact
     from moediff.hooks.points import Point
-    from moediff.models import loading
 
     params, wildcards = snakemake.params, snakemake.wildcards
-    model, facts = loading.open_manifest(
-        snakemake.input.model[0],
-        device.pick_device(snakemake.config["device"]),
-        snakemake.config["models"][wildcards.model].get("device_map"),
-    )
-    shard, *others = map(read_token_shard, snakemake.input.tokens)
+    model, facts, shard, kept = model_and_text(snakemake)
     points = {
         name: Point(hook, resolve_layer(layer, facts["layers"], wildcards.model))
         for name, (hook, layer) in params.reading["points"].items()
@@ -26,7 +19,7 @@ with job(snakemake, torch_threads=True) as log:
         model,
         caching.Reading(points, params.reading["routing"]),
         shard,
-        kept_rows.kept_rows(shard, params.reading["drop"], params.across, others),
+        kept,
         params.across,
         params.reading["dtype"],
         params.reading["drop"]["massive_norm"],

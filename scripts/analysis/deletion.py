@@ -1,31 +1,21 @@
 """The share of each source's variance that goes when a class of features is deleted."""
 
-from moediff.job import fit_of, job
+from moediff.job import fit_of, job, open_fit
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff.activations.rows import AlignedRows
-    from moediff.analysis import deletion, evaluation
+    from moediff.analysis import deletion
     from moediff.analysis.classes import CLASSES, class_numbers
-    from moediff.core import artifact, device
-    from moediff.dictionaries.dictionary import Dictionary
+    from moediff.core import artifact
 
-    params, wildcards = snakemake.params, snakemake.wildcards
-    names = list(params.sources)
-    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
-    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
-    evaluation.check_models(rows, facts, snakemake.input.dictionary)
+    names = list(snakemake.params.sources)
+    rows, dictionary, recipe, device = open_fit(snakemake)
     classes = artifact.read_parquet(snakemake.input.features, ["class"])["class"].to_numpy()
     lost = deletion.deleted_together(
-        dictionary,
-        rows,
-        class_numbers(classes),
-        len(CLASSES),
-        facts["recipe"]["batch"],
-        device.pick_device(snakemake.config["device"]),
+        dictionary, rows, class_numbers(classes), len(CLASSES), recipe["batch"], device
     )
     about = {
-        **fit_of(wildcards),
-        **{key: facts["recipe"][key] for key in ("k", "features", "tied")},
+        **fit_of(snakemake.wildcards),
+        **{key: recipe[key] for key in ("k", "features", "tied")},
     }
     found = [
         {

@@ -1,27 +1,21 @@
 """Measure one dictionary on the validation rows, beside its baselines."""
 
-from moediff.job import fit_of, job
+from moediff.job import fit_of, job, open_fit
 
 with job(snakemake, torch_threads=True) as log:
     import numpy as np
 
     from moediff.activations.cautions import cautions
-    from moediff.activations.rows import AlignedRows
     from moediff.analysis import evaluation, features, latent_scaling
     from moediff.analysis.classes import class_counts, conventions
     from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
     from moediff.core import artifact
-    from moediff.core.device import pick_device
     from moediff.dictionaries import principal_components
     from moediff.dictionaries.dictionary import Dictionary, in_float64
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
-    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
-    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
-    evaluation.check_models(rows, facts, snakemake.input.dictionary)
-    recipe = facts["recipe"]
-    device = pick_device(snakemake.config["device"])
+    rows, dictionary, recipe, device = open_fit(snakemake)
     dictionary = in_float64(dictionary, device)
     baseline = principal_components.Baseline.load(snakemake.input.components)
 
@@ -71,8 +65,8 @@ with job(snakemake, torch_threads=True) as log:
             "fve": fve_rows(measured, names, classes["dead"], about),
         },
     )
-    log.info("%s/%s: fve %.4f, classes %s", wildcards.comparison, wildcards.recipe,
-             measured.fve[THRESHOLD, POOLED], classes)  # fmt: skip
+    fve = ", ".join(f"{mode} {measured.fve[mode, POOLED]:.4f}" for mode in measured.l0)
+    log.info("%s/%s: fve by %s; classes %s", wildcards.comparison, wildcards.recipe, fve, classes)
     if measured.massive_rows:
         log.warning("%d validation rows of massive norm are left in: fve %.4f with and %s without them",
                     measured.massive_rows, measured.fve[THRESHOLD, POOLED],

@@ -1,26 +1,21 @@
 """What all models of one kind use and none of the other, against every other labelling."""
 
-from moediff.job import fit_of, job
+from moediff.job import fit_of, job, open_fit
 
 with job(snakemake, torch_threads=True) as log:
     import numpy as np
     import polars as pl
 
-    from moediff.activations.rows import AlignedRows
-    from moediff.analysis import deletion, evaluation, panel
+    from moediff.analysis import deletion, panel
     from moediff.core import artifact
-    from moediff.core.device import pick_device
     from moediff.core.resampling import LEAST_DOCUMENTS
     from moediff.dictionaries.dictionary import Dictionary, in_float64
 
     params, wildcards = snakemake.params, snakemake.wildcards
     names = list(params.sources)
-    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
-    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
-    evaluation.check_models(rows, facts, snakemake.input.dictionary)
-    device = pick_device(snakemake.config["device"])
+    rows, dictionary, recipe, device = open_fit(snakemake)
     dictionary = in_float64(dictionary, device)
-    batch = facts["recipe"]["batch"]
+    batch = recipe["batch"]
     features = artifact.read_parquet(snakemake.input.features, ["class", "top_domain"])
     alive = (features["class"] != "dead").to_numpy()
     alone = deletion.deleted_alone(dictionary, rows, batch, device)

@@ -1,10 +1,10 @@
 """Fit one dictionary, or several over the same rows."""
 
-from moediff.job import job
+from moediff.job import job, state_folder
 
 with job(snakemake, torch_threads=True) as log:
     from moediff.activations.rows import AlignedRows
-    from moediff.core import artifact, checkpoint
+    from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.dictionaries import fitting
 
@@ -22,9 +22,7 @@ with job(snakemake, torch_threads=True) as log:
             "recipe": dict(wanted["recipe"]),
             "seed": seed,
         }
-        state = checkpoint.state_folder(
-            snakemake.config["results"], "dictionary", name, known, params.version, device.type
-        )
+        state = state_folder(snakemake, "dictionary", name, known, params.version, device.type)
         made = fitting.Job(f"{name}, seed {seed}", wanted["recipe"], seed, state)
         jobs[made.name] = made, *(next(outputs) for _ in range(3))
         facts[made.name] = artifact.made_by("dictionaries", **known)

@@ -1,30 +1,22 @@
 """What each feature's firing tells of the experts that a source's MoE chose, within token id."""
 
-from moediff.job import job
+from moediff.job import job, open_fit
 
 with job(snakemake, torch_threads=True) as log:
-    from moediff.activations.rows import AlignedRows
-    from moediff.analysis import evaluation
     from moediff.core import artifact
-    from moediff.core.device import pick_device
     from moediff.core.errors import UserError
-    from moediff.dictionaries.dictionary import Dictionary
     from moediff.experts import affinity
 
-    params, name = snakemake.params, snakemake.wildcards.source
-    rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
-    dictionary, facts = Dictionary.load(snakemake.input.dictionary)
-    evaluation.check_models(rows, facts, snakemake.input.dictionary)
-    source = list(params.sources).index(name)
+    name = snakemake.wildcards.source
+    rows, dictionary, recipe, device = open_fit(snakemake)
+    source = list(snakemake.params.sources).index(name)
     layers = affinity.layers_of(rows, source)
     if not layers:
         raise UserError(
             f"{name}: no routing is stored below its hook point; take an MoE, and set "
             "activations.routing to used"
         )
-    device = pick_device(snakemake.config["device"])
-    batch = facts["recipe"]["batch"]
-    table = affinity.feature_affinity(dictionary, rows, source, layers, batch, device)
+    table = affinity.feature_affinity(dictionary, rows, source, layers, recipe["batch"], device)
     made_by = artifact.made_by("affinity", origins=rows.origins, source=name)
     artifact.write_parquet(snakemake.output[0], table, made_by)
     for (layer,), part in table.group_by("layer", maintain_order=True):

@@ -1,6 +1,7 @@
 """What every script does first: log to the rule's file, bound its threads, end errors in one line.
 
-The one module that sees Snakemake's object. It imports little: what a job needs is imported in it.
+Then what several scripts open alike. The one module that sees Snakemake's object. It imports little: what a
+job needs is imported in it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moediff.core.errors import UserError
 
@@ -21,8 +23,15 @@ from moediff.core.errors import UserError
 COLLECTED_EVERY = 50_000
 
 if TYPE_CHECKING:
-    from moediff.analysis.reruns import Text
+    import torch
+    from transformers import PreTrainedModel
+
+    from moediff.activations.kept_rows import Kept
+    from moediff.activations.rows import AlignedRows
+    from moediff.analysis.reruns import Rerun, Text
     from moediff.analysis.sides import Side
+    from moediff.corpus.token_shards import TokenShard
+    from moediff.dictionaries.dictionary import Dictionary
 
 
 @contextmanager
@@ -33,7 +42,11 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
     log.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if snakemake.log:
-        handlers.append(logging.FileHandler(snakemake.log[0], mode="w", encoding="utf-8"))
+        handlers.append(
+            logging.FileHandler(
+                snakemake.log[0], mode="w", encoding="utf-8", errors="backslashreplace"
+            )
+        )
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
@@ -70,6 +83,38 @@ def fit_of(wildcards: Any) -> dict[str, Any]:
     }
 
 
+def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:
+    """Folder of a long job's checkpoints, outside every output, named by a digest of `key`.
+
+    Snakemake deletes a job's outputs before it starts again; what must survive lies here. The key
+    names the job, so that no two jobs write to one folder, and all that decides its result.
+    """
+    from moediff.config import layout
+    from moediff.core import artifact
+
+    name = f"{stage}-{artifact.digest(*key)}"
+    return Path(snakemake.config["results"]) / layout.path("state") / name
+
+
+def model_and_text(snakemake: Any) -> tuple[PreTrainedModel, dict[str, Any], TokenShard, Kept]:
+    """The job's model, its manifest, a token shard as it reads it, and the rows to store of that.
+
+    `input.tokens` are this shard and then the same text by every other tokenizer.
+    """
+    from moediff.activations.kept_rows import kept_rows
+    from moediff.core.device import pick_device
+    from moediff.corpus.token_shards import read_token_shard
+    from moediff.models.loading import open_manifest
+
+    found, params, config = snakemake.input, snakemake.params, snakemake.config
+    settings = config["models"][snakemake.wildcards.model]
+    model, facts = open_manifest(
+        found.model[0], pick_device(config["device"]), settings.get("device_map")
+    )
+    shard, *others = map(read_token_shard, found.tokens)
+    return model, facts, shard, kept_rows(shard, params.reading["drop"], params.across, others)
+
+
 def sides_and_texts(
     snakemake: Any, facts: Mapping[str, Any]
 ) -> tuple[list[Side], Iterator[list[Text]]]:
@@ -89,3 +134,41 @@ def sides_and_texts(
     )
     texts = read_texts(found.tokens, params.tokenizers, params.reads, params.drop, params.across)
     return sides, texts
+
+
+class OpenFit(NamedTuple):
+    """A dictionary, and the validation rows that it is measured on."""
+
+    rows: AlignedRows
+    dictionary: Dictionary
+    recipe: dict[str, Any]  # by which it was fitted
+    device: torch.device
+
+
+def open_fit(snakemake: Any) -> OpenFit:
+    """The job's dictionary, and the validation rows of its sources as they are or by `params.views`.
+
+    Raises UserError where it was fitted on other models, hook points or scales than the rows'.
+    """
+    from moediff.activations.rows import AlignedRows
+    from moediff.analysis.evaluation import check_models
+    from moediff.core.device import pick_device
+    from moediff.dictionaries.dictionary import Dictionary
+
+    found, params = snakemake.input, snakemake.params
+    rows = AlignedRows.of(found.validation, params.points, params.get("views"))
+    dictionary, facts = Dictionary.load(found.dictionary)
+    check_models(rows, facts, found.dictionary)
+    return OpenFit(rows, dictionary, facts["recipe"], pick_device(snakemake.config["device"]))
+
+
+def open_rerun(snakemake: Any, device: torch.device) -> Rerun:
+    """The model of the job's source, and the tokens on which it is run again."""
+    from moediff.analysis.reruns import Rerun
+    from moediff.corpus.token_shards import read_token_shard
+    from moediff.models.loading import open_manifest
+
+    found, params = snakemake.input, snakemake.params
+    model, _ = open_manifest(found.model, device, params.device_map)
+    tokens = read_token_shard(found.tokens)
+    return Rerun(model, tokens, params.across, params.sequences, params.batch)

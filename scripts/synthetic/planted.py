@@ -1,11 +1,11 @@
 """Score the methods of attribution on worlds of known truth; a world that is done is not done again."""
 
-from moediff.job import job
+from moediff.job import job, state_folder
 
 with job(snakemake, torch_threads=True) as log:
     import shutil
 
-    from moediff.core import artifact, checkpoint
+    from moediff.core import artifact
     from moediff.synthetic import grid, methods, scoring
 
     params = snakemake.params
@@ -18,9 +18,7 @@ with job(snakemake, torch_threads=True) as log:
         about = [cell["world"], cell["seed"]]
         key = artifact.digest(*about)
         if key not in known:
-            state = checkpoint.state_folder(
-                snakemake.config["results"], "planted", *about, sizes, recipes, params.version
-            )
+            state = state_folder(snakemake, "planted", *about, sizes, recipes, params.version)
             done = state / "scores.json"
             if not done.exists():
                 truth = grid.made(cell["world"], settings, cell["seed"])

@@ -1,13 +1,13 @@
 """One trial of the sweep over peak learning rates: fewer tokens, judged on others of the train split."""
 
-from moediff.job import job
+from moediff.job import job, state_folder
 
 JUDGED = 100_000  # tokens at most, the last of the train split
 
 with job(snakemake, torch_threads=True) as log:
     from dataclasses import asdict, replace
 
-    from moediff.core import artifact, checkpoint
+    from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.core.errors import Diverged
     from moediff.corpus.token_shards import TokenSplit
@@ -41,9 +41,7 @@ with job(snakemake, torch_threads=True) as log:
     inputs = [train.digest, judge.digest]
     facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
     facts |= inits.provenance(init, start)
-    state = checkpoint.state_folder(
-        snakemake.config["results"], "trial", name, facts, params.version, device.type
-    )
+    state = state_folder(snakemake, "trial", name, facts, params.version, device.type)
     try:
         history = loop.train(model, plan, train, judge, state, device, name)
         loss = final_losses(history)["all"]

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from moediff.job import job
+from moediff.job import job, state_folder
 
 with job(snakemake, torch_threads=True) as log:
     from dataclasses import asdict, replace
 
-    from moediff.core import artifact, checkpoint
+    from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.corpus.token_shards import TokenSplit
     from moediff.corpus.tokenizer import read_vocabulary
@@ -41,9 +41,7 @@ with job(snakemake, torch_threads=True) as log:
     inputs = [train.digest, validation.digest, vocabulary.digest]
     facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
     facts |= inits.provenance(init, start)
-    state = checkpoint.state_folder(
-        snakemake.config["results"], "train", name, facts, params.version, device.type
-    )
+    state = state_folder(snakemake, "train", name, facts, params.version, device.type)
     history = loop.train(model, plan, train, validation, state, device, name)
     folder = Path(snakemake.output.weights).parent
     loading.save(model.cpu(), folder)

@@ -275,6 +275,40 @@ def test_a_first_file_with_nothing_finite_is_measured_and_left_to_its_own_job(
         convert(source, tmp_path / "a.zarr.zip", "float16")
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "folder"])
+@pytest.mark.parametrize("outlier", [3e38, -1e8])
+def test_a_value_far_above_the_rest_of_its_file_is_named(
+    tmp_path: Path, outlier: float, name: str
+) -> None:
+    source = write(tmp_path / name, with_value(outlier))
+    with pytest.raises(UserError) as caught:
+        convert(source, tmp_path / "a.zarr.zip", "float16")
+    message = str(caught.value)
+    assert message.startswith(f"{source}: ")
+    assert f"{outlier:.3g} of row 123, document 00000000000000c" in message
+    assert "set activations.dtype to float32" in message
+    assert "\n" not in message
+    kept = convert(source, tmp_path / "a.zarr.zip", "float32")
+    np.testing.assert_array_equal(
+        kept.rows(0, COUNT), with_value(outlier)["activations"][kept.order()]
+    )
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "folder"])
+def test_rows_that_may_not_be_read_are_not_called_cut(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / name, arrays())
+
+    def refuse(path: object, *_: object, **__: object) -> None:  # root may read everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)") as caught:
+        external.open_rows(source, "activations")
+    assert str(source) in str(caught.value)
+
+
 def test_rows_of_another_width_are_refused(tmp_path: Path) -> None:
     first = write(tmp_path / "first.safetensors", arrays())
     narrow = arrays() | {"activations": arrays()["activations"][:, :4].copy()}

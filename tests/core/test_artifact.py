@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moediff.core import artifact
-from moediff.core.errors import DamagedError
+from moediff.core.errors import DamagedError, UserError
 
 FRAME = pl.DataFrame(
     {
@@ -70,3 +70,44 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         artifact.write_json(path, {"a": float("nan")})
     assert artifact.read_json(path) == {"a": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["facts.json"]
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("odd", "twin"), [("b[0]", "b0"), ("a*", "ab"), ("a?", "ab")])
+def test_a_table_is_read_by_its_own_name_and_no_other(tmp_path: Path, odd: str, twin: str) -> None:
+    for folder in (odd, twin):
+        frame = pl.DataFrame({"of": [folder]})
+        artifact.write_parquet(tmp_path / folder / "a.parquet", frame, artifact.made_by("test"))
+    for folder in (odd, twin):
+        assert artifact.read_parquet(tmp_path / folder / "a.parquet")["of"].to_list() == [folder]
+    (tmp_path / odd / "a.parquet").unlink()
+    with pytest.raises(FileNotFoundError):
+        artifact.read_parquet(tmp_path / odd / "a.parquet")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    own, other = tmp_path / ".a[0].json.1.partial", tmp_path / ".a0.json.1.partial"
+    own.touch(), other.touch()
+    artifact.write_json(tmp_path / "a[0].json", {"a": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "a[0].json"]
+
+
+def test_a_table_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    artifact.write_parquet(path, FRAME, artifact.made_by("test"))
+
+    def refuse(*_: object, **__: object) -> None:  # root may read everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(
+        UserError, match=r"a\.parquet: cannot be read now \(Permission denied\)"
+    ) as caught:
+        artifact.read_parquet(path)
+    assert "rm " not in str(caught.value)

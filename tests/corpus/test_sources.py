@@ -383,6 +383,16 @@ def test_docstrings_are_read_from_a_package_that_is_never_imported(package: str)
     assert package not in sys.modules
 
 
+def test_marks_and_half_characters_of_source_files(package: str, tmp_path: Path) -> None:
+    root = tmp_path / package
+    (root / "marked.py").write_bytes(b"\xef\xbb\xbf" + f'"""Marked. {LONG}"""\n'.encode())
+    half = '"""Half \\ud800. ' + LONG + '"""\n'
+    (root / "half.py").write_text(half, encoding="utf-8")
+    texts = {document.source: document.text for document in sources.docstrings([package])}
+    assert texts[f"{package}/marked.py#module"] == f"Marked. {LONG}"
+    assert f"{package}/half.py#module" not in texts
+
+
 def test_docstrings_of_a_package_that_is_there() -> None:
     found = {document.source: document.text for document in sources.docstrings(["json"])}
     assert found["json/__init__.py#module"].startswith("JSON (JavaScript Object Notation)")

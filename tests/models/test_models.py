@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import GPT2Config, GPT2LMHeadModel, OlmoeConfig, OlmoeForCausalLM
 
 from conftest import DENSE, MOE, VOCABULARY
@@ -24,7 +26,7 @@ from moediff.corpus.tokenizer import (
     train_tokenizer,
     write_tokenizer,
 )
-from moediff.models import build, inputs, loading, parameters
+from moediff.models import build, fetching, inputs, loading, parameters, suitability
 
 CPU = torch.device("cpu")
 
@@ -122,13 +124,16 @@ def test_a_saved_model_comes_back_whole(architecture, tiny_model, tmp_path: Path
 def test_a_checkpoint_of_a_folder_is_loaded_and_its_tokens_checked(tmp_path: Path) -> None:
     model = gpt2()
     model.save_pretrained(tmp_path)
-    folder = loading.fetch(str(tmp_path), None)
+    folder = fetching.fetch(str(tmp_path), None)
     loaded = loading.load(folder)
     assert parameters.count_parameters(loaded).total == sum(p.numel() for p in model.parameters())
     small = Vocabulary(VOCABULARY, 0, (0,), "digest", "entries")
-    loading.check_vocabulary(folder, loaded, small, "made")
-    with pytest.raises(UserError, match="vocabulary"):
-        loading.check_vocabulary(folder, loaded, replace(small, size=65), "made")
+    tokenizer = tmp_path / "corpus.json"  # of the corpus: its last entry is the 65th
+    entries = {f"w{n}": n for n in range(VOCABULARY + 1)}
+    Tokenizer(WordLevel(entries, unk_token="w0")).save(str(tokenizer))
+    suitability.check_vocabulary(folder, loaded, small, tokenizer, "made")
+    with pytest.raises(UserError, match=r"embedding has 64 rows.*'w64'"):
+        suitability.check_vocabulary(folder, loaded, replace(small, size=65), tokenizer, "made")
 
 
 def test_a_tokenizer_of_equal_size_and_other_entries_is_refused(tmp_path: Path) -> None:
@@ -145,7 +150,9 @@ def test_a_tokenizer_of_equal_size_and_other_entries_is_refused(tmp_path: Path) 
         )  # fmt: skip
         vocabulary = read_vocabulary(tmp_path / "vocabulary.json")
         with pytest.raises(UserError, match="not that") if wrong else nullcontext():
-            loading.check_vocabulary(tmp_path, model, vocabulary, "made")
+            suitability.check_vocabulary(
+                tmp_path, model, vocabulary, tmp_path / "corpus.json", "made"
+            )
 
 
 @pytest.mark.parametrize("change", ["missing", "shape"])
@@ -176,9 +183,9 @@ def test_a_checkpoint_that_is_gone_or_too_short_is_named(tmp_path: Path) -> None
     folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="gone"):
         loading.open_manifest(tmp_path / "model.json", CPU)
-    loading.check_context(model, model.config.n_positions, "made")
+    suitability.check_context(model, model.config.n_positions, "made")
     with pytest.raises(UserError, match=r"corpus\.sequence\.length"):
-        loading.check_context(model, model.config.n_positions + 1, "made")
+        suitability.check_context(model, model.config.n_positions + 1, "made")
 
 
 def test_a_missing_checkpoint_and_an_unreachable_hub_end_in_one_line(monkeypatch) -> None:
@@ -187,7 +194,7 @@ def test_a_missing_checkpoint_and_an_unreachable_hub_end_in_one_line(monkeypatch
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(UserError, match="no/such-model") as raised:
-        loading.fetch("no/such-model", "abc")
+        fetching.fetch("no/such-model", "abc")
     assert "\n" not in str(raised.value)
 
 

@@ -66,11 +66,25 @@ NEEDS = {
 LATER = {"report/charts": "import moediff.report.charts.features"}
 
 
+def imports_in(part: ast.AST) -> list[ast.Import | ast.ImportFrom]:
+    """The import statements of a part of a file, wherever they stand in it."""
+    return [node for node in ast.walk(part) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+# What scripts open by a function of moediff.job; `job` itself imports torch only where it is asked to.
+OPENERS = {
+    node.name: imports_in(node)
+    for node in ast.parse((SCRIPTS / "moediff/job.py").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.FunctionDef) and node.name != "job"
+}
+
+
 def imports_of(script: str) -> str:
-    """The import statements of a script, wherever they stand in it."""
-    tree = ast.parse((SCRIPTS / f"{script}.py").read_text(encoding="utf-8"))
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
-    return "\n".join([*map(ast.unparse, found), LATER.get(script, "")])
+    """What a script imports, and what the openers that it calls do."""
+    own = imports_in(ast.parse((SCRIPTS / f"{script}.py").read_text(encoding="utf-8")))
+    called = [alias.name for node in own for alias in node.names]
+    opened = [node for name in called for node in OPENERS.get(name, [])]
+    return "\n".join([*map(ast.unparse, [*own, *opened]), LATER.get(script, "")])
 
 
 def loaded(code: str) -> set[str]:

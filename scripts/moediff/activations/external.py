@@ -84,8 +84,14 @@ def _type_name(name: str) -> str:
 @contextmanager
 def _naming(path: Path | str) -> Iterator[None]:
     try:
+        with open(path, "rb"):  # safetensors does not say why it failed
+            pass
         yield
-    except (SafetensorError, OSError, ValueError, EOFError, OverflowError) as error:
+    except (SafetensorError, OSError, ValueError, EOFError, OverflowError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); nothing is known against it"
+            ) from error
         kind = Path(path).suffix.removeprefix(".")
         raise UserError(
             f"{path}: not a whole {kind} file of plain numbers ({first_line(error)}); write it again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from zarr.storage import MemoryStore
 
 from moediff.activations.massive import standing_out
 from moediff.activations.moments import Moments
+from moediff.activations.rounding import Rounding
 from moediff.activations.shards import (
     COLUMNS,
     MIXED_BY,
@@ -42,8 +44,9 @@ FLUSHED = 1 << 23  # bytes written between two flushes
 class ShardWriter:
     """Gathers the rows of one shard in memory, as captured, and writes them at once in their mixed order.
 
-    Memory is the shard's own size. Raises UserError at a value that is not finite or does not fit
-    `dtype`, naming the document and the file `origin` that the rows come from.
+    Memory is the shard's own size. Raises UserError at a value that is not finite or too large for
+    `dtype`, and when too many are too small for it, naming row, document and the file `origin` that the
+    rows come from.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ShardWriter:
         self.sums = {
             name: Moments(point.width) for name, point in points.items()
         }  # of what is stored
+        self.roundings = {name: Rounding() for name in points}
         for name, point in points.items():
             self._begin(name, (point.width,), self.dtype)
             if point.most is not None:
@@ -111,6 +115,7 @@ class ShardWriter:
         sums.add(counted)
         if not finite or not np.isfinite(sums.spread).all():  # a sum shows what any of its rows has
             raise self._not_finite(name, values, stored)
+        self.roundings[name].add(values, stored)
 
     def _bounded(self, values: Tensor) -> Tensor:
         """Massive rows as `dtype` can hold them: nobody reads them, so they need not fit."""
@@ -118,22 +123,37 @@ class ShardWriter:
         return torch.where(values.isfinite(), values.clamp(-most, most), values).to(self.dtype)
 
     def _not_finite(self, name: str, values: Tensor, stored: Tensor) -> UserError:
-        row = int((~torch.isfinite(stored).all(1)).nonzero()[0])
-        finite = bool(torch.isfinite(values[row]).all())
+        row, column = (~torch.isfinite(stored)).nonzero()[0].tolist()
+        value = float(values[row, column])
+        finite = math.isfinite(value)
         problem = f"overflows {str(self.dtype)[6:]}" if finite else "is not a finite number"
         return UserError(
-            f"{self.origin}: an activation of document {self.columns['document'][self.done + row]:015x} at "
-            f"{name} {problem}; "
+            f"{self.origin}: the activation {value:.3g} of {self._row(self.done + row)} at {name} {problem}; "
             + ("set activations.dtype to float32" if finite else "the model is broken there")
         )
+
+    def _row(self, row: int) -> str:
+        return f"row {row}, document {self.columns['document'][row]:015x}"
+
+    def _refuse_lost_digits(self) -> None:
+        for name, rounding in self.roundings.items():
+            fault = rounding.fault()
+            if fault:
+                raise UserError(
+                    f"{self.origin}: at {name} {fault}, times 2^{self.points[name].exponent} by the size "
+                    f"of the first rows; the largest value here is {rounding.largest:.3g} of "
+                    f"{self._row(rounding.largest_row)}: leave out rows that are broken, or set "
+                    "activations.dtype to float32"
+                )
 
     def _wrong_count(self, found: int) -> UserError:
         return UserError(f"{self.path}: {found} rows were captured, {self.count} were expected")
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Write the shard, whole or not at all; every row must have been added."""
+        """Write the shard, whole or not at all; every row must have been added, and kept its digits."""
         if self.done != self.count:
             raise self._wrong_count(self.done)
+        self._refuse_lost_digits()
         rows = {**self.columns, **{name: table.numpy() for name, table in self.tables.items()}}
         sums = {}
         for name, point in self.points.items():  # in the model's own units; exact

@@ -5,6 +5,7 @@ Every job of a cluster run parses the Snakefile again, and rules ask for these n
 
 from moediff.config.activations import dropped, model_shards, points
 from moediff.config.base import ROW_SPLITS, SPLITS
+from moediff.config.checkpoints import checkpoint_files
 from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
 from moediff.config.corpus import (
     sequences,
@@ -16,7 +17,7 @@ from moediff.config.corpus import (
 )
 from moediff.config.kinds import KINDS, has_experts, kind, language_models, models_of
 from moediff.config.layout import Fit, Source
-from moediff.config.models import checkpoint_files, own_tokenizers, seeds
+from moediff.config.models import own_tokenizers, seeds
 from moediff.config.rows import row_domains, row_files, row_paths
 from moediff.config.training import (
     init_of,

@@ -7,6 +7,7 @@ Snakefile again.
 from __future__ import annotations
 
 import glob
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def matches(pattern: str) -> list[str]:
+    """Paths that a glob matches, sorted; none of one that can be no path."""
+    return [] if "\0" in pattern else sorted(glob.glob(pattern, recursive=True))
+
+
 def matching_files(pattern: str) -> list[str]:
-    """Files that a glob matches, sorted."""
-    return sorted(match for match in glob.glob(pattern, recursive=True) if Path(match).is_file())
+    """Files that a glob matches, sorted, and with them what cannot be looked at: reading will name it."""
+    found = matches(pattern)
+    return [path for path in found if os.path.isfile(path) or not os.path.exists(path)]
 
 
 def files_of(folder: str, patterns: tuple[str, ...]) -> list[str]:

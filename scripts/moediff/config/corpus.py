@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
 from moediff.config.base import SPLITS, Config, files_of, matching_files
-from moediff.core.errors import ConfigError
+from moediff.config.checkpoints import is_gguf
+from moediff.config.text_files import check_text_files
+from moediff.core.errors import ConfigError, first_line, shown
 
 
 def text_bytes(config: Config, domain: str) -> int | None:
@@ -36,13 +39,37 @@ def text_files(config: Config, domain: str) -> list[str]:
 
 
 def tokenizer_files(name: str) -> list[str]:
-    """Files of a tokenizer in a local folder; none for a Hub id."""
+    """Files of a tokenizer in a local folder, or the GGUF file with it; none for a Hub id."""
+    if is_gguf(name):
+        return [name] if Path(name).is_file() else []
     return files_of(name, ("*token*.json", "vocab.*", "merges.txt", "*.model"))
 
 
 def sequences(config: Config, split: str) -> int:
     """Packed sequences of a split: its token budget in whole sequences."""
     return config["corpus"]["tokens"][split] // config["corpus"]["sequence"]["length"]
+
+
+def domain_budgets(tokens: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Tokens of each domain, in proportion to the weights, summing to `tokens` exactly.
+
+    Raises ConfigError for a domain that gets none, and for weights whose sum is no number.
+    """
+    try:
+        sums = list(itertools.accumulate(map(float, weights.values())))
+        edges = [0, *(round(part / sums[-1] * tokens) for part in sums)]
+    except (OverflowError, ValueError) as error:
+        raise ConfigError(
+            "corpus.domains: the weights add up to more than a number holds; write smaller ones"
+        ) from error
+    budgets = {name: edges[i + 1] - edges[i] for i, name in enumerate(weights)}
+    for name, budget in budgets.items():
+        if not budget:
+            raise ConfigError(
+                f"corpus.domains.{name}.weight: {weights[name]:.3g} of {sums[-1]:.3g} is none of "
+                f"{tokens} tokens; give it more weight, or leave the domain out"
+            )
+    return budgets
 
 
 def shards_again(config: Config) -> int:
@@ -78,15 +105,13 @@ def check_corpus(corpus: Config) -> None:
                 raise ConfigError(f"corpus.domains.{name}.group_pattern: needs a group column")
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError, ValueError) as error:
                 raise ConfigError(
-                    f"corpus.domains.{name}.group_pattern: '{pattern}' is not a regular "
-                    f"expression ({error})"
+                    f"corpus.domains.{name}.group_pattern: '{shown(pattern)}' is not a regular "
+                    f"expression ({first_line(error)})"
                 ) from error
         if domain["source"] == "files":
-            for pattern in domain["paths"]:
-                if not matching_files(pattern):
-                    raise ConfigError(
-                        f"corpus.domains.{name}.paths: no file matches '{pattern}' "
-                        f"(from {Path.cwd().name}/)"
-                    )
+            check_text_files(f"corpus.domains.{name}", domain)
+    weights = {name: domain["weight"] for name, domain in corpus["domains"].items()}
+    for tokens in corpus["tokens"].values():
+        domain_budgets(tokens // length * length, weights)

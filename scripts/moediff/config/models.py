@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from moediff.config.base import Config, files_of
+from moediff.config.base import Config
+from moediff.config.checkpoints import check_checkpoint
 from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, kind, kind_of, models_of
 from moediff.config.rows import check_rows
 from moediff.core.errors import ConfigError
@@ -52,13 +53,6 @@ def seeds(config: Config, model: str) -> list[int]:
     return (settings["seeds"] or config["training"]["seeds"]) if trained else [0]
 
 
-def checkpoint_files(name: str) -> list[str]:
-    """Config, weights and tokenizer of a checkpoint in a local folder; none for a Hub id."""
-    return files_of(
-        name, ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json")
-    )
-
-
 def own_tokenizers(config: Config) -> list[str]:
     """Models that read the text by a tokenizer of their own."""
     return [name for name, model in config["models"].items() if model.get("tokenizer") == "own"]
@@ -74,6 +68,7 @@ def check_model(name: str, model: Config, config: Config) -> None:
                 f"models.{name}.load: a checkpoint needs its own tokenizer; set corpus.tokenizer to "
                 f"{{load: {model['load']}}}, or models.{name}.tokenizer to own"
             )
+        check_checkpoint(f"models.{name}.load", model["load"])
         return
     train = model["train"]
     if train["d_model"] % train["heads"] or (train["d_model"] // train["heads"]) % 2:

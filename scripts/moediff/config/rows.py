@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 
-from moediff.config.base import ROW_SPLITS, Config, as_list
+from moediff.config.base import ROW_SPLITS, Config, as_list, matches
+from moediff.config.globs import glob_fault
 from moediff.core.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def row_patterns(rows: Config, split: str) -> list[str]:
 def row_paths(config: Config, model: str, split: str) -> list[str]:
     """Files and folders of `rows`, one a shard: glob after glob, those of each sorted by name."""
     patterns = row_patterns(config["models"][model]["rows"], split)
-    return [path for pattern in patterns for path in sorted(glob.glob(pattern, recursive=True))]
+    return [path for pattern in patterns for path in matches(pattern)]
 
 
 def row_files(path: str) -> list[str]:
@@ -37,8 +37,10 @@ def check_rows(name: str, config: Config) -> None:
     for split in ROW_SPLITS:
         where = f"models.{name}.rows.{split}"
         for pattern in row_patterns(config["models"][name]["rows"], split):
-            if not glob.glob(pattern, recursive=True):
-                raise ConfigError(f"{where}: no file matches '{pattern}' (from {Path.cwd().name}/)")
+            found = matches(pattern)
+            fault = glob_fault(pattern, [*found, *(part for p in found for part in row_files(p))])
+            if fault:
+                raise ConfigError(f"{where}: {fault}")
         for path in row_paths(config, name, split):
             if not _is_rows(path):
                 raise ConfigError(

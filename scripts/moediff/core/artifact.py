@@ -6,6 +6,7 @@ for any of them.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ def whole(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -148,6 +149,15 @@ def parquet_errors() -> tuple[type[BaseException], ...]:
     return raised.PolarsError, raised.PanicException, OSError, KeyError, ValueError
 
 
+def literal(path: Path | str) -> Path:
+    """The path of a table for polars, which is to be told `glob=False` and takes `~` for a home.
+
+    Raises OSError where the file may not be read: polars does not say why it failed.
+    """
+    with open(path, "rb"):
+        return Path(path).absolute()
+
+
 def write_parquet(path: Path | str, frame: pl.DataFrame, provenance: Mapping[str, Any]) -> None:
     """Write a table (zstd), its provenance and a digest of each column in the file's metadata."""
     facts = {**provenance, _CONTENT: {name: _column_digest(frame[name]) for name in frame.columns}}
@@ -160,8 +170,9 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataF
     import polars as pl
 
     try:
-        facts = json.loads(pl.read_parquet_metadata(path)[_METADATA_KEY])
-        frame = pl.read_parquet(path, columns=columns)
+        place = literal(path)
+        facts = json.loads(pl.read_parquet_metadata(place)[_METADATA_KEY])
+        frame = pl.read_parquet(place, columns=columns, glob=False)
         wanted = {name: facts[_CONTENT][name] for name in frame.columns}
     except FileNotFoundError:
         raise

@@ -15,15 +15,6 @@ from moediff.core.errors import DamagedError
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
-def state_folder(results: Path | str, stage: str, *key: Any) -> Path:
-    """Folder of a long job's checkpoints, outside every output, named by a digest of `key`.
-
-    Snakemake deletes a job's outputs before it starts again; what must survive lives here. The key
-    names the job, so that no two jobs write to one folder, and all that decides its result.
-    """
-    return Path(results) / "state" / f"{stage}-{artifact.digest(*key)}"
-
-
 def save(
     folder: Path, step: int, tensors: Mapping[str, Any], metadata: Mapping, keep: int = 2
 ) -> None:

@@ -38,6 +38,12 @@ def unreadable(path: object, what: str, error: BaseException) -> UserError:
     return DamagedError(path, f"{what} ({first_line(error)})")
 
 
+def shown(text: str, most: int = 80) -> str:
+    """Text of a user's on one line of a message: cut, and what cannot be printed escaped."""
+    cut = text if len(text) <= most else text[:most] + "..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its class when it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,16 +14,10 @@ import numpy as np
 import polars as pl
 from tokenizers import Tokenizer
 
+from moediff.config.corpus import domain_budgets
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.corpus.encoding import encode, token_types
-
-
-def domain_budgets(tokens: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Tokens of each domain, in proportion to the weights, summing to `tokens` exactly."""
-    shares = np.cumsum(list(weights.values())) / sum(weights.values())
-    edges = [0, *(round(float(share) * tokens) for share in shares)]
-    return {name: edges[i + 1] - edges[i] for i, name in enumerate(weights)}
 
 
 def pack(
@@ -61,8 +55,9 @@ def pack(
         if sum(found) < budget:
             raise UserError(
                 f"domain '{name}': split '{split}' holds {sum(found)} tokens in {len(frame)} "
-                f"documents, {budget} are asked for; add text, lower corpus.tokens.{split} or give "
-                "the domain less weight"
+                f"documents, {budget} are asked for; add text, lower corpus.tokens.{split}, give the "
+                f"domain less weight or raise corpus.splits.{split} (shares of groups such as files: "
+                "many small ones split more evenly)"
             )
         lengths += found
         documents += [int(document, 16) for document in frame["document"][: len(found)]]

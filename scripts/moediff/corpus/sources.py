@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import hashlib
 import importlib.util
-import json
 import os
-import re
 import sysconfig
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
-from moediff.config.base import matching_files
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, first_line, unreadable
+from moediff.corpus.document import Document, has_half_characters, row_documents
 from moediff.corpus.tales import tales
+from moediff.corpus.text_files import MARK, files
 
 SHORTEST = 200  # characters; a shorter docstring is a signature or a title, not text
 _NOT_LIBRARY = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idle_test"}
-
-
-class Document(NamedTuple):
-    """A text, what it is called, and the group that keeps it in one split with its kin."""
-
-    text: str
-    source: str
-    group: str
 
 
 def stdlib() -> Iterator[Document]:
@@ -74,7 +63,7 @@ def _python_files(roots: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     # Another hash than that of the split, or what is read first would all be in one split.
     for name in sorted(names, key=lambda name: hashlib.sha256(f"order {name}".encode()).digest()):
         try:
-            yield name, names[name].read_text(encoding="utf-8")
+            yield name, names[name].read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:  # a few old modules are written in another encoding
             continue
 
@@ -97,7 +86,7 @@ def _docstrings_of(code: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             inside.extend(reversed(node.body))
             text = ast.get_docstring(node)
-            if text and len(text) >= SHORTEST:
+            if text and len(text) >= SHORTEST and not has_half_characters(text):
                 yield getattr(node, "name", "module"), text
 
 
@@ -105,106 +94,6 @@ def generated(seed: int) -> Iterator[Document]:
     """An endless stream of generated tales, each its own group."""
     for number, text in enumerate(tales(seed)):
         yield Document(text, f"tale/{seed}/{number}", f"tale/{seed}/{number}")
-
-
-def files(
-    paths: list[str], column: str, group: str | None, group_pattern: str | None
-) -> Iterator[Document]:
-    """Documents of parquet, JSON lines and text files. A text file is one document, one group.
-
-    A row's group is the row itself unless a column is named. Raises UserError for a pattern that
-    matches nothing, a missing column, a row without text, and text that is not UTF-8.
-    """
-    for pattern in paths:
-        matches = matching_files(pattern)
-        if not matches:
-            raise UserError(f"files: no file matches '{pattern}'")
-        for match in matches:
-            path = Path(match)
-            if path.suffix == ".parquet":
-                rows = _parquet_rows(path, column, group)
-            elif re.search(r"\.jsonl?(\.gz)?$", path.name):
-                rows = _json_rows(path)
-            else:
-                yield Document(_utf8(path.read_bytes(), path), match, match)
-                continue
-            for number, row in enumerate(rows):
-                yield _row_document(row, f"{match}#{number}", column, group, group_pattern)
-
-
-def _parquet_rows(path: Path, column: str, group: str | None) -> Iterator[Mapping[str, Any]]:
-    wanted = list(dict.fromkeys([column, *([group] if group else [])]))
-    try:
-        found = list(pl.read_parquet_schema(path))
-    except artifact.parquet_errors() as error:
-        raise UserError(f"{path}: not a parquet file ({first_line(error)})") from error
-    for name in wanted:
-        if name not in found:
-            raise UserError(f"{path}: no column '{name}'; columns: {', '.join(found)}")
-    try:
-        table = pl.read_parquet(path, columns=wanted)
-    except artifact.parquet_errors() as error:
-        raise UserError(f"{path}: a damaged parquet file ({first_line(error)})") from error
-    yield from table.iter_rows(named=True)
-
-
-def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    offset = 0
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                text = _utf8(line, path, offset)
-                offset += len(line)
-                if text.strip():
-                    yield _json_row(text, f"{path}:{number}")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({first_line(error)})") from error
-
-
-def _json_row(text: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: each line must be a JSON object with named fields")
-    return row
-
-
-def _utf8(data: bytes, path: Path, offset: int = 0) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 text (byte {offset + error.start} is {data[error.start]:#04x}); "
-            "convert it first"
-        ) from error
-
-
-def _row_document(
-    row: Mapping[str, Any], name: str, column: str, group: str | None, pattern: str | None
-) -> Document:
-    text = row.get(column)
-    if not isinstance(text, str):
-        raise UserError(f"{name}: no text under '{column}'; keys: {', '.join(row)}")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UserError(f"{name}: half a character (a lone surrogate) stands in its text; mend it")
-    if group is None:
-        return Document(text, name, name)
-    value = row.get(group)
-    if value is None:
-        raise UserError(f"{name}: no value under the group '{group}'")
-    return Document(text, str(value), _first_group(str(value), pattern, name))
-
-
-def _first_group(value: str, pattern: str | None, name: str) -> str:
-    if pattern is None:
-        return value
-    found = re.search(pattern, value)
-    part = found and (found.group(1) if found.groups() else found.group(0))
-    if part is None:
-        raise UserError(f"{name}: group_pattern '{pattern}' finds nothing in '{value}'")
-    return part
 
 
 def hub(
@@ -227,8 +116,8 @@ def hub(
         stream = datasets.load_dataset(
             id, config, split=split, revision=revision, data_files=files, streaming=True
         )
-        for number, row in enumerate(stream):
-            yield _row_document(row, f"{id}#{number}", column, group, group_pattern)
+        rows = ((f"{id}#{number}", row) for number, row in enumerate(stream))
+        yield from row_documents(rows, column, group, group_pattern)
     except UserError:
         raise
     except Exception as error:  # the Hub's client raises a dozen unrelated classes
@@ -265,8 +154,8 @@ def documents(
     """The documents of one domain: text, source, document (stable id), group, split.
 
     Where the settings have them, documents whose source one of the globs `skip` matches are left out, and
-    others cut off after `longest` characters. Exact duplicates are dropped, the first kept. Reading stops
-    after `most_bytes` of text.
+    others cut off after `longest` characters. A byte-order mark is no part of a text. Exact duplicates are
+    dropped, the first kept. Reading stops after `most_bytes` of text.
     """
     common = ("source", "skip", "longest")
     keys = {key: value for key, value in settings.items() if key not in common}
@@ -274,7 +163,7 @@ def documents(
     seen: dict[str, tuple[str, str, str, str, str]] = {}
     size = 0
     for text, source, group in TEXT_SOURCES[settings["source"]](**keys):
-        text = text[:longest]
+        text = text.lstrip(MARK)[:longest]
         if not text.strip() or any(fnmatchcase(source, pattern) for pattern in skip):
             continue
         identity = document_id(text)
@@ -321,9 +210,10 @@ def _rows_of(path: Path | str, identities: set[str]) -> Iterator[tuple[str, str]
     """Id and text of the rows with these ids."""
     wanted = pl.col("document").is_in(list(identities))
     try:
-        rows = pl.scan_parquet(path).filter(wanted).select("document", "text").collect()
+        rows = pl.scan_parquet(artifact.literal(path), glob=False).filter(wanted)
+        found = rows.select("document", "text").collect()
     except FileNotFoundError:
         raise
     except artifact.parquet_errors() as error:
         raise unreadable(path, "not a whole parquet file", error) from error
-    return rows.iter_rows()
+    return found.iter_rows()

@@ -9,6 +9,8 @@ from pathlib import Path
 import polars as pl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from moediff.config.checkpoints import base_of, is_adapter, is_gguf
+from moediff.config.corpus import tokenizer_files
 from moediff.core import artifact
 from moediff.core.errors import UserError, first_line
 
@@ -68,15 +70,30 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
+    place, named = Path(name), {}
+    if is_gguf(name) and place.is_file():
+        name, named = str(place.parent), {"gguf_file": place.name}
+    elif is_adapter(name) and not tokenizer_files(name):
+        name, revision = base_of(name)
     try:
-        loaded = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False, **named
+        )
     except Exception as error:  # the Hub's client raises a dozen unrelated classes
         raise UserError(
             f"{where}: the tokenizer of '{name}' cannot be loaded "
             f"({first_line(error)}); check the id, the folder and the network"
         ) from error
+    # Of a folder without tokenizer files transformers makes one of special tokens alone.
+    if set(loaded.get_vocab()) <= set(loaded.all_special_tokens):
+        raise UserError(
+            f"{where}: '{name}' has no tokenizer of its own; put one into that folder by its "
+            "save_pretrained, or name another folder or Hub id"
+        )
     if loaded.eos_token is None:
-        raise UserError(f"{where}: the tokenizer of '{name}' has no end-of-text token")
+        raise UserError(
+            f"{where}: the tokenizer of '{name}' has no end-of-text token; set eos_token and save it again"
+        )
     backend = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     return backend, loaded.eos_token, list(loaded.all_special_tokens)
 
@@ -120,6 +137,18 @@ def special_ids(tokenizer: Tokenizer, special: Iterable[str]) -> list[int]:
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Rows that an embedding needs: the largest token id and one. Ids of some tokenizers have gaps."""
     return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
+def text_size(tokenizer: Tokenizer, end_of_text: int) -> int:
+    """Rows that an embedding needs for text: the largest id that can occur in it, and one.
+
+    A special token is never made of text (`encoding.encode`), so an added one that is special only
+    counts where it is the end of text.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    occurring = [number for number, token in added.items() if not token.special]
+    base = tokenizer.get_vocab(with_added_tokens=False).values()
+    return 1 + max([end_of_text, *occurring, *base])
 
 
 def entries_digest(tokenizer: Tokenizer) -> str:

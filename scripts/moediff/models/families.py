@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 # What configs call the number of experts in a layer, and the number that a token uses.
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k")
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k")
 FEED_FORWARDS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 _EXPERTS = ".experts."  # in the names of the experts' parameters
 
@@ -163,6 +163,13 @@ FAMILIES = {
 }
 
 
+# Of positions in time, height and width these see that sequences are packed only where a fourth, the
+# place in the text, stands before them.
+_FOUR_POSITIONS = (
+    "qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text",
+)  # fmt: skip
+
+
 def family_of(model: PreTrainedModel) -> Family | None:
     """The family of a model; None for one that is not in the table."""
     return FAMILIES.get(model.config.get_text_config().model_type)
@@ -185,14 +192,19 @@ def ignores_packing(model: PreTrainedModel) -> bool:
     return family is not None and family.ignores_packing
 
 
+def needs_four_positions(model: PreTrainedModel) -> bool:
+    """Whether the packed positions of a sequence are to be given fourfold."""
+    return model.config.get_text_config().model_type in _FOUR_POSITIONS
+
+
 def expert_count(model: PreTrainedModel) -> int | None:
     """Experts of an MoE layer; None where the config names none."""
-    return _named(model, _EXPERT_COUNTS)
+    return _named(model, EXPERT_COUNTS)
 
 
 def top_k(model: PreTrainedModel) -> int | None:
     """Experts that a token uses in an MoE layer; None where the config names none."""
-    return _named(model, _TOP_K)
+    return _named(model, TOP_K)
 
 
 def _named(model: PreTrainedModel, names: tuple[str, ...]) -> int | None:
@@ -208,19 +220,30 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
+def language_model(model: PreTrainedModel) -> nn.Module:
+    """What a text token passes through, without its unembedding.
+
+    The backbone, or, of a multimodal model, that part of it: the towers of images and sounds are
+    beside it.
+    """
+    if model.config.get_text_config() is model.config:
+        return backbone(model)
+    return model.get_decoder()
+
+
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder blocks: the one list of modules as long as the model is deep.
 
     Of several it is the one whose modules have a feed-forward. Raises UserError.
     """
     depth = model.config.get_text_config().num_hidden_layers
-    lists = [part for part in backbone(model).modules() if isinstance(part, nn.ModuleList)]
+    lists = [part for part in language_model(model).modules() if isinstance(part, nn.ModuleList)]
     deep = [part for part in lists if len(part) == depth]
     stacks = [part for part in deep if any(hasattr(part[0], n) for n in FEED_FORWARDS)] or deep
     if len(stacks) != 1:
         named = ", ".join(
             f"{name} ({len(module)} x {type(module[0]).__name__})"
-            for name, module in backbone(model).named_modules()
+            for name, module in language_model(model).named_modules()
             if isinstance(module, nn.ModuleList) and len(module)
         )
         raise UserError(

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moediff.corpus.packing import segment_positions
-from moediff.models.families import ignores_packing
+from moediff.models.families import ignores_packing, needs_four_positions
 
 Inputs = dict[str, Tensor | bool | dict[str, Tensor]]
 
@@ -28,13 +28,16 @@ def model_inputs(tokens: np.ndarray, starts: np.ndarray, device: torch.device | 
 
 
 def packed_inputs(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray) -> Inputs:
-    """`model_inputs` on the model's own device, with masks where the family needs them.
+    """`model_inputs` on the model's own device, with the masks or positions that the family needs.
 
     A family that ignores packing would let attention cross documents (seen in transformers 5.23).
     `proofs.prove_packing` proves of every model that it does not.
     """
     inputs = model_inputs(tokens, starts, model.device)
     config = model.config.get_text_config()
+    if needs_four_positions(model):
+        positions = inputs["position_ids"]
+        inputs["position_ids"] = torch.stack([positions] * 4)  # type: ignore[list-item]  # a Tensor
     if ignores_packing(model):
         segment = torch.from_numpy(starts.cumsum(1)).to(model.device)
         inputs["attention_mask"] = {

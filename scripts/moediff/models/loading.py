@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from moediff.config import checkpoints
 from moediff.core import artifact
-from moediff.core.errors import DamagedError, UserError, first_line
-from moediff.corpus.tokenizer import Vocabulary, entries_digest, vocabulary_size
+from moediff.core.errors import DamagedError, UserError
+from moediff.models import adapters, fetching
 from moediff.models.parameters import count_parameters
+from moediff.models.reading import from_transformers, plain
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+CONFIG = checkpoints.CONFIG
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
@@ -31,31 +32,13 @@ def save(model: PreTrainedModel, folder: Path) -> None:
             artifact.copy_whole(Path(scratch) / name, folder / name)
 
 
-def fetch(name: str, revision: str | None) -> Path:
-    """Folder of a checkpoint: a local one as it is, a Hub id downloaded (safetensors only)."""
-    if Path(name).is_dir():
-        folder = Path(name)
-    else:
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(
-                snapshot_download(
-                    name, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"]
-                )
-            )
-        except Exception as error:  # the Hub's client raises a dozen unrelated classes
-            raise UserError(
-                f"model '{name}': no such folder, and the Hub cannot be read "
-                f"({type(error).__name__}: {first_line(error)}); check the name, the revision and the network"
-            ) from error
-    if not (folder / CONFIG).is_file() or not list(folder.glob("*.safetensors")):
-        raise UserError(f"model '{name}': needs {CONFIG} and safetensors weights in {folder.name}/")
-    return folder
-
-
 def digest(folder: Path) -> str:
-    """Digest of a checkpoint's config and weights."""
+    """Digest of a checkpoint's config and weights, of an adapter with those of its base."""
+    if checkpoints.is_gguf(folder):
+        return artifact.digest_files([folder])
+    if checkpoints.is_adapter(folder):
+        own = [folder / checkpoints.ADAPTER_CONFIG, folder / checkpoints.ADAPTER_WEIGHTS]
+        return artifact.digest([artifact.digest_files(own), digest(fetching.base_folder(folder))])
     return artifact.digest_files([folder / CONFIG, *sorted(folder.glob("*.safetensors"))])
 
 
@@ -65,44 +48,24 @@ def load(
     device: str | torch.device = "cpu",
     device_map: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model of a folder, for inference; no code of the folder is run.
+    """The language model of a folder or GGUF file, for inference; no code of either is run.
 
     It lies whole on `device`, or, by a `device_map` of accelerate, layer by layer on the devices
-    that there are. Raises UserError when transformers has no such class or a weight is missing or of another
-    shape (which transformers would fill with random numbers), DamagedError when weights are cut.
+    that there are. An adapter is merged into its base. Raises UserError when transformers has no
+    such class, or weights are missing, of another shape (which transformers would fill with random
+    numbers) or not of this model; DamagedError when weights are cut.
     """
-    from safetensors import SafetensorError
-
     if device_map and not find_spec("accelerate"):
         raise UserError("device_map: needs the package accelerate; install it, or leave it out")
-    try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model: PreTrainedModel
-        found: dict[str, Any]
-        model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]  # with info: a pair
-            folder,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # listed, and refused below by name
-            device_map=device_map,
-        )
-    except SafetensorError as error:
-        raise DamagedError(folder, f"its weights are not whole ({first_line(error)})") from error
-    except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"{folder}: transformers cannot load it as a causal language model "
-            f"({first_line(error)})"
-        ) from error
-    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if absent:
-        raise UserError(
-            f"{folder}: {len(absent)} weights of {type(model).__name__} are missing or of another "
-            f"shape ({absent[0]}); take a whole checkpoint of a causal language model"
-        )
-    if not device_map:
-        model.to(device)  # type: ignore[arg-type]  # transformers hides self
+    if checkpoints.is_gguf(folder):
+        model = from_transformers(folder.parent, dtype, device, device_map, gguf=folder.name)
+    elif checkpoints.is_adapter(folder):
+        base = from_transformers(fetching.base_folder(folder), dtype, "cpu", device_map)
+        model = adapters.merged(base, folder)
+        if not device_map:
+            model.to(device)  # type: ignore[arg-type]  # transformers hides self
+    else:
+        model = from_transformers(folder, dtype, device, device_map)
     return model.eval().requires_grad_(False)
 
 
@@ -126,7 +89,7 @@ def write_manifest(
             "class": type(model).__name__,
             "layers": config.num_hidden_layers,
             "d_model": config.hidden_size,
-            "parameters": asdict(count_parameters(model)),
+            "parameters": asdict(count_parameters(plain(model))),
         },
     )
 
@@ -141,7 +104,7 @@ def open_manifest(
     facts = artifact.read_json(path)
     artifact.check_format(path, facts)
     folder = Path(path).parent if facts["folder"] == "." else Path(facts["folder"])
-    if not (folder / CONFIG).is_file():
+    if not any((folder / name).is_file() for name in (CONFIG, checkpoints.ADAPTER_CONFIG, "")):
         raise UserError(
             f"{path} describes the checkpoint in {folder}, which is gone; put it back, or run "
             f"rm '{path}' and then the same snakemake command again"
@@ -150,36 +113,3 @@ def open_manifest(
         changed = folder / WEIGHTS if facts["folder"] == "." else path
         raise DamagedError(changed, "the weights are not those that model.json describes")
     return load(folder, facts["dtype"], device, device_map), facts
-
-
-def check_vocabulary(
-    folder: Path, model: PreTrainedModel, vocabulary: Vocabulary, name: str
-) -> None:
-    """Refuse a checkpoint whose tokens are not those of the corpus."""
-    entries: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment]  # Embedding
-    if vocabulary.size > entries:
-        raise UserError(
-            f"model '{name}': its vocabulary has {entries} entries, the corpus tokenizer "
-            f"{vocabulary.size}; set corpus.tokenizer to {{load: {name}}}"
-        )
-    own = folder / "tokenizer.json"
-    if own.is_file():
-        tokenizer = Tokenizer.from_file(str(own))
-        if entries_digest(tokenizer) != vocabulary.entries:
-            raise UserError(
-                f"model '{name}': its tokenizer ({vocabulary_size(tokenizer)} entries) is not that "
-                f"of the corpus ({vocabulary.size}); set corpus.tokenizer to {{load: {name}}}"
-            )
-
-
-def check_context(model: PreTrainedModel, length: int, name: str) -> None:
-    """Refuse sequences longer than a checkpoint was made for.
-
-    By a tokenizer of its own the longest sequence of a shard may have more tokens than the corpus's.
-    """
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and length > most:
-        raise UserError(
-            f"model '{name}': made for sequences of {most} tokens, corpus.sequence.length is "
-            f"{length}; lower it"
-        )

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from moediff.core.errors import UserError
-from moediff.models.families import expert_count, is_expert_parameter, routers, top_k
+from moediff.models.families import (
+    expert_count,
+    is_expert_parameter,
+    language_model,
+    routers,
+    top_k,
+)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts; `active` are those that one token uses."""
+    """Parameter counts; `active` are those that one text token uses."""
 
-    total: int
-    active: int
+    total: int  # of a multimodal model with its towers of images and sounds
+    active: int  # of its language model alone
     embedding: int  # token embedding and unembedding, part of both
     router: int  # part of both
 
@@ -31,12 +37,15 @@ def count_parameters(model: PreTrainedModel) -> Parameters:
     unembedding = model.get_output_embeddings()
     heads = {id(part) for part in model.get_input_embeddings().parameters()}
     heads |= {id(part) for part in unembedding.parameters()} if unembedding is not None else set()
+    text = heads | {id(part) for part in language_model(model).parameters()}
     gates: set[int] = set()
     with suppress(UserError):
         gates = {id(part) for module in routers(model).values() for part in module.parameters()}
     for name, parameter in model.named_parameters():
         size = parameter.numel()
         total += size
+        if id(parameter) not in text:
+            continue
         if is_expert_parameter(name) and experts and used:
             size = size * used // experts
         active += size

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import altair as alt
 import polars as pl
-import vl_convert
 
 from moediff.core import artifact
 
@@ -47,6 +46,8 @@ def _theme() -> alt.theme.ThemeConfig:
 
 def save(chart: alt.TopLevelMixin, paths: Sequence[Path | str]) -> None:
     """Write a chart as each of `paths` says: self-contained HTML, SVG or PNG."""
+    import vl_convert
+
     drawn = StringIO()
     chart.save(drawn, format="svg")
     svg = drawn.getvalue()

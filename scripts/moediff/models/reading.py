@@ -1,0 +1,169 @@
+"""A checkpoint as transformers reads it, with what it would pass over refused."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from moediff.config import quantised
+from moediff.core.errors import DamagedError, UserError
+from moediff.models import checkpoint_config
+
+# Elements that a number of a quantised file may stand for: 1 bit each, in numbers of 32 bits.
+_PACKED = 32
+# Constants of older checkpoints, which a model computes by itself.
+_CONSTANT = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$"
+)
+
+_AHEAD = "eh_proj.weight"  # joins a further token's embedding to the stream
+
+
+def from_transformers(
+    folder: Path,
+    dtype: str,
+    device: str | torch.device,
+    device_map: str | None,
+    gguf: str | None = None,
+) -> PreTrainedModel:
+    """The language model of a folder, or of its GGUF file, as its class in transformers.
+
+    Weights of a format that is cheap to make plain are made so. Raises UserError and DamagedError as
+    `loading.load`.
+    """
+    named: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
+    place = folder / gguf if gguf else folder
+    if gguf is None:
+        checkpoint_config.check_config(folder)
+    try:
+        if gguf is None:
+            _check_counts(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **named)
+        checkpoint_config.prepare(config)
+        auto = checkpoint_config.auto_class(config)
+        if gguf is None:
+            _check_size(folder, config)
+        else:
+            from transformers import GgufConfig
+
+            named["quantization_config"] = GgufConfig(
+                dequantize=True
+            )  # else by a kernel of the Hub
+        model, found = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # listed, and refused below by name
+            # Packed weights are made for the device on which they come to lie.
+            device_map=device_map or ({"": device} if packed(config) else None),
+            **named,
+        )
+        if not device_map and not packed(config):
+            model.to(device)
+    except SafetensorError as error:
+        raise DamagedError(place, f"its weights are not whole ({_said(error)})") from error
+    except UserError:
+        raise
+    except Exception as error:  # config.json reaches into every line of transformers
+        raise UserError(
+            f"{place}: transformers cannot load it as a causal language model ({_said(error)})"
+        ) from error
+    _check_found(model, found, place)
+    return model
+
+
+def plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as it would be were its weights not quantised, without values: to count them."""
+    return _skeleton(model.config) if packed(model.config) else model
+
+
+def packed(config: PreTrainedConfig) -> bool:
+    """Whether the weights of a model of this config stay quantised once they are loaded."""
+    settings = quantised.quantisation(config.to_dict())
+    return settings is not None and quantised.method_of(settings) not in {
+        *quantised.DEQUANTISED,
+        "gguf",
+    }
+
+
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of a config without values."""
+    config = copy.deepcopy(config)
+    for part in (config, config.get_text_config()):
+        part.__dict__.pop("quantization_config", None)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model: PreTrainedModel = checkpoint_config.auto_class(config).from_config(config)
+    return model
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors of a folder's weights, without reading them."""
+    shapes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # no mapping
+                shapes[name] = file.get_slice(name).get_shape()
+    return shapes
+
+
+def _check_counts(folder: Path) -> None:
+    """Refuse more layers or experts than the weights can be of: to build them would take for ever."""
+    shapes = _shapes(folder)
+    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    found = checkpoint_config.read_config(folder)
+    for what, most in (("layers", len(shapes)), ("experts", max(len(shapes), widest))):
+        count = checkpoint_config.most(found, what)
+        if count > most:
+            raise UserError(
+                f"{folder}: config.json names {count} {what}, its weights are {len(shapes)} tensors of "
+                f"at most {widest} rows or columns; take a config.json and weights that belong together"
+            )
+
+
+def _check_size(folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse a model far larger than its weights: what is missing would be made up, in memory."""
+    held = sum(torch.Size(shape).numel() for shape in _shapes(folder).values())
+    if quantised.quantisation(config.to_dict()) is not None:
+        held *= _PACKED
+    wanted = sum(parameter.numel() for parameter in _skeleton(config).parameters())
+    if wanted > 2 * held:
+        raise UserError(
+            f"{folder}: config.json describes a model of {wanted} weights, the files hold {held}; "
+            "take a config.json and weights that belong together"
+        )
+
+
+def _check_found(model: PreTrainedModel, found: Mapping[str, Any], place: Path) -> None:
+    """Refuse what transformers only logs: weights made up, and weights left out."""
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if absent:
+        raise UserError(
+            f"{place}: {len(absent)} weights of {type(model).__name__} are missing or of another "
+            f"shape ({absent[0]}); take a whole checkpoint of a causal language model"
+        )
+    left = sorted(found["unexpected_keys"])
+    # Layers that only predict further tokens (DeepSeek-V3, GLM-4-MoE) are no part of the model.
+    ahead = tuple(name.removesuffix(_AHEAD) for name in left if name.endswith(_AHEAD))
+    spare = [name for name in left if not _CONSTANT.search(name) and not name.startswith(ahead)]
+    if spare:
+        raise UserError(
+            f"{place}: {len(spare)} of its weights are not of the {type(model).__name__} that "
+            f"config.json describes ({spare[0]}); take a config.json and weights that belong together"
+        )
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line of bounded length."""
+    text = " ".join(str(error).split())
+    short = text if len(text) <= 300 else f"{text[:300]}..."
+    return f"{type(error).__name__}: {short}" if short else type(error).__name__
