@@ -289,20 +289,6 @@ def test_a_massive_row_that_is_left_out_need_not_fit_its_dtype(tiny_model, tmp_p
     assert AlignedRows([[stored.path]]).count == stored.count - 1
 
 
-@pytest.mark.parametrize(
-    ("model", "drop", "wanted"),
-    [
-        ("base", {}, 10), ("base", {"massive_norm": "auto"}, 10), ("base", {"massive_norm": None}, None),
-        ("base", {"massive_norm": 50}, 50), ("dense", {}, None), ("dense", {"massive_norm": 50}, 50),
-    ],
-)  # fmt: skip
-def test_massive_rows_of_loaded_models_alone_are_left_out_by_default(model, drop, wanted) -> None:
-    found = completed(
-        {"models": {"base": {"load": "x", "tokenizer": "own"}}, "activations": {"drop": drop}}
-    )
-    assert dropped(found, model) == DROP | {"massive_norm": wanted}
-
-
 def test_calibration_says_which_row_stands_out_and_is_silent_of_what_is_left_out(
     models, tmp_path: Path
 ) -> None:

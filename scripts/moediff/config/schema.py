@@ -191,7 +191,7 @@ def _explained(error: Any) -> str:
     if error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         return f"{where}: the key '{missing[0]}' is missing"
-    if error.validator == "type" and _looks_like_number(error.instance):
+    if error.validator in ("type", "pattern") and _looks_like_number(error.instance):
         return (
             f"{where}: '{error.instance}' is text to YAML, not a number; "
             f"write {_as_yaml_number(error.instance)}"

@@ -13,7 +13,9 @@ from moediff.core.errors import UserError, first_line
 from moediff.corpus.tokenizer import (
     Vocabulary,
     entries_digest,
+    load_begin_of_text,
     load_tokenizer,
+    special_ids,
     text_size,
     vocabulary_size,
 )
@@ -58,6 +60,20 @@ def check_own_tokenizer(folder: Path, model: PreTrainedModel, name: str) -> None
     """Refuse a checkpoint that has no room for what its own tokenizer makes of text."""
     tokenizer, end, _ = load_tokenizer(str(folder), None, f"model '{name}'")
     _check_reach(model, tokenizer, tokenizer.token_to_id(end), name)
+
+
+def begin_of_text(folder: Path, model: PreTrainedModel, name: str) -> str:
+    """The token that begins a checkpoint's text. Refuses one that has none, or no room for it."""
+    where = f"model '{name}'"
+    token = load_begin_of_text(str(folder), where)
+    tokenizer, *_ = load_tokenizer(str(folder), None, where)
+    (number,) = special_ids(tokenizer, [token])
+    if number >= embedded(model):
+        raise UserError(
+            f"{where}: its beginning-of-text token {token!r} has the id {number}, its embedding "
+            f"{embedded(model)} rows; leave begin_of_text out"
+        )
+    return token
 
 
 def _check_reach(model: PreTrainedModel, tokenizer: Tokenizer, end: int, name: str) -> None:
