@@ -3,7 +3,8 @@
 
 def reading_settings(wildcards):
     """What decides which activations a row is; layers as the config gives them."""
-    kept = {key: config["activations"][key] for key in ("drop", "dtype", "routing")}
+    kept = {key: config["activations"][key] for key in ("dtype", "routing")}
+    kept = {"drop": settings.dropped(config, wildcards.model)} | kept
     return kept | {"points": settings.points(config)}
 
 

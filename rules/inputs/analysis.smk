@@ -115,6 +115,11 @@ def source_measured(wildcards):
     ]
 
 
+def source_drop(wildcards):
+    """What is left out of the rows of the first source; which are massive stands in each one's points.json."""
+    return settings.dropped(config, source_models(wildcards)[0])
+
+
 def source_tokenizers(wildcards):
     """Place of every source's tokenizer among those of `tokens_again`."""
     every = [None, *settings.own_tokenizers(config)]

@@ -2,9 +2,10 @@
 
 
 def model_settings(wildcards):
-    """What decides what a checkpoint is; where it is placed changes no result."""
+    """What decides what a checkpoint is and how it reads; where it is placed changes no result."""
     settings_of = config["models"][wildcards.model]
-    return {key: value for key, value in settings_of.items() if key != "device_map"}
+    others = ["device_map"] if settings_of["begin_of_text"] else ["device_map", "begin_of_text"]
+    return {key: value for key, value in settings_of.items() if key not in others}
 
 
 def checkpoint_files(wildcards):

@@ -7,6 +7,9 @@ with job(snakemake) as log:
 
     found = [artifact.read_json(path) for path in snakemake.input]
     rows = [row for metrics in found for row in metrics["fve"]]
+    # A reader takes the columns from the first rows: every row has all of them.
+    every = dict.fromkeys(name for row in rows for name in row)
+    rows = [every | row for row in rows]
     artifact.write_json(snakemake.output[0], artifact.made_by("metrics") | {"rows": rows})
     for row in rows:
         if row["source"] == "pooled" and row["mode"] == "threshold":

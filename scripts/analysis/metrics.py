@@ -3,6 +3,9 @@
 from moediff.job import fit_of, job, open_fit
 
 with job(snakemake, torch_threads=True) as log:
+    import numpy as np
+
+    from moediff.activations.cautions import cautions
     from moediff.analysis import evaluation, features, latent_scaling
     from moediff.analysis.classes import class_counts, conventions
     from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
@@ -33,6 +36,9 @@ with job(snakemake, torch_threads=True) as log:
     measured_early, table_early = described(early, None)
     if len(names) == 2:
         nu = latent_scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
+        log.info("latent scaling covers %d of %d live features: the others fire on fewer than %d rows, or "
+                 "nothing of their owner goes with them", np.isfinite(nu["nu_error"]).sum(),
+                 (nu["fired"] > 0).sum(), latent_scaling.LEAST_FIRINGS)  # fmt: skip
         table = features.with_scaling(table, nu)
     classes = class_counts(table)
     about = {
@@ -40,6 +46,7 @@ with job(snakemake, torch_threads=True) as log:
         "k": recipe["k"],
         "features": len(table),
     }
+    abouts = [artifact.read_json(path)["about"] for path in snakemake.input.rows]
     made_by = artifact.made_by("metrics", features=dict(params.features), origins=rows.origins)
     artifact.write_parquet(snakemake.output.features, table, made_by)
     artifact.write_json(
@@ -54,9 +61,16 @@ with job(snakemake, torch_threads=True) as log:
                 "classes": class_counts(table_early),
                 "fve": measured_early.fve[THRESHOLD, POOLED],
             },
-            "rows": [artifact.read_json(path)["about"] for path in snakemake.input.rows],
+            "rows": abouts,
             "fve": fve_rows(measured, names, classes["dead"], about),
         },
     )
     fve = ", ".join(f"{mode} {measured.fve[mode, POOLED]:.4f}" for mode in measured.l0)
     log.info("%s/%s: fve by %s; classes %s", wildcards.comparison, wildcards.recipe, fve, classes)
+    if measured.massive_rows:
+        log.warning("%d validation rows of massive norm are left in: fve %.4f with and %s without them",
+                    measured.massive_rows, measured.fve[THRESHOLD, POOLED],
+                    measured.fve_without[THRESHOLD, POOLED])  # fmt: skip
+    for about in abouts:
+        for sentence in cautions(about):
+            log.warning("%s", sentence)

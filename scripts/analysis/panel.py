@@ -8,6 +8,7 @@ with job(snakemake, torch_threads=True) as log:
 
     from moediff.analysis import deletion, panel
     from moediff.core import artifact
+    from moediff.core.resampling import LEAST_DOCUMENTS
     from moediff.dictionaries.dictionary import Dictionary, in_float64
 
     params, wildcards = snakemake.params, snakemake.wildcards
@@ -30,6 +31,9 @@ with job(snakemake, torch_threads=True) as log:
     found = panel.panel_rows(groups, together, names)
     own = [groups.group_of == number for number in panel.own_groups(groups, first, len(names))]
     documents, lost, held = deletion.deleted_by_document(dictionary, rows, own, batch, device)
+    if len(documents) < LEAST_DOCUMENTS:
+        log.warning("%d validation documents: no interval over fewer than %d", len(documents),
+                    LEAST_DOCUMENTS)  # fmt: skip
     intervals = panel.document_intervals(lost, held, documents, params.kinds)
     judged = panel.judge(found, params.kinds, intervals)
     domains = panel.own_domains(used, alone.clip(0).sum(1), features["top_domain"].to_list(), first)

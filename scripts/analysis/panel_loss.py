@@ -5,6 +5,7 @@ from moediff.job import fit_of, job
 with job(snakemake, torch_threads=True) as log:
     from moediff.analysis import panel, panel_loss, splicing
     from moediff.core import artifact
+    from moediff.core.resampling import LEAST_DOCUMENTS
     from moediff.dictionaries.dictionary import Dictionary
     from moediff.job import sides_and_texts
 
@@ -26,6 +27,7 @@ with job(snakemake, torch_threads=True) as log:
         deleted=deleted,
         within=within,
         by_document=panel_loss.own_deletions(groups, params.kinds),
+        documents=LEAST_DOCUMENTS,
     )
     found = panel_loss.loss_rows(losses.table, groups, names)
     intervals = panel_loss.loss_intervals(losses, groups, params.kinds)

@@ -17,7 +17,9 @@ with job(snakemake) as log:
     tokenizer, end, special = load_tokenizer(str(folder), None, str(manifest))
     shard = token_shards.read_token_shard(snakemake.input.tokens)
     texts = find_texts(snakemake.input.corpus, set(shard.document.ravel().tolist()))
-    arrays = retokenise(shard, texts, tokenizer, tokenizer.token_to_id(end))
+    begin = facts.get("begin_of_text")
+    begin = begin and special_ids(tokenizer, [begin])[0]
+    arrays = retokenise(shard, texts, tokenizer, tokenizer.token_to_id(end), begin)
     token_shards.write_token_shard(
         snakemake.output[0],
         arrays,

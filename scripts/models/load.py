@@ -22,6 +22,8 @@ with job(snakemake, torch_threads=True) as log:
     suitability.check_context(model, snakemake.params.length, name)
     suitability.check_causal(model, name)
     made_by = artifact.made_by("models", load=name, revision=settings["revision"])
+    if settings.get("begin_of_text"):  # not among the settings where it is false
+        made_by["begin_of_text"] = suitability.begin_of_text(folder, model, name)
     loading.write_manifest(
         snakemake.output.manifest, model, folder, str(folder), settings["dtype"], made_by
     )

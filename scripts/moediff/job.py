@@ -136,7 +136,6 @@ def sides_and_texts(
         found.models,
         found.points,
         [config["models"][model].get("device_map") for model in params.models],
-        params.drop["massive_norm"],
         device.pick_device(config["device"]),
     )
     texts = read_texts(found.tokens, params.tokenizers, params.reads, params.drop, params.across)

@@ -18,6 +18,7 @@ with job(snakemake):
         tables,
     )
     from moediff.report.charts import CHARTS
+    from moediff.report.row_cautions import row_warnings, rows_left_out
     from moediff.training import history
 
     files, params = snakemake.input, snakemake.params
@@ -65,11 +66,14 @@ with job(snakemake):
     losses = {model: trained[model]["all"] for model in params.judged if model in trained}
     trigram = levels["trigram"]["all"] if levels else None
     best = finding.strongest(claims, panels, counted, list(metrics.values()), metrics.get(pair))
+    left_out = rows_left_out(list(metrics.values()))
     first = page.First(
         title=compared.title(study),
-        facts=compared.facts(study, parameters, list(metrics.values())),
+        facts=compared.facts(study, parameters, list(metrics.values()))
+        + ([("Rows left out", [left_out])] if left_out else []),
         finding=best,
-        warnings=notes.warnings(losses, trigram, moes, params.barely),
+        warnings=row_warnings(list(metrics.values()))
+        + notes.warnings(losses, trigram, moes, params.barely),
         figure=sections.first_figure(svgs, best),
         can_say=notes.can_say(study, counted, panels),
         cannot_say=notes.cannot_say(

@@ -23,6 +23,7 @@ from moediff.analysis.panel_loss import (
 from moediff.analysis.sides import Side
 from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, splice, without
 from moediff.core import artifact
+from moediff.core.resampling import LEAST_DOCUMENTS
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.dictionary import Dictionary
@@ -316,7 +317,8 @@ def test_the_job(tokens: Path, shard, sides, tmp_path: Path) -> None:
         origins.append({"model": loading.digest(folder), "hook": "resid_post.0"})
         manifests.append(folder / "model.json")
         measured_point = {"hook": "resid_post", "layer": 0, "median_norm": 1.0}
-        artifact.write_json(folder / "points.json", {"points": {"default": measured_point}})
+        points = {"points": {"default": measured_point}, "reading": {"drop": DROP}}
+        artifact.write_json(folder / "points.json", points)
     drawn = np.random.default_rng(1).integers(0, 3, 256)
     groups = groups_of({(0, 1): drawn == 0, (0, 2): drawn == 1, (2, 3): drawn == 2}, 256)
     used = np.array([[s in groups.sets[g] for s in range(4)] for g in groups.group_of])
@@ -351,7 +353,8 @@ def test_the_job(tokens: Path, shard, sides, tmp_path: Path) -> None:
     assert found["kinds"] == KINDS
     deleted, within = deletions(groups)
     wanted = splice(
-        sides, [text(shard, 4)], mixing(), False, 4, 3, False, deleted, within, list(deleted)
+        sides, [text(shard, 4)], mixing(), False, 4, 3, False, deleted, within, list(deleted),
+        LEAST_DOCUMENTS,
     )  # fmt: skip
     assert found["losses"] == source_losses(wanted.table, NAMES)
     assert found["groups"] == loss_rows(wanted.table, groups, NAMES)

@@ -30,6 +30,29 @@ def text_of(shards: list[TokenShard], sides: int = 1) -> list[list[Text]]:
     return [[Text(shard)] * sides for shard in shards]
 
 
+def test_few_sequences_are_those_of_most_documents_where_the_first_have_too_few() -> None:
+    document = np.array(
+        [[1, 1, 1], [1, 1, 2], [3, 4, 5], [5, 5, 5], [6, 6, -1], [7, 8, 9], [2, 6, 6]]
+    )
+    shard = TokenShard(
+        document, document, np.zeros_like(document), document, document, document, ("one",), "t", (),
+        0, "d",
+    )  # fmt: skip
+
+    def read(sequences: int, documents: int, batch: int = 2) -> list[int]:
+        found = passes([None], [[Text(shard)]], False, sequences, batch, "read", documents)
+        return [n for (run,) in found for n in np.arange(7)[run.part].tolist()]
+
+    assert read(3, 5) == [0, 1, 2]  # of five already
+    assert read(3, 6) == [1, 2, 5]
+    assert read(3, 6, batch=5) == [1, 2, 5]
+    assert read(3, 0) == [0, 1, 2]
+    assert read(1, 10) == [2]
+    assert read(7, 99) == list(range(7))
+    twice = passes([None], [[Text(shard)]] * 2, False, 8, 7, "read", 9)
+    assert [np.arange(7)[run.part].tolist() for (run,) in twice] == [list(range(7)), [0]]
+
+
 def losses_by_domain(model, shards: list[TokenShard], sequences: int, change) -> np.ndarray:
     """What an analysis adds to the runner: nats a token, by domain."""
     nats = count = np.zeros(2)

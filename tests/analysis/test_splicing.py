@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -366,7 +367,7 @@ def test_a_splice_that_cannot_be_is_refused(shard, tiny_model) -> None:
     assert abs(of(found, kind=SPLICED) - of(found, kind=CLEAN)) <= 1e-6
 
 
-def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
+def test_the_job(token_shard, tiny_model, tmp_path: Path, caplog) -> None:
     tokens = token_shard(sequences=6, length=24)
     shard, point = read_token_shard(tokens), Point("resid_post", 0)
     packed = shard.tokens, segment_starts(shard.document)
@@ -383,7 +384,8 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
             rows = capture(**packed_inputs(model, *packed)).points[point]
         norm = float(rows.norm(dim=2).median())
         measured = {"hook": "resid_post", "layer": 0, "median_norm": norm}
-        artifact.write_json(folder / "points.json", {"points": {"default": measured}})
+        points = {"points": {"default": measured}, "reading": {"drop": DROP}}
+        artifact.write_json(folder / "points.json", points)
     table = pl.DataFrame({"class": ["common"] * 64 + ["A-only"] * 63 + ["dead"]})
     artifact.write_parquet(tmp_path / "features.parquet", table, artifact.made_by("metrics"))
     facts = artifact.made_by("dictionaries") | {"origins": origins}
@@ -413,7 +415,13 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
         )
         return artifact.read_parquet(tmp_path / "splicing.parquet")
 
+    def documents(chosen: tuple[int, ...]) -> int:
+        return len(np.unique(shard.document[list(chosen)]))
+
+    most = list(max(itertools.combinations(range(6), 4), key=documents))
+    assert documents(tuple(most)) > documents((0, 1, 2, 3))
     found = run()
+    assert "no interval over fewer than 10 documents (all" in caplog.text
     assert found.columns == ["comparison", "member", "recipe", "seed", *COLUMNS]
     assert found.row(0)[:4] == ("c", "m", "r", 3)
     kinds = {CLEAN, ZERO, MEAN, SPLICED, "without common", "without A-only"}
@@ -422,10 +430,13 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
         about = {"source": source, "routing": routing}
         clean, back, zero = (of(found, **about, kind=kind) for kind in (CLEAN, SPLICED, ZERO))
         assert abs(clean - back) <= 1e-6 < abs(clean - zero)
-        assert of(found, "tokens", **about, kind=ZERO) == one_pass(shard).target[:4].sum()
-    massive = run({"drop": DROP | {"massive_norm": 1.1}})
+        assert of(found, "tokens", **about, kind=ZERO) == one_pass(shard).target[most].sum()
+    moe = manifests[1].parent / "points.json"  # of one model alone: each has its own rule
+    artifact.write_json(moe, points | {"reading": {"drop": DROP | {"massive_norm": 1.1}}})
+    massive = run()
     losses_of = {of(one, source="moe.0", kind=k) for one in (found, massive) for k in (CLEAN, ZERO)}
     assert len(losses_of) == 3  # some rows are replaced, not all
+    artifact.write_json(moe, points)
 
     other = other_tokenizer(shard)
     arrays = {name: value for name, value in vars(other).items() if isinstance(value, np.ndarray)}
@@ -433,7 +444,7 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path) -> None:
     write_token_shard(path, arrays, other.domains, "other", 0, artifact.made_by("x"), [0])
     found = run({"tokenizers": 2, "reads": [0, 1]}, tokens=[tokens, path])
     for source, own in (("dense.0", shard), ("moe.0", other)):
-        assert of(found, "tokens", source=source, kind=ZERO) == one_pass(own).target[:4].sum()
+        assert of(found, "tokens", source=source, kind=ZERO) == one_pass(own).target[most].sum()
         clean, back = (of(found, source=source, kind=kind) for kind in (CLEAN, SPLICED))
         assert abs(clean - back) <= 1e-6
     with pytest.raises(SystemExit):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from configured import refused
+from configured import completed, refused
+from conftest import DROP
 from moediff.config import activations
 from moediff.core.errors import ConfigError
 
@@ -24,6 +25,15 @@ def test_layer_that_a_model_lacks(layer: float, layers: int) -> None:
 
 BAD = {
     "drop": ("activations: {drop: {bos: true}}", ["activations.drop", "'bos'"]),
+    "massive norm as text": (
+        "activations: {drop: {massive_norm: '10'}}",
+        ["activations.drop.massive_norm", "'10' is text to YAML", "write 10"],
+    ),
+    "massive norm as a word": (
+        "activations: {drop: {massive_norm: never}}",
+        ["massive_norm", "auto"],
+    ),
+    "massive norm of no size": ("activations: {drop: {massive_norm: 1}}", ["massive_norm", "1"]),
     "layer index": ("activations: {layer: 5}", ["activations.layer", "5", "'dense'", "0 to 4"]),
     "layer share": ("activations: {layer: 1.5}", ["activations.layer", "1.5", "'dense'"]),
     "layer of one model": (
@@ -46,3 +56,17 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_hook_point_is_refused_in_one_line_that_names_the_place(case: str) -> None:
     refused(*BAD[case])
+
+
+@pytest.mark.parametrize(
+    ("model", "drop", "wanted"),
+    [
+        ("base", {}, 10), ("base", {"massive_norm": "auto"}, 10), ("base", {"massive_norm": None}, None),
+        ("base", {"massive_norm": 50}, 50), ("dense", {}, None), ("dense", {"massive_norm": 50}, 50),
+    ],
+)  # fmt: skip
+def test_massive_rows_of_loaded_models_alone_are_left_out_by_default(model, drop, wanted) -> None:
+    found = completed(
+        {"models": {"base": {"load": "x", "tokenizer": "own"}}, "activations": {"drop": drop}}
+    )
+    assert activations.dropped(found, model) == DROP | {"massive_norm": wanted}

@@ -81,7 +81,7 @@ def test_few_keys_of_the_schema_are_neither_required_nor_given_a_default() -> No
         ("training.betas", [0.9, 0.99]),
         (
             "activations.drop",
-            {"sequence_start": True, "special_tokens": True, "massive_norm": None},
+            {"sequence_start": True, "special_tokens": True, "massive_norm": "auto"},
         ),
         ("activations.layer", 0.5),
         ("recipes.default.tied", 0.06),

@@ -73,7 +73,7 @@ def test_a_checkpoint_has_one_seed_whatever_the_seeds_of_training() -> None:
     config = completed(change)
     assert config["models"]["gpt2"] == {
         "load": "gpt2", "revision": None, "dtype": "float32", "device_map": None,
-        "tokenizer": "corpus",
+        "tokenizer": "corpus", "begin_of_text": False,
     }  # fmt: skip
     assert comparisons.members(config, "pair") == [
         Member("pair", (Source("dense", 4), Source("gpt2", 0))),
@@ -147,6 +147,14 @@ BAD = {
     "load without its tokenizer": (
         "models: {a: {load: gpt2}}",
         ["models.a.load", "corpus.tokenizer", "{load: gpt2}"],
+    ),
+    "begins the corpus's own text": (
+        "{corpus: {tokenizer!: {load: gpt2}}, models: {a: {load: gpt2, begin_of_text: true}}}",
+        ["models.a.begin_of_text", "models.a.tokenizer to own"],
+    ),
+    "begins text of a model trained here": (
+        "models: {dense: {begin_of_text: true}}",
+        ["models.dense", "'begin_of_text'"],
     ),
     "learns from nothing known": (
         "models: {moe: {sees: {domains: [poems]}}}",

@@ -278,6 +278,34 @@ def test_padding_does_not_change_what_a_model_sees(kinds: dict, tiny_model, acro
     torch.testing.assert_close(padded[:, :size], alone)
 
 
+@pytest.mark.parametrize("length", [7, 64])
+def test_a_beginning_of_text_stands_before_every_stretch_and_is_no_row(
+    kinds: dict, length: int
+) -> None:
+    texts = made_texts(20, 3)
+    shard, known = packed(texts, kinds["merged"], length)
+    begin = kinds["unigram"].token_to_id("<unk>")
+    plain = retokenised(shard, known, kinds["unigram"])
+    begun = shard_of(retokenise(shard, known, kinds["unigram"], END, begin))
+    for sequence in range(len(shard.tokens)):
+        found, wanted = [], []
+        for one, out in ((plain, wanted), (begun, found)):
+            real = one.document[sequence] != PADDING
+            columns = (one.document, one.tokens, one.start, one.end, one.domain, one.word_end)
+            out += zip(*(column[sequence][real].tolist() for column in columns), strict=True)
+        for place in reversed(range(len(wanted))):
+            if place == 0 or wanted[place][0] != wanted[place - 1][0]:
+                document, _, start, _, domain, _ = wanted[place]
+                wanted.insert(place, (document, begin, start, start, domain, False))
+        assert found == wanted
+    first = segment_starts(begun.document) & (begun.document != PADDING)
+    assert (begun.tokens[first] == begin).all()
+    assert not (boundaries(begun) & first).any()
+    masks = [aligned([one, shard])[0] for one in (plain, begun)]
+    for name in ("tokens", "document", "start", "end"):
+        assert np.array_equal(getattr(plain, name)[masks[0]], getattr(begun, name)[masks[1]])
+
+
 # --- alignment -------------------------------------------------------------------------------
 
 
@@ -455,6 +483,18 @@ def job(tmp_path: Path, kinds: dict) -> dict:
         "tokens": tmp_path / "0.h5", "corpus": [tmp_path / "a.parquet", tmp_path / "b.parquet"],
         "model": model / "model.json", "output": tmp_path / "out.h5",
     }  # fmt: skip
+
+
+def test_the_job_begins_texts_where_the_manifest_says_so(job: dict, kinds: dict) -> None:
+    facts = artifact.read_json(job["model"])
+    artifact.write_json(job["model"], facts | {"begin_of_text": "<unk>"})
+    run_job(**job)
+    source, found = read_token_shard(job["tokens"]), read_token_shard(job["output"])
+    texts = {int(document_id(text), 16): text for text in made_texts(20, 0)}
+    begin = kinds["unigram"].token_to_id("<unk>")
+    for name, array in retokenise(source, texts, kinds["unigram"], END, begin).items():
+        assert np.array_equal(getattr(found, name), array)
+    assert (found.tokens[:, 0] == begin).all()
 
 
 @pytest.mark.parametrize("folder", ["its own", "another"])

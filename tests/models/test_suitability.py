@@ -96,6 +96,21 @@ def test_an_end_of_text_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
         suitability.check_vocabulary(folder, model, vocabulary, path, "made")
 
 
+def test_the_token_that_begins_text_is_the_tokenizers_own_and_must_fit_the_embedding(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "checkpoint"
+    model = saved(folder, AddedToken("<begin>", special=True), SIZE + 1)
+    with pytest.raises(UserError, match=r"model 'made'.*has no beginning-of-text token"):
+        suitability.begin_of_text(folder, model, "made")
+    file = str(folder / "tokenizer.json")
+    named = {"eos_token": END_OF_TEXT, "bos_token": "<begin>"}
+    PreTrainedTokenizerFast(tokenizer_file=file, **named).save_pretrained(folder)
+    assert suitability.begin_of_text(folder, model, "made") == "<begin>"
+    with pytest.raises(UserError, match=f"'<begin>' has the id {SIZE}, its embedding {SIZE} rows"):
+        suitability.begin_of_text(folder, tiny("llama", vocab_size=SIZE), "made")
+
+
 def test_a_model_that_reads_both_ways_is_refused_and_one_that_does_not_is_not() -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

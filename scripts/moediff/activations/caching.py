@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moediff.activations.kept_rows import Kept
+from moediff.activations.massive import merged, standing_out
+from moediff.activations.moments import Moments
 from moediff.activations.shard_writer import ShardWriter
 from moediff.activations.shards import Stored, scale_exponent
 from moediff.core.errors import UserError
@@ -94,10 +96,12 @@ def calibrate(
     kept: Kept,
     across_documents: bool,
     dtype: str,
+    massive_norm: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What every point stands for and how it is stored, from the first sequences of a shard.
 
-    Of each: hook and layer, d_model, root mean square, exponent and median norm of the rows. Raises
+    Of each: hook and layer, d_model, root mean square, exponent and median norm of the rows; and where
+    rows stand out that `massive_norm` leaves in, `standing_out`, as `massive.merged` gives it. Raises
     UserError where the parts of a block do not add up to what leaves it, or attention crosses
     documents.
     """
@@ -126,7 +130,21 @@ def calibrate(
             "exponent": scale_exponent(rms, dtype),
             "median_norm": float(rows.norm(dim=1).median()),
         }
+        if standing_out := _standing_out(rows, kept, found[name]["median_norm"], massive_norm):
+            found[name]["standing_out"] = standing_out
     return found
+
+
+def _standing_out(
+    rows: Tensor, kept: Kept, median_norm: float, massive_norm: float | None
+) -> dict[str, Any] | None:
+    """Of the first rows [row, d_model] those that stand out and are not left out."""
+    most = torch.inf if massive_norm is None else massive_norm * median_norm
+    left_out = rows.norm(dim=1) > most
+    sums = Moments(rows.shape[1])
+    sums.add(rows[~left_out])
+    found = standing_out(rows.numpy(), sums, left_out.numpy(), kept.columns, 0)
+    return found and merged([found], float(sums.spread.sum()))
 
 
 def stored_points(

@@ -17,6 +17,7 @@ import zarr
 from torch import Tensor
 from zarr.storage import MemoryStore
 
+from moediff.activations.massive import standing_out
 from moediff.activations.moments import Moments
 from moediff.activations.rounding import Rounding
 from moediff.activations.shards import (
@@ -103,17 +104,23 @@ class ShardWriter:
         point = self.points[name]
         scaled = values if point.exponent == 0 else values * 2.0**point.exponent
         stored = scaled.to(self.dtype)
-        self._put(name, stored, part)
         counted, finite = stored, True
         if point.most is not None:
             massive = values.norm(dim=1) > point.most
+            stored[massive] = self._bounded(scaled[massive])
             self._put(f"{name}.massive", massive, part)
             counted, finite = stored[~massive], bool(torch.isfinite(stored[massive]).all())
+        self._put(name, stored, part)
         sums = self.sums[name]
         sums.add(counted)
         if not finite or not np.isfinite(sums.spread).all():  # a sum shows what any of its rows has
             raise self._not_finite(name, values, stored)
         self.roundings[name].add(values, stored)
+
+    def _bounded(self, values: Tensor) -> Tensor:
+        """Massive rows as `dtype` can hold them: nobody reads them, so they need not fit."""
+        most = torch.finfo(self.dtype).max
+        return torch.where(values.isfinite(), values.clamp(-most, most), values).to(self.dtype)
 
     def _not_finite(self, name: str, values: Tensor, stored: Tensor) -> UserError:
         row, column = (~torch.isfinite(stored)).nonzero()[0].tolist()
@@ -170,6 +177,8 @@ class ShardWriter:
             },
             "arrays": sorted(rows | sums),
         }
+        if standing_out := self._standing_out():
+            attributes["standing_out"] = standing_out
         order = mixed_order(seed, self.count)
         arrays = [
             _Array(name, part, self._chunk_size(name, part), order) for name, part in rows.items()
@@ -177,6 +186,20 @@ class ShardWriter:
         arrays += [_Array(name, part, len(part), None) for name, part in sums.items()]
         with artifact.whole(self.path) as partial:
             _write(partial, attributes, arrays)
+
+    def _standing_out(self) -> dict[str, Any]:
+        """By hook point, what `massive.standing_out` finds among the rows that are not left out."""
+        found = {}
+        for name, point in self.points.items():
+            marked = self.tables.get(f"{name}.massive")
+            found[name] = standing_out(
+                self.tables[name].numpy(),
+                self.sums[name],
+                None if marked is None else marked.numpy(),
+                self.columns,
+                point.exponent,
+            )
+        return {name: part for name, part in found.items() if part}
 
     def _chunk_size(self, name: str, values: np.ndarray) -> int:
         """Rows of a chunk; what is narrow stays whole: tiny chunks cost more than they hold."""

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from moediff.activations.massive import merged
 from moediff.activations.moments import Moments
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, unreadable
@@ -265,6 +266,10 @@ class Shard:
         name = f"{point}.massive"
         return self.read(name) if name in self.arrays else None
 
+    def standing_out(self, point: str) -> Mapping[str, Any] | None:
+        """What `massive.standing_out` found among the rows of a hook point that are not left out."""
+        return self.facts.get("standing_out", {}).get(point)
+
     def moments(self, point: str) -> Moments:
         """Moments of the rows of a hook point, massive ones apart."""
         found = Moments(self.width(point))
@@ -284,7 +289,8 @@ def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
 
     `left_out` counts rows by reason, those of massive norm by hook point (they are stored, and left
     out when rows are read); `share_left_out` is of all tokens. Points have their total variance and
-    the norm of their mean.
+    the norm of their mean. Where rows stand out that are not left out, `standing_out` says which, by hook
+    point, as `massive.merged` gives it.
     """
     shards = [Shard(path) for path in paths]
     tokens = sum(shard.facts["tokens"] for shard in shards)
@@ -292,7 +298,7 @@ def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
     for shard in shards:
         left_out.update(shard.facts["left_out"])
         left_out.update({f"massive_norm {k}": v for k, v in shard.facts["massive"].items()})
-    points = {}
+    points, standing_out = {}, {}
     for name, stored in shards[0].points.items():
         sums = Moments(shards[0].width(name))
         for shard in shards:
@@ -303,6 +309,9 @@ def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
             "total_variance": float(sums.spread.sum() / max(sums.count, 1)),
             "norm_of_mean": float(np.linalg.norm(sums.mean)),
         }
+        parts = [part for shard in shards if (part := shard.standing_out(name))]
+        if found := merged(parts, float(sums.spread.sum())):
+            standing_out[name] = found
     return {
         "rows": sum(shard.count for shard in shards),
         "tokens": tokens,
@@ -311,6 +320,7 @@ def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
         "alignment": _alignment([shard.facts["alignment"] for shard in shards]),
         "points": points,
         "routed_layers": shards[0].routed(),
+        **({"standing_out": standing_out} if standing_out else {}),
     }
 
 

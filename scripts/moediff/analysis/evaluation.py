@@ -13,6 +13,7 @@ from torch import Tensor
 from moediff.activations.chunks import half_of
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.measured import POOLED, THRESHOLD, Measured
+from moediff.analysis.without_massive import WithoutMassive
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
 from moediff.dictionaries.dictionary import Dictionary, in_float64
@@ -116,6 +117,7 @@ def measure(
         baseline = baseline.to(device)
     widths = torch.tensor(shape.widths, device=device)
     scale = dictionary.scale.repeat_interleave(widths)  # [D]
+    apart = WithoutMassive(data, [shape.columns(s) for s in range(len(names))])
     progress = Progress(data.count, "evaluation", "rows")
     for sources, domain, document in zip(data.in_order(recipe["batch"]), *labels, strict=True):
         half = half_of(document)
@@ -141,11 +143,21 @@ def measure(
         for (method, name), total in sums.items():
             columns = shape.columns(names.index(name))
             total.add(rows[:, columns], rebuilt[method][:, columns])
+        apart.add(sources, rows, rebuilt)
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}
     for method in (*modes, *baselines):
         fve[method, POOLED] = float(np.mean([fve[method, name] for name in names]))
+    without: dict[tuple[str, str], float | None] = {}
+    if apart.count:
+        for (method, name), total in sums.items():
+            without[method, name] = apart.fve(
+                method, names.index(name), total.error, total.total, total.mean, data.count
+            )
+        for method in (*modes, *baselines):
+            each = [without[method, name] for name in names]
+            without[method, POOLED] = None if None in each else float(np.mean(each))
     return Measured(
         fve=fve,
         l0={mode: count / data.count for mode, count in active.items()},
@@ -154,4 +166,6 @@ def measure(
         fired_in=fired_in.view(HALVES, shape.features, -1).numpy(),
         domain_rows=domain_rows.view(HALVES, -1).numpy(),
         rows=data.count,
+        massive_rows=apart.count,
+        fve_without=without,
     )

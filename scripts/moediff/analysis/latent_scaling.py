@@ -45,6 +45,8 @@ from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import backend
 
+LEAST_FIRINGS = 100  # rows on which a feature must fire to have a nu
+
 
 class _Codes:
     """Sums over rows of a dictionary's values, by half of the rows."""
@@ -99,7 +101,11 @@ class _Target:
 
 @torch.no_grad()
 def latent_scaling(
-    dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device, least: int = 100
+    dictionary: Dictionary,
+    data: AlignedRows,
+    batch: int,
+    device: torch.device,
+    least: int = LEAST_FIRINGS,
 ) -> dict[str, np.ndarray]:
     """Both nu of every feature of a dictionary over two sources, each an array [F].
 

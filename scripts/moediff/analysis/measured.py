@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Measured:
     fired_in: np.ndarray  # the same by half of the documents, [half, feature, domain]
     domain_rows: np.ndarray  # [half, domain]
     rows: int
+    massive_rows: int = 0  # of massive norm in some source, left in
+    # Without those, as `fve`; empty where there are none, None where nothing else varies.
+    fve_without: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
 
 def fve_rows(
@@ -36,8 +39,18 @@ def fve_rows(
     """Flat rows for fve.json: one for each mode and source, and one pooled.
 
     `dead` counts dead features; `about` holds comparison, member, recipe, seed, k and features.
-    An SAE's pooled value is that of its one source.
+    An SAE's pooled value is that of its one source. Where rows of massive norm were left in, it stands
+    beside FVE what it is without them, of the dictionary and of the principal components.
     """
+    apart = measured.fve_without
+
+    def without_massive(mode: str, name: str) -> dict[str, Any]:
+        return {
+            "massive_rows": measured.massive_rows,
+            "fve_without_massive": apart[mode, name],
+            "baseline_pca_without_massive": apart["pca", name],
+        }
+
     return [
         {
             **about,
@@ -51,6 +64,7 @@ def fve_rows(
             "firings_per_feature": float(measured.fired.mean()),
             "rows": measured.rows,
             "definition": DEFINITION,
+            **(without_massive(mode, name) if apart else {}),
         }
         for mode in measured.l0
         for name in (POOLED, *names)

@@ -50,7 +50,7 @@ class Pass:
 
     model: PreTrainedModel
     text: Text
-    part: slice  # of its sequences
+    part: slice | np.ndarray  # of its sequences: a stretch, or their numbers
     across_documents: bool  # whether attention crosses documents
 
     @property
@@ -115,27 +115,51 @@ def passes(
     sequences: int,
     batch: int,
     name: str,
+    documents: int = 0,
 ) -> Iterator[list[Pass]]:
     """Passes of models side by side over the first `sequences`, `batch` at a time: one of each model.
 
     `texts` holds for every token shard in turn the text as each model reads it. `name` says on the
-    progress bar what is done. No shard is read that is not needed.
+    progress bar what is done. No shard is read that is not needed. Where the sequences hold fewer than
+    `documents` documents, those of the last shard are instead the ones that hold most.
     """
     progress = Progress(sequences, name, "sequences")
-    left = sequences
+    left, seen = sequences, set[int]()
     for side_by_side in texts:
         count = min(left, len(side_by_side[0].tokens.tokens))
+        document = side_by_side[0].tokens.document
+        chosen = _chosen(document, count, seen, documents) if documents else None
+        seen.update(np.unique(document[:count]).tolist())
         for first in range(0, count, batch):
             part = slice(first, min(first + batch, count))
+            part = part if chosen is None else chosen[part]
             yield [
                 Pass(model, text, part, across_documents)
                 for model, text in zip(models, side_by_side, strict=True)
             ]
-            progress.advance(part.stop - part.start)
+            progress.advance(min(batch, count - first))
         left -= count
         if not left:
             break
     progress.close()
+
+
+def _chosen(document: np.ndarray, count: int, seen: set[int], least: int) -> np.ndarray | None:
+    """Numbers of `count` sequences, rising, that hold many documents, of document [sequence, position].
+
+    None where the first ones, with the documents `seen` before, hold at least `least` of them, or are all
+    that there are. One by one, that which has most documents that none has yet; the earlier of equals.
+    """
+    held = [set(np.unique(row[row != PADDING]).tolist()) for row in document]
+    if count == len(held) or len(seen.union(*held[:count])) >= least:
+        return None
+    left, chosen = list(range(len(held))), list[int]()
+    while len(chosen) < count:
+        best = max(left, key=lambda number: len(held[number] - seen))
+        left.remove(best)
+        seen = seen | held[best]
+        chosen.append(best)
+    return np.array(sorted(chosen))
 
 
 # --- over text whose rows are stored ------------------------------------------------------------

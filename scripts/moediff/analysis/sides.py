@@ -36,15 +36,14 @@ def open_sides(
     manifests: Sequence[Path | str],
     points: Sequence[Path | str],
     device_maps: Sequence[str | None],
-    massive_norm: float | None,
     device: torch.device,
 ) -> list[Side]:
     """The sources of a dictionary, their models opened: one at two hook points only once.
 
     `facts` are those of the dictionary in `path`; all sequences are source by source: `manifests` the
-    models' model.json, `points` their points.json, in which the median norm of a hook point stands.
-    Rows of more than `massive_norm` times that norm are massive. Raises UserError where a model is not
-    the one that the dictionary was fitted on.
+    models' model.json, `points` their points.json, in which the median norm of a hook point stands,
+    and how many times that norm a row must have to be massive. Raises UserError where a model is not the
+    one that the dictionary was fitted on.
     """
     placed = dict(zip(manifests, device_maps, strict=True))
     opened = {manifest: open_manifest(manifest, device, placed[manifest]) for manifest in placed}
@@ -59,8 +58,10 @@ def open_sides(
                 "same snakemake command again"
             )
         point, most = Point.named(origin["hook"]), None
+        found = artifact.read_json(measured)
+        massive_norm = found["reading"]["drop"]["massive_norm"]
         if massive_norm is not None:
-            every = artifact.read_json(measured)["points"].values()
+            every = found["points"].values()
             (norm,) = {m["median_norm"] for m in every if Point(m["hook"], m["layer"]) == point}
             most = massive_norm * norm
         sides.append(Side(name, model, point, most))

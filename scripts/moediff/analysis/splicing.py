@@ -18,6 +18,7 @@ has the same routing.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from torch import Tensor
 from moediff.analysis.reruns import Pass, Text, passes
 from moediff.analysis.sides import Side
 from moediff.core.errors import UserError
-from moediff.core.resampling import document_interval
+from moediff.core.resampling import LEAST_DOCUMENTS, document_interval
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import Edit, ablate, intervene, replace
@@ -39,6 +40,7 @@ from moediff.hooks.resuming import Beginning
 from moediff.hooks.routing import freezing, recording
 from moediff.models.families import Routed
 
+log = logging.getLogger("moediff")
 LIVE, FROZEN = "live", "frozen"
 CLEAN, ZERO, MEAN, SPLICED = "clean", "zero", "mean", "spliced"
 ALL = "all"  # domains together
@@ -105,6 +107,15 @@ class _Sums:
         values, counts = more[inside].astype(float), tokens[inside].astype(float)
         return document_interval(values, counts, document[inside].astype(np.int64))
 
+    def few_documents(self) -> dict[str, int]:
+        """Documents of each domain, and of all, that has too few to resample."""
+        batches = next(iter(self.added.values()))
+        document, domain, *_ = np.concatenate(batches, axis=1)
+        counts = {ALL: len(set(document))}
+        for number, name in enumerate(self.domains):
+            counts[name] = len(set(document[domain == number]))
+        return {name: count for name, count in counts.items() if 0 < count < LEAST_DOCUMENTS}
+
     def documents(self, source: str) -> pl.DataFrame:
         """One row a routing, kind and document; one that two batches cut has its parts in one row."""
         parts = [
@@ -169,6 +180,7 @@ def splice(
     deleted: Mapping[str, np.ndarray] | None = None,
     within: Mapping[str, Collection[int]] | None = None,
     by_document: Collection[str] = (),
+    documents: int = 0,
 ) -> Losses:
     """Losses with the activations of each side replaced in turn.
 
@@ -176,7 +188,8 @@ def splice(
     resampled, where there are enough of them.
 
     `texts` holds for every token shard, side by side, the text as the side's model reads it, with its
-    kept rows; the first `sequences` are used, `batch` at a time. The dictionary reads all sides' rows of a
+    kept rows; the first `sequences` are used, `batch` at a time; where these are of fewer than `documents`
+    documents, those of most. The dictionary reads all sides' rows of a
     token, in float64 and by its thresholds, and each model then runs with its own part of the
     reconstruction alone. `deleted` names features [F] of bool that are left out of it, each kind
     "without {name}"; `within` the numbers of the sides that are run without them, where these are not all;
@@ -191,7 +204,7 @@ def splice(
     totals: list[_Sums] = []
     models = [side.model for side in sides]
     begun = [Beginning(side.model, side.point) for side in sides]
-    for runs in passes(models, texts, across_documents, sequences, batch, "splicing"):
+    for runs in passes(models, texts, across_documents, sequences, batch, "splicing", documents):
         if not totals:
             totals = [_Sums(run.tokens.domains) for run in runs]
             for side, run, blocks in zip(sides, runs, begun, strict=True):
@@ -201,9 +214,16 @@ def splice(
         _add_batch(totals, sides, runs, begun, dictionary, gone, wanted, kept, frozen)
     if not totals or not all(sums.count.any() for sums in totals):
         raise UserError("splicing: no token is predicted; use more sequences")
+    for side, sums in zip(sides, totals, strict=True):
+        if few := sums.few_documents():
+            counts = ", ".join(f"{name} {count}" for name, count in few.items())
+            log.warning(
+                "splicing: %s: no interval over fewer than %d documents (%s); raise reruns.sequences",
+                side.name, LEAST_DOCUMENTS, counts,
+            )  # fmt: skip
     rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
-    documents = [sums.documents(side.name) for side, sums in zip(sides, totals, strict=True)]
-    return Losses(pl.DataFrame(rows, schema=COLUMNS), pl.concat(documents))
+    each = [sums.documents(side.name) for side, sums in zip(sides, totals, strict=True)]
+    return Losses(pl.DataFrame(rows, schema=COLUMNS), pl.concat(each))
 
 
 def _features(dictionary: Dictionary, deleted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 Every job of a cluster run parses the Snakefile again, and rules ask for these names.
 """
 
-from moediff.config.activations import model_shards, points
+from moediff.config.activations import dropped, model_shards, points
 from moediff.config.base import ROW_SPLITS, SPLITS
 from moediff.config.checkpoints import checkpoint_files
 from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
@@ -37,6 +37,7 @@ __all__ = [
     "Fit",
     "Source",
     "checkpoint_files",
+    "dropped",
     "fits",
     "has_experts",
     "init_of",

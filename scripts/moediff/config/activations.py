@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from moediff.config.base import Config, as_list
 from moediff.config.corpus import shard_count
-from moediff.config.kinds import EXTERNAL, kind
+from moediff.config.kinds import EXTERNAL, LOADED, kind
 from moediff.config.layout import point_name
 from moediff.config.models import layer_count
 from moediff.config.rows import row_paths
 from moediff.core.errors import ConfigError
+
+# A row whose norm is more than so many times the median is massive. Pretrained models write a few activations
+# a thousand times the median at a few tokens (Sun et al. 2024, 2402.17762), whose rows then have norms tens
+# to hundreds of times the median; others stay within a few times it. dictionary_learning advises 10 too.
+MASSIVE_NORM = 10
 
 
 def points(config: Config) -> dict[str, tuple[str, float]]:
@@ -30,6 +35,14 @@ def resolve_layer(layer: float, layers: int, model: str) -> int:
             f"layers (0 to {layers - 1}, or a share of depth from 0.0 to 1.0)"
         )
     return index
+
+
+def dropped(config: Config, model: str) -> Config:
+    """What is left out of a model's rows, with what `auto` says for its kind."""
+    drop = config["activations"]["drop"]
+    if drop["massive_norm"] != "auto":
+        return drop
+    return drop | {"massive_norm": MASSIVE_NORM if kind(config, model) is LOADED else None}
 
 
 def model_shards(config: Config, model: str, split: str) -> int:

@@ -93,6 +93,11 @@ def check_model(name: str, model: Config, config: Config) -> None:
                 f"models.{name}.load: a checkpoint needs its own tokenizer; set corpus.tokenizer to "
                 f"{{load: {model['load']}}}, or models.{name}.tokenizer to own"
             )
+        if model["begin_of_text"] and model["tokenizer"] != "own":
+            raise ConfigError(
+                f"models.{name}.begin_of_text: sequences of the corpus's tokenizer are read by several "
+                f"models, so none is begun for one; set models.{name}.tokenizer to own"
+            )
         check_checkpoint(f"models.{name}.load", model["load"])
         return
     train = model["train"]

@@ -192,7 +192,7 @@ def _explained(error: Any) -> str:
     if error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         return f"{where}: the key '{missing[0]}' is missing"
-    if error.validator == "type" and _looks_like_number(error.instance):
+    if error.validator in ("type", "pattern") and _looks_like_number(error.instance):
         number = _as_yaml_number(error.instance)
         if number == error.instance:  # without quotes it would have been one
             return (

@@ -12,17 +12,30 @@ log = logging.getLogger("moediff")
 
 
 class Progress:
-    """Counts `total` units of work; on a terminal a bar, elsewhere a log line every `seconds`."""
+    """Counts `total` units of work; on a terminal a bar, elsewhere a log line every `seconds`.
+
+    A line also stands at the beginning, and after the first units where they took more than `slow` seconds:
+    what takes an hour says so in its first minutes.
+    """
 
     def __init__(
-        self, total: int, name: str, unit: str, start: int = 0, seconds: float = 20
+        self,
+        total: int,
+        name: str,
+        unit: str,
+        start: int = 0,
+        seconds: float = 20,
+        slow: float = 2,
     ) -> None:
         self.total, self.name, self.unit, self.seconds = total, name, unit, seconds
+        self.wait = min(slow, seconds)  # until the next line
         self.first = self.done = start
         self.began = self.said = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=start, desc=name, unit=f" {unit}", unit_scale=True)
+        else:
+            log.info("%s: %s of %s %s", name, f"{start:,}", f"{total:,}", unit)
 
     def advance(self, amount: int, note: str = "") -> None:
         """Count `amount` units more; `note` is shown beside the count."""
@@ -30,10 +43,13 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(amount)
-        elif time.monotonic() - self.said >= self.seconds:
-            self.said = time.monotonic()
-            log.info("%s: %s of %s %s%s", self.name, f"{self.done:,}", f"{self.total:,}",
-                     self.unit, f", {note}" if note else "")  # fmt: skip
+        elif time.monotonic() - self.said >= self.wait:
+            self.said, self.wait = time.monotonic(), self.seconds
+            left = (
+                (self.total - self.done) * (self.said - self.began) / max(self.done - self.first, 1)
+            )
+            log.info("%s: %s of %s %s, about %s left%s", self.name, f"{self.done:,}",
+                     f"{self.total:,}", self.unit, _shown(left), f", {note}" if note else "")  # fmt: skip
 
     def close(self) -> None:
         """End the bar and log how fast the work went."""
@@ -41,4 +57,12 @@ class Progress:
             self.bar.close()
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (self.done - self.first) / seconds
-        log.info("%s: done in %.1f s, %s %s/s", self.name, seconds, f"{rate:,.0f}", self.unit)
+        shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        log.info("%s: done in %.1f s, %s %s/s", self.name, seconds, shown, self.unit)
+
+
+def _shown(seconds: float) -> str:
+    """A stretch of time in the unit in which it is not below 2, hours at most."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

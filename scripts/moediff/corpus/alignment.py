@@ -40,7 +40,11 @@ class _Segments:
 
 
 def retokenise(
-    shard: TokenShard, texts: Mapping[int, str], tokenizer: Tokenizer, end_of_text: int
+    shard: TokenShard,
+    texts: Mapping[int, str],
+    tokenizer: Tokenizer,
+    end_of_text: int,
+    begin_of_text: int | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays [sequence, position] of a shard with its text by another tokenizer.
 
@@ -49,7 +53,8 @@ def retokenise(
     character that the edge of a sequence cuts is in neither segment (at the edges of the shard,
     where nothing is known of what lies beyond, it counts as whole). Sequences end up of different
     lengths: end-of-text tokens of the document PADDING fill them to the longest, without span.
-    `texts` holds the text of every document of the shard.
+    `texts` holds the text of every document of the shard. With `begin_of_text` that token stands before each
+    segment that is not empty; like the end of text it covers nothing, so that it is never a row.
     """
     segments = _segments(shard)
     new_document = segments.document[1:] != segments.document[:-1]
@@ -59,6 +64,8 @@ def retokenise(
     pieces: list[dict[str, np.ndarray]] = []
     for group, document in zip(groups, encoded, strict=True):
         pieces += _inside(document, segments, group)
+    if begin_of_text is not None:
+        pieces = [_begun(piece, begin_of_text) for piece in pieces]
     lengths = np.array([len(piece["tokens"]) for piece in pieces])
     flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     flat["document"] = np.repeat(segments.document, lengths)
@@ -96,6 +103,15 @@ def _inside(
         {name: array[i:j] for name, array in document.items()}
         for i, j in zip(first, last + ended, strict=True)
     ]
+
+
+def _begun(piece: dict[str, np.ndarray], begin_of_text: int) -> dict[str, np.ndarray]:
+    """The arrays [token] of a segment, where it has any, with a beginning of text before them."""
+    if not len(piece["tokens"]):
+        return piece
+    place = piece["start"][0]
+    first = {"tokens": begin_of_text, "start": place, "end": place, "word_end": False}
+    return {name: np.insert(array, 0, first[name]) for name, array in piece.items()}
 
 
 def _padded(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -68,6 +69,28 @@ def load_tokenizer(
 
     Raises UserError, which starts with `where`, when it cannot be loaded or has no end of text.
     """
+    loaded = _pretrained(name, revision, where)
+    if loaded.eos_token is None:
+        raise UserError(
+            f"{where}: the tokenizer of '{name}' has no end-of-text token; set eos_token and save it again"
+        )
+    backend = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    return backend, loaded.eos_token, list(loaded.all_special_tokens)
+
+
+def load_begin_of_text(name: str, where: str) -> str:
+    """The beginning-of-text token of a pretrained tokenizer. Raises UserError where it has none."""
+    loaded = _pretrained(name, None, where)
+    if loaded.bos_token is None:
+        raise UserError(
+            f"{where}: the tokenizer of '{name}' has no beginning-of-text token; leave begin_of_text out, or "
+            "set bos_token and save it again"
+        )
+    return loaded.bos_token
+
+
+def _pretrained(name: str, revision: str | None, where: str) -> Any:
+    """A tokenizer of transformers, by Hub id, folder or file. Raises UserError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
     named = {}
@@ -90,12 +113,7 @@ def load_tokenizer(
             f"{where}: '{name}' has no tokenizer of its own; put one into that folder by its "
             "save_pretrained, or name another folder or Hub id"
         )
-    if loaded.eos_token is None:
-        raise UserError(
-            f"{where}: the tokenizer of '{name}' has no end-of-text token; set eos_token and save it again"
-        )
-    backend = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-    return backend, loaded.eos_token, list(loaded.all_special_tokens)
+    return loaded
 
 
 def write_tokenizer(

@@ -13,6 +13,7 @@ from moediff.core.errors import UserError, first_line
 from moediff.corpus.tokenizer import (
     Vocabulary,
     entries_digest,
+    load_begin_of_text,
     load_tokenizer,
     open_tokenizer,
     parsed,
@@ -64,6 +65,20 @@ def check_own_tokenizer(folder: Path, model: PreTrainedModel, name: str) -> None
     tokenizer, end, _ = load_tokenizer(str(folder), None, f"model '{name}'")
     (end_of_text,) = special_ids(tokenizer, [end])
     _check_reach(model, tokenizer, end_of_text, name)
+
+
+def begin_of_text(folder: Path, model: PreTrainedModel, name: str) -> str:
+    """The token that begins a checkpoint's text. Refuses one that has none, or no room for it."""
+    where = f"model '{name}'"
+    token = load_begin_of_text(str(folder), where)
+    tokenizer, *_ = load_tokenizer(str(folder), None, where)
+    (number,) = special_ids(tokenizer, [token])
+    if number >= embedded(model):
+        raise UserError(
+            f"{where}: its beginning-of-text token {token!r} has the id {number}, its embedding "
+            f"{embedded(model)} rows; leave begin_of_text out"
+        )
+    return token
 
 
 def _check_reach(model: PreTrainedModel, tokenizer: Tokenizer, end: int, name: str) -> None:
