@@ -5,7 +5,7 @@ from moediff.job import job, state_folder
 with job(snakemake, torch_threads=True) as log:
     import shutil
 
-    from moediff.core import artifact
+    from moediff.core import artifact, checkpoint
     from moediff.synthetic import grid, methods, scoring
 
     params = snakemake.params
