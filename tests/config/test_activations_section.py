@@ -27,7 +27,7 @@ BAD = {
     "drop": ("activations: {drop: {bos: true}}", ["activations.drop", "'bos'"]),
     "massive norm as text": (
         "activations: {drop: {massive_norm: '10'}}",
-        ["activations.drop.massive_norm", "'10' is text to YAML", "write 10"],
+        ["activations.drop.massive_norm", "'10' is text, not a number", "write 10"],
     ),
     "massive norm as a word": (
         "activations: {drop: {massive_norm: never}}",

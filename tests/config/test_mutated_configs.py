@@ -313,7 +313,7 @@ def through_the_door(config: Mapping[str, Any]) -> list[str]:
     comparisons.shared_fits(whole)
     pair = roles.drawn_pair(fits, PRIMARY)
     roles.primary_panels(whole, fits, PRIMARY), roles.known_panels(whole, fits, PRIMARY)
-    roles.primary_analysis(whole, PRIMARY), roles.routed_source(whole, pair)
+    roles.primary_analysis(whole, PRIMARY), roles.routed_sources(whole, pair)
     roles.browsed(whole, fits, pair)
     paths = [
         f"{whole['results']}/{fit.path('.dictionary.safetensors.4194304.partial')}" for fit in fits

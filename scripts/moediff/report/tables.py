@@ -256,7 +256,9 @@ def cross_entropies(
     }
     if not again:
         return {**trained, **levels}
-    whole = {model: {"over": "all validation", **row} for model, row in (trained | levels).items()}
+    whole = {
+        model: {"over": "all validation", **row} for model, row in {**trained, **levels}.items()
+    }
     return {model: whole.get(model) or again[model] for model in [*trained, *again, *levels]}
 
 
