@@ -122,15 +122,16 @@ def calibrate(
                 f"{len(mask)} sequences"
             )
         rms = float(rows.square().mean().sqrt())
+        median_norm = float(rows.norm(dim=1).median())
         found[name] = {
             "hook": point.hook,
             "layer": point.layer,
             "d_model": rows.shape[1],
             "rms": rms,
             "exponent": scale_exponent(rms, dtype),
-            "median_norm": float(rows.norm(dim=1).median()),
+            "median_norm": median_norm,
         }
-        if standing_out := _standing_out(rows, kept, found[name]["median_norm"], massive_norm):
+        if standing_out := _standing_out(rows, kept, median_norm, massive_norm):
             found[name]["standing_out"] = standing_out
     return found
 

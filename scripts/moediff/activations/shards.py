@@ -309,9 +309,9 @@ def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
             "total_variance": float(sums.spread.sum() / max(sums.count, 1)),
             "norm_of_mean": float(np.linalg.norm(sums.mean)),
         }
-        parts = [part for shard in shards if (part := shard.standing_out(name))]
-        if found := merged(parts, float(sums.spread.sum())):
-            standing_out[name] = found
+        odd = [found for shard in shards if (found := shard.standing_out(name))]
+        if together := merged(odd, float(sums.spread.sum())):
+            standing_out[name] = together
     return {
         "rows": sum(shard.count for shard in shards),
         "tokens": tokens,

@@ -156,8 +156,8 @@ def measure(
                 method, names.index(name), total.error, total.total, total.mean, data.count
             )
         for method in (*modes, *baselines):
-            each = [without[method, name] for name in names]
-            without[method, POOLED] = None if None in each else float(np.mean(each))
+            known = [value for name in names if (value := without[method, name]) is not None]
+            without[method, POOLED] = float(np.mean(known)) if len(known) == len(names) else None
     return Measured(
         fve=fve,
         l0={mode: count / data.count for mode, count in active.items()},

@@ -131,8 +131,8 @@ def passes(
         chosen = _chosen(document, count, seen, documents) if documents else None
         seen.update(np.unique(document[:count]).tolist())
         for first in range(0, count, batch):
-            part = slice(first, min(first + batch, count))
-            part = part if chosen is None else chosen[part]
+            stretch = slice(first, min(first + batch, count))
+            part = stretch if chosen is None else chosen[stretch]
             yield [
                 Pass(model, text, part, across_documents)
                 for model, text in zip(models, side_by_side, strict=True)
@@ -214,8 +214,9 @@ def stored_passes(data: AlignedRows, source: int, again: Rerun, name: str) -> It
     for (run,) in passes(
         [again.model], [[Text(tokens)]], again.across_documents, count, again.batch, name
     ):
-        mine = np.flatnonzero((sequence >= run.part.start) & (sequence < run.part.stop))
-        place = (sequence[mine] - run.part.start) * tokens.tokens.shape[1] + where["position"][mine]
+        numbers = np.arange(count)[run.part]  # a stretch of them
+        mine = np.flatnonzero((sequence >= numbers[0]) & (sequence <= numbers[-1]))
+        place = (sequence[mine] - numbers[0]) * tokens.tokens.shape[1] + where["position"][mine]
         rows = torch.from_numpy(mine)
         if len(mine):
             yield StoredPass(run, torch.from_numpy(place), [values[rows] for values in sources])
