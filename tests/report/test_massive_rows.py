@@ -268,6 +268,14 @@ def test_many_massive_rows_of_which_none_is_large_by_itself_are_said_together(
     (sentence,) = cautions(about)
     assert sentence.startswith(f"{many.sum()} rows of massive norm")
     assert f"hold {found['massive_share']:.0%} of the variance" in sentence
+    rows[100] *= 20  # more than a tenth by itself, and the others with it
+    shards = [s.path for s in aligned_rows([rows], shard_rows=1000, folder="one").sources[0]]
+    found = summary(shards)["standing_out"]["made"]
+    (sentence,) = cautions(about | {"standing_out": {"made": found}})
+    assert sentence.startswith(
+        f"One row holds {found['rows'][0]['share']:.0%} of the variance of m.0"
+    )
+    assert f"; the {found['massive_rows']} rows of massive norm hold" in sentence
 
 
 def test_even_rows_say_nothing(aligned_rows: Callable) -> None:

@@ -18,14 +18,17 @@ def cautions(about: Mapping[str, Any]) -> Iterator[str]:
         where = f"{about['model']}.{about['seed']} ({about['split']} rows, {point})"
         count, share = found["massive_rows"], found["massive_share"]
         if found["rows"]:
-            row, *others = found["rows"]
+            row = found["rows"][0]
             times = row["times_median"]
             of_median = "" if times is None else f", {times:.3g} times the median"
-            more = f", and {len(others)} more hold over {SHARE:.0%} each" if others else ""
+            together = (
+                f"; the {count} rows of massive norm hold {share:.0%} together" if count > 1 else ""
+            )
             yield (
                 f"One row holds {row['share']:.0%} of the variance of {where}: token {row['token']} in "
                 f"document {row['document']}, position {row['position']}, of norm "
-                f"{row['norm']:.3g}{of_median}{more}. What is measured follows it; {_remedy(point, times)}."
+                f"{row['norm']:.3g}{of_median}{together}. What is measured follows it; "
+                f"{_remedy(point, times)}."
             )
         elif share >= SHARE:
             yield (
