@@ -314,7 +314,7 @@ def through_the_door(config: Mapping[str, Any]) -> list[str]:
     pair = roles.drawn_pair(fits, PRIMARY)
     roles.primary_panels(whole, fits, PRIMARY), roles.known_panels(whole, fits, PRIMARY)
     roles.primary_analysis(whole, PRIMARY), roles.routed_sources(whole, pair)
-    roles.browsed(whole, fits, pair)
+    roles.shown(fits, pair)
     paths = [
         f"{whole['results']}/{fit.path('.dictionary.safetensors.4194304.partial')}" for fit in fits
     ]
