@@ -83,9 +83,9 @@ rule moved:
     output:
         at("baseline", file="moved.parquet"),
     log:
-        log_of("moved/{comparison}-{member}"),
+        log_of("moved/{comparison}/{member}"),
     benchmark:
-        benchmark_of("moved/{comparison}-{member}")
+        benchmark_of("moved/{comparison}/{member}")
     conda:
         "../envs/moediff.yaml"
     threads: THREADS

@@ -49,9 +49,9 @@ rule figures:
     output:
         of_fit("figures.json"),
     log:
-        log_of("figures/{comparison}-{member}-{recipe}-{seed}"),
+        log_of("figures/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:
-        benchmark_of("figures/{comparison}-{member}-{recipe}-{seed}")
+        benchmark_of("figures/{comparison}/{member}/{recipe}-{seed}")
     conda:
         "../envs/moediff.yaml"
     resources:

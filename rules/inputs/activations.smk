@@ -3,9 +3,11 @@
 
 def reading_settings(wildcards):
     """What decides which activations a row is; layers as the config gives them."""
-    kept = {key: config["activations"][key] for key in ("dtype", "routing")}
-    kept = {"drop": settings.dropped(config, wildcards.model)} | kept
-    return kept | {"points": settings.points(config)}
+    return {
+        "drop": settings.dropped(config, wildcards.model),
+        **{key: config["activations"][key] for key in ("dtype", "routing")},
+        "points": settings.points(config),
+    }
 
 
 def token_files(model, split, shard):

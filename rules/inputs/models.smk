@@ -4,7 +4,9 @@
 def model_settings(wildcards):
     """What decides what a checkpoint is and how it reads; where it is placed changes no result."""
     settings_of = config["models"][wildcards.model]
-    others = ["device_map"] if settings_of["begin_of_text"] else ["device_map", "begin_of_text"]
+    others = {"device_map"}
+    if not settings_of["begin_of_text"]:  # so that models from before there was this key stay made
+        others.add("begin_of_text")
     return {key: value for key, value in settings_of.items() if key not in others}
 
 

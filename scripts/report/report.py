@@ -65,15 +65,15 @@ with job(snakemake):
     moes = {model for model, counts in parameters.items() if counts["total"] != counts["active"]}
     losses = {model: trained[model]["all"] for model in params.judged if model in trained}
     trigram = levels["trigram"]["all"] if levels else None
-    best = finding.strongest(claims, panels, counted, list(metrics.values()), metrics.get(pair))
-    left_out = rows_left_out(list(metrics.values()))
+    records = list(metrics.values())
+    best = finding.strongest(claims, panels, counted, records, metrics.get(pair))
+    left_out = rows_left_out(records)
     first = page.First(
         title=compared.title(study),
-        facts=compared.facts(study, parameters, list(metrics.values()))
+        facts=compared.facts(study, parameters, records)
         + ([("Rows left out", [left_out])] if left_out else []),
         finding=best,
-        warnings=row_warnings(list(metrics.values()))
-        + notes.warnings(losses, trigram, moes, params.barely),
+        warnings=row_warnings(records) + notes.warnings(losses, trigram, moes, params.barely),
         figure=sections.first_figure(svgs, best),
         can_say=notes.can_say(study, counted, panels),
         cannot_say=notes.cannot_say(
@@ -85,7 +85,7 @@ with job(snakemake):
     whole = {CHARTS[name].title: page.figure(svgs[name]) for name in svgs if name not in of_one}
     figures = ({pair: of_one} if pair else {}) | own_figures
     numbers = tables.of_study(
-        claims, panels, counted, list(metrics.values()), parameters,
+        claims, panels, counted, records, parameters,
         tables.cross_entropies(trained, splicing, levels), params.rows,
     )  # fmt: skip
     looked_at = [

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from disks import small_disk
 from moediff.dictionaries import fitting
 from snake import Study
 from workflow import DICTIONARY, run
@@ -92,17 +91,9 @@ def test_a_job_killed_at_thirty_random_instants_ends_with_the_same_bytes(
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
     """A disk on which less fits than one checkpoint of the tiny study's dictionary."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if (
-        sys.platform != "linux"
-        or subprocess.run(mount, capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no disk can be mounted here")
-    (folder / "kept").touch()  # else Snakemake removes the folder after a job that failed
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        (folder / "kept").touch()  # else Snakemake removes the folder after a job that failed
+        yield folder
 
 
 @pytest.mark.slow

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moediff.activations.massive import SHARE
+from moediff.activations.massive import LEFT_OUT, SHARE
 from moediff.activations.shards import EXTERNAL
 from moediff.config.activations import MASSIVE_NORM
-
-LEFT_OUT = "massive_norm "  # what a manifest's reasons begin with, before the hook point
 
 
 def cautions(about: Mapping[str, Any]) -> Iterator[str]:

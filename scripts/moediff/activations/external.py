@@ -22,7 +22,7 @@ from moediff.activations.shard_writer import ShardWriter
 from moediff.activations.shards import EXTERNAL, TYPES, Stored, scale_exponent
 from moediff.config.rows import row_files
 from moediff.core import artifact
-from moediff.core.errors import UserError, first_line
+from moediff.core.errors import UserError, first_line, reading
 
 _PLACE = ("token", "document", "position")  # without these nothing is proved
 _FLOATS = ("float16", "bfloat16", "float32")
@@ -84,14 +84,11 @@ def _type_name(name: str) -> str:
 @contextmanager
 def _naming(path: Path | str) -> Iterator[None]:
     try:
-        with open(path, "rb"):  # safetensors does not say why it failed
-            pass
-        yield
+        with reading(Path(path)):
+            with open(path, "rb"):  # safetensors does not say why it failed
+                pass
+            yield
     except (SafetensorError, OSError, ValueError, EOFError, OverflowError, RecursionError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise UserError(
-                f"{path}: cannot be read ({error.strerror}); nothing is known against it"
-            ) from error
         kind = Path(path).suffix.removeprefix(".")
         raise UserError(
             f"{path}: not a whole {kind} file of plain numbers ({first_line(error)}); write it again"

@@ -16,6 +16,9 @@ from moediff.config.activations import MASSIVE_NORM
 
 SHARE = 0.1  # of the sum of squares about the mean that a row, or all massive ones, may hold without a word
 UNEQUAL = 10.0  # times an equal part: of few rows each holds much
+LEFT_OUT = (
+    "massive_norm "  # what a manifest's reason for such rows begins with, before the hook point
+)
 BLOCK = 1 << 22  # values looked at at a time
 
 Found = Mapping[str, Any]

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from moediff.activations.massive import merged
+from moediff.activations.massive import LEFT_OUT, merged
 from moediff.activations.moments import Moments
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, unreadable
@@ -297,7 +297,7 @@ def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
     left_out: Counter[str] = Counter()
     for shard in shards:
         left_out.update(shard.facts["left_out"])
-        left_out.update({f"massive_norm {k}": v for k, v in shard.facts["massive"].items()})
+        left_out.update({f"{LEFT_OUT}{k}": v for k, v in shard.facts["massive"].items()})
     points, standing_out = {}, {}
     for name, stored in shards[0].points.items():
         sums = Moments(shards[0].width(name))

@@ -89,7 +89,8 @@ def measure(
     """FVE, L0 and firings of a dictionary on the validation rows, and its baselines' FVE.
 
     By the threshold, which firings are counted of, and, where the recipe keeps k features, also by
-    its own selection. Without a `baseline` by the threshold alone, and of no baseline.
+    its own selection. Without a `baseline` by the threshold alone, of no baseline, and
+    with all rows.
 
     Batches have the recipe's rows whatever the chunks and shards, since a BatchTopK code depends on its
     batch. All arithmetic is float64, so that the threshold cuts every row the same way in any batch.
@@ -117,7 +118,9 @@ def measure(
         baseline = baseline.to(device)
     widths = torch.tensor(shape.widths, device=device)
     scale = dictionary.scale.repeat_interleave(widths)  # [D]
-    apart = WithoutMassive(data, [shape.columns(s) for s in range(len(names))])
+    apart = (
+        WithoutMassive(data, [shape.columns(s) for s in range(len(names))]) if baseline else None
+    )
     progress = Progress(data.count, "evaluation", "rows")
     for sources, domain, document in zip(data.in_order(recipe["batch"]), *labels, strict=True):
         half = half_of(document)
@@ -143,14 +146,15 @@ def measure(
         for (method, name), total in sums.items():
             columns = shape.columns(names.index(name))
             total.add(rows[:, columns], rebuilt[method][:, columns])
-        apart.add(sources, rows, rebuilt)
+        if apart:
+            apart.add(sources, rows, rebuilt)
         progress.advance(len(rows))
     progress.close()
     fve = {key: total.value for key, total in sums.items()}
     for method in (*modes, *baselines):
         fve[method, POOLED] = float(np.mean([fve[method, name] for name in names]))
     without: dict[tuple[str, str], float | None] = {}
-    if apart.count:
+    if apart and apart.count:
         for (method, name), total in sums.items():
             without[method, name] = apart.fve(
                 method, names.index(name), total.error, total.total, total.mean, data.count
@@ -166,6 +170,6 @@ def measure(
         fired_in=fired_in.view(HALVES, shape.features, -1).numpy(),
         domain_rows=domain_rows.view(HALVES, -1).numpy(),
         rows=data.count,
-        massive_rows=apart.count,
+        massive_rows=apart.count if apart else 0,
         fve_without=without,
     )

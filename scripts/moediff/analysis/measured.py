@@ -33,6 +33,12 @@ class Measured:
     fve_without: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
 
+def at_inference(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the FVE rows of a metrics.json that of all sources, as the dictionary fires at inference."""
+    (row,) = (r for r in record["fve"] if (r["source"], r["mode"]) == (POOLED, THRESHOLD))
+    return row
+
+
 def fve_rows(
     measured: Measured, names: Sequence[str], dead: int, about: Mapping[str, Any]
 ) -> list[dict[str, Any]]:

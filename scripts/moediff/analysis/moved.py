@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 
 from moediff.activations.rows import AlignedRows
+from moediff.core.terms import ALL
 
 COLUMNS = {
     "domain": pl.String, "rows": pl.Int64, "median": pl.Float64, "q05": pl.Float64, "q95": pl.Float64,
     "cosine": pl.Float64,
 }  # fmt: skip
-ALL = "all"  # domains together, the first row
 
 
 def distances(data: AlignedRows, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ from moediff.analysis.reruns import Pass, Text, passes
 from moediff.analysis.sides import Side
 from moediff.core.errors import UserError
 from moediff.core.resampling import LEAST_DOCUMENTS, document_interval
+from moediff.core.terms import ALL
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import Edit, ablate, intervene, replace
@@ -43,7 +44,6 @@ from moediff.models.families import Routed
 log = logging.getLogger("moediff")
 LIVE, FROZEN = "live", "frozen"
 CLEAN, ZERO, MEAN, SPLICED = "clean", "zero", "mean", "spliced"
-ALL = "all"  # domains together
 COLUMNS = {
     "source": pl.String,
     "domain": pl.String,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from moediff.analysis.measured import POOLED, THRESHOLD
+from moediff.analysis.measured import at_inference
 from moediff.claims import findings, judging
 from moediff.config import layout
 from moediff.core import artifact
@@ -93,7 +93,7 @@ def read_pair(
     metrics: Mapping[str, Any], features: str, deletion: Mapping[str, Any]
 ) -> tuple[findings.Pair, dict[str, Any]]:
     """A pair of models from its files, and its row of the pooled FVE at the threshold."""
-    (row,) = (r for r in metrics["fve"] if (r["source"], r["mode"]) == (POOLED, THRESHOLD))
+    row = at_inference(metrics)
     shares = {one["class"]: one["shares"] for one in deletion["classes"]}
     sources = tuple(metrics["sources"])
     alone = zip((findings.A, findings.B), sources, strict=True)

@@ -15,6 +15,8 @@ from moediff.config.base import files_of
 from moediff.core.errors import ConfigError
 
 CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FILES = (CONFIG, "*.safetensors", "*.safetensors.index.json", "tokenizer.json", ADAPTER_CONFIG)

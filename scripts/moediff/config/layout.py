@@ -109,9 +109,8 @@ _RUN = re.compile(
     rf"(?:{AT}(?P<point>[a-z_]+\.{_LAYER}))?"
 )
 _BETWEEN = "_"  # between the sources of a member
-LONGEST_MEMBER = (
-    245  # characters; a folder's name takes 255, and none that was ever written is longer
-)
+# Characters; a folder's name takes 255, and none that was ever written is longer.
+LONGEST_MEMBER = 245
 
 
 def _source_name(model: str, seeds: str, view: str | None, point: str | None) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from moediff.config.base import Config
 from moediff.config.kinds import EXTERNAL, models_of
 from moediff.core.errors import ConfigError
+from moediff.core.terms import ALL
 
-ALL = "all"  # domains together, and in counts of a panel all models
-LONGEST = (
-    200  # bytes of a name: a seed, a hook point and an ending come to it, and a file's takes 255
-)
+# Bytes of a name: a seed, a hook point and an ending come to it, and a file's takes 255.
+LONGEST = 200
 # What a name would stand beside, in one column or mapping, and be taken for. A test holds each to the
 # constant of the module that writes it.
 RESERVED = {
@@ -44,9 +43,8 @@ def check_names(config: Config) -> None:
         if own is not None and own != [ALL]:  # alone it is what it says
             _check(f"models.{model}.rows.domains", own, RESERVED["domain"])
     for model in config["models"]:
-        if model.startswith(
-            "of_"
-        ):  # tables of recurrence have columns recurs_MODEL and recurs_of_MODEL
+        # Tables of recurrence have columns recurs_MODEL and recurs_of_MODEL.
+        if model.startswith("of_"):
             raise ConfigError(
                 f"models: a name that begins with of_, as '{model}', is taken by counts of features that "
                 "recur; use another"

@@ -63,6 +63,19 @@ def refusal(path: object, error: BaseException) -> UserError | None:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in one line that a file of the user's cannot be read, where the machine refuses it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # of a library, about what it has read
+            raise
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); nothing is known against it"
+        ) from error
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Say in one line that `path`, or something in it, cannot be written, where the machine refuses it."""
     try:

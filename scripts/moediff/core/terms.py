@@ -1,8 +1,12 @@
-"""Terms of tests and of claims. They stand apart from the arithmetic, since the Snakefile reads them each
-time that it is parsed and needs no NumPy for it.
+"""Terms that several stages write: of domains, tests and claims.
+
+They stand apart from the arithmetic, since the Snakefile reads them each time that it is parsed and needs no
+NumPy for it.
 """
 
 from __future__ import annotations
+
+ALL = "all"  # domains together, and in counts of a panel all models
 
 # Directions of a claim and its verdicts.
 ABOVE, BELOW, NEAR = DIRECTIONS = ("above", "below", "near")

@@ -7,7 +7,6 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from io import BufferedIOBase
 from itertools import groupby
 from operator import itemgetter
@@ -21,7 +20,7 @@ from moediff.config.base import matching_files
 from moediff.config.globs import glob_fault
 from moediff.config.text_files import JSON_LINES, PARQUET, TEXT, text_format
 from moediff.core import artifact
-from moediff.core.errors import UserError, first_line, one_line
+from moediff.core.errors import UserError, first_line, one_line, reading
 from moediff.corpus.document import Document, row_documents
 
 MARK = "\ufeff"  # byte-order mark: how bytes were written, not text
@@ -82,24 +81,11 @@ def _named_rows(
         yield f"{path}#{number}", row
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """One line where the machine does not let a file be read."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:  # of a library, about what it has read
-            raise
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); nothing is known against it"
-        ) from error
-
-
 # --- tables -----------------------------------------------------------------------------------
 
 
 def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
-    with _reading(path):
+    with reading(path):
         place = artifact.literal(path)
     try:
         table = pl.scan_parquet(place, glob=False)
@@ -120,7 +106,7 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
 def _json_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
     offset = 0
     try:
-        with _reading(path), _opened(path) as lines:
+        with reading(path), _opened(path) as lines:
             for number, line in enumerate(lines, start=1):
                 # Files with marks that were joined have one inside, too.
                 text = _utf8(line, path, offset).lstrip(MARK)
@@ -176,7 +162,7 @@ def _json_fault(text: str, error: ValueError | RecursionError) -> str:
 
 def _plain_text(path: Path, column: str) -> str:
     """Text of a file. Raises UserError where its content is that of a table, an archive, a program's."""
-    with _reading(path):
+    with reading(path):
         data = path.read_bytes()
     for beginning, kind in _BEGINNINGS.items():
         if data.startswith(beginning):

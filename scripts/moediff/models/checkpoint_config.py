@@ -21,6 +21,7 @@ from transformers import (
 from moediff.config import checkpoints, quantised
 from moediff.core.errors import UserError
 from moediff.models.families import EXPERT_COUNTS, TOP_K
+from moediff.models.weight_files import json_object
 
 # What configs call their sizes. Each is a whole number of 1 or more; some may be left open.
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -38,19 +39,10 @@ _ATTENTION = ("eager", "sdpa")
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
 
 
-def read_config(folder: Path) -> Mapping[str, Any]:
-    """config.json of a folder. Raises UserError where it is no JSON object."""
-    found = checkpoints.read_json(folder / checkpoints.CONFIG)
-    if not isinstance(found, Mapping):
-        raise UserError(
-            f"{folder / checkpoints.CONFIG}: not a JSON object; take a whole checkpoint"
-        )
-    return found
-
-
 def check_config(folder: Path) -> None:
     """Refuse a config.json that asks for what is not done here, or has no number where one belongs."""
-    path, found = folder / checkpoints.CONFIG, read_config(folder)
+    path = folder / checkpoints.CONFIG
+    found = json_object(path)
     why = checkpoints.config_fault(found)
     if why:
         raise UserError(f"{folder}: {why}")

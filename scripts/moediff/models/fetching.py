@@ -10,8 +10,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from moediff.config import checkpoints
 from moediff.core.errors import UserError, first_line
 
-INDEX = "model.safetensors.index.json"
-_WHOLE = "model.safetensors"
 # `*` of such a pattern crosses "/": other copies of the weights lie in folders (original/, onnx/).
 _SMALL, _BELOW = ["*.json", "*.txt"], ["*/*"]
 
@@ -103,7 +101,7 @@ def _snapshot(name: str, revision: str | None, cached: bool) -> Path:
 
 def _weights(folder: Path) -> list[str]:
     """Names of the weights that a folder's small files tell of."""
-    index = checkpoints.read_json(folder / INDEX)
+    index = checkpoints.read_json(folder / checkpoints.INDEX)
     if isinstance(index, Mapping) and isinstance(index.get("weight_map"), Mapping):
         return sorted({str(file) for file in index["weight_map"].values()})
-    return [checkpoints.ADAPTER_WEIGHTS if checkpoints.is_adapter(folder) else _WHOLE]
+    return [checkpoints.ADAPTER_WEIGHTS if checkpoints.is_adapter(folder) else checkpoints.WEIGHTS]

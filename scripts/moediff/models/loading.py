@@ -13,12 +13,13 @@ import torch
 from transformers import PreTrainedModel
 
 from moediff.config import checkpoints
+from moediff.config.checkpoints import CONFIG, WEIGHTS
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, writing
 from moediff.models import adapters, fetching
 from moediff.models.parameters import count_parameters
 from moediff.models.reading import from_transformers, plain
-from moediff.models.weight_files import CONFIG, WEIGHTS, digest, digests
+from moediff.models.weight_files import digest, digests
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from moediff.config import quantised
-from moediff.core.errors import UserError
+from moediff.config.checkpoints import CONFIG
+from moediff.core.errors import UserError, one_line
 from moediff.models import checkpoint_config
-from moediff.models.weight_files import check_weights
+from moediff.models.weight_files import check_weights, json_object
 
 # Elements that a number of a quantised file may stand for: 1 bit each, in numbers of 32 bits.
 _PACKED = 32
@@ -124,7 +125,7 @@ def _check_counts(folder: Path) -> None:
     """Refuse more layers or experts than the weights can be of: to build them would take for ever."""
     shapes = _shapes(folder)
     widest = max((size for shape in shapes.values() for size in shape), default=0)
-    found = checkpoint_config.read_config(folder)
+    found = json_object(folder / CONFIG)
     for what, most in (("layers", len(shapes)), ("experts", max(len(shapes), widest))):
         count = checkpoint_config.most(found, what)
         if count > most:
@@ -168,6 +169,5 @@ def _check_found(model: PreTrainedModel, found: Mapping[str, Any], place: Path) 
 
 def _said(error: BaseException) -> str:
     """What an error says, in one line of bounded length."""
-    text = " ".join(str(error).split())
-    short = text if len(text) <= 300 else f"{text[:300]}..."
+    short = one_line(" ".join(str(error).split()), 300)
     return f"{type(error).__name__}: {short}" if short else type(error).__name__

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from moediff.config import checkpoints
+from moediff.config.checkpoints import CONFIG, INDEX, WEIGHTS
 from moediff.core import artifact
 from moediff.core.errors import UserError, first_line, refusal
 from moediff.models import fetching
 
-CONFIG = checkpoints.CONFIG
-WEIGHTS = "model.safetensors"
 _INDEX = ".safetensors.index.json"
 _EXPLICIT = "transformers_weights"  # key of config.json that names the weights or their index
 
@@ -54,23 +53,23 @@ def check_weights(folder: Path) -> None:
 
 def _named(folder: Path) -> Iterator[str]:
     """Names of the weights or of their index, in the order in which transformers looks for them."""
-    config = _object(folder / CONFIG)
+    config = json_object(folder / CONFIG)
     parts = [config, config.get("text_config")]
     explicit = [p[_EXPLICIT] for p in parts if isinstance(p, dict) and p.get(_EXPLICIT) is not None]
-    found = [name for name in (WEIGHTS, f"model{_INDEX}") if (folder / name).is_file()]
+    found = [name for name in (WEIGHTS, INDEX) if (folder / name).is_file()]
     yield from map(str, explicit or found[:1])
 
 
 def _indexed(index: Path) -> list[str]:
     """Names that an index gives."""
-    names = _object(index).get("weight_map")
+    names = json_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UserError(f"{index}: has no weight_map of tensors to files; take a whole checkpoint")
     return sorted(set(map(str, names.values())))
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint."""
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint. Raises UserError where the file holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -41,9 +41,8 @@ class Browsed:
 
     label: str  # what it is called everywhere on the page
     features: pl.DataFrame  # as `features.feature_table` gives it; columns may be joined to it
-    examples: pl.DataFrame | None = (
-        None  # as `examples.feature_examples` gives them; None: no text is known
-    )
+    # As `examples.feature_examples` gives them; None: no text is known.
+    examples: pl.DataFrame | None = None
     experts: pl.DataFrame | None = None  # feature, source, layer, expert, information (nats)
     note: str = ""  # what a reader of its columns must know
 

@@ -8,11 +8,12 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
+from moediff.core.terms import ALL
+
 Row = dict[str, Any]
 MOST = 12  # features in the list
 BEFORE, AFTER = 40, 24  # characters of an example around the token at which it fires most
 CLEAN = (pl.col("kind") == "clean") & (pl.col("routing") == "live")  # of splicing.parquet
-ALL = "all"  # domains together, in the same file
 _SEEN = str.maketrans({"\n": "\u21b5", "\r": "\u21b5", "\t": "\u21e5"})
 
 

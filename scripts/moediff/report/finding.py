@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from moediff.analysis import controls
-from moediff.analysis.measured import POOLED, THRESHOLD
+from moediff.analysis.measured import at_inference
 from moediff.analysis.panel import EITHER
 from moediff.claims import verdicts
 from moediff.core.terms import KNOWN
-from moediff.report.labels import class_names, member_label, sides_of
+from moediff.report.labels import class_names, member_label, percent, sides_of
 
 Record = Mapping[str, Any]
 RANK = (verdicts.SHOWN, verdicts.OPPOSITE, verdicts.ABSENT)
@@ -103,13 +103,13 @@ def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:
     one, row = max(rows, key=lambda found: found[1]["others"])
     kinds = " or ".join(one["kinds"])
     above = row["observed"] > row["largest_other"]
-    low, high = (_percent(share, 2) for share in row["interval"])
+    low, high = (percent(share, 2) for share in row["interval"])
     than = "more than" if above else "not more than"
     return Finding(
-        f"Features of one kind alone ({kinds}) carry {_percent(row['observed'], 2)} (95 % "
+        f"Features of one kind alone ({kinds}) carry {percent(row['observed'], 2)} (95 % "
         f"interval {low} to {high}) of the models' variance, {than} under any of {row['others']} other "
         "labels of the same models "
-        f"({_percent(row['largest_other'], 2)} at most).",
+        f"({percent(row['largest_other'], 2)} at most).",
         f"p {row['p']:.3g}; with so few models the smallest that there can be is {row['smallest_p']:.3g}.",
         "panel",
     )
@@ -136,12 +136,12 @@ def classes(pair: Record | None, counted: Record) -> Finding | None:
     where = (
         "between two seeds of one model" if controls.OTHER_SEED in rates else "of a rotated copy"
     )
-    share_false = _percent(false["exclusive"])
+    share_false = percent(false["exclusive"])
     error = f"Error rate: {where}, where nothing differs, the same rule calls {share_false} so"
     if false["dictionaries"] > 1:
-        error += f" ({_percent(false['lowest'])} to {_percent(false['highest'])} in {false['dictionaries']})"
+        error += f" ({percent(false['lowest'])} to {percent(false['highest'])} in {false['dictionaries']})"
     return Finding(
-        f"{_percent(share)} of the features of {' and '.join(sides)} are one model's alone ({each}; "
+        f"{percent(share)} of the features of {' and '.join(sides)} are one model's alone ({each}; "
         f"{counts[controls.COMMON]:,} are common{over}).",
         error + ".",
         "classes",
@@ -158,7 +158,7 @@ def explained(pair: Record | None, metrics: Sequence[Record]) -> Finding | None:
     if not metrics:
         return None
     record = pair or metrics[0]
-    row = next(row for row in record["fve"] if row["source"] == POOLED and row["mode"] == THRESHOLD)
+    row = at_inference(record)
     names = " and ".join(sides_of(record["member"]))
     if len(record["sources"]) > 2:
         names = member_label(record["member"])
@@ -169,13 +169,9 @@ def explained(pair: Record | None, metrics: Sequence[Record]) -> Finding | None:
             "mistake is not known."
         )
     return Finding(
-        f"One dictionary explains {_percent(row['fve'])} of the variance of {names} with "
+        f"One dictionary explains {percent(row['fve'])} of the variance of {names} with "
         f"{row['l0']:.1f} of {record['features']:,} features a row, on {row['rows']:,} rows that it was "
-        f"not fitted on; {row['k']} principal components explain {_percent(row['baseline_pca'])}.",
+        f"not fitted on; {row['k']} principal components explain {percent(row['baseline_pca'])}.",
         error,
         "relative-norm" if len(record["sources"]) == 2 else "fve",
     )
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"

@@ -69,6 +69,11 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """A share as text."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def labelled(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows with what their dictionary is called."""
     named = rows.select("comparison", "member", "recipe", "seed").iter_rows()

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from moediff.analysis.measured import POOLED, THRESHOLD
+from moediff.analysis.measured import at_inference
 from moediff.config.layout import Member, parse
 from moediff.report import browser, changes, page, tables
 from moediff.report.charts import CHARTS
@@ -78,7 +78,7 @@ def of_each(
     """Figures of one dictionary at a time, by folder and chart; and which dictionaries have none here."""
     chosen = {}
     for folder, svgs in figures.items():
-        row = _pooled(metrics[folder])
+        row = at_inference(metrics[folder])
         name = (
             f"{label_of(metrics[folder])}: {100 * row['fve']:.1f} % explained at L0 {row['l0']:.1f}"
         )
@@ -99,13 +99,6 @@ def of_each(
             )
         )
     return Markup("").join(parts)
-
-
-def _pooled(record: Record) -> Record:
-    """What a dictionary explains of all its sources, as it fires at inference."""
-    return next(
-        row for row in record["fve"] if row["source"] == POOLED and row["mode"] == THRESHOLD
-    )
 
 
 def browsed(

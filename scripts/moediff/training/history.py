@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from moediff.core import artifact
+from moediff.core.terms import ALL
 
 # One row a value. A loss is of a split and a domain; `tokens` seen so far and `learning_rate` are of
 # the step, and stand once, under the train split and all domains. Router losses bear the names of
@@ -20,7 +21,6 @@ COLUMNS = {
     "value": pl.Float64,
 }
 TRAIN, VALIDATION = "train", "validation"
-ALL = "all"  # domains together
 CROSS_ENTROPY = "cross_entropy"  # nats a token
 TOKENS, LEARNING_RATE = "tokens", "learning_rate"
 

@@ -33,9 +33,8 @@ class Chart:
     also: tuple[str, ...] = ()  # tables that it shows where the study has them
     job: str = "dictionaries"  # charts of one job are drawn by one process: most of it is starting
     on_page: bool = True  # and so drawn by `all`
-    of_one: bool = (
-        False  # of one dictionary, the first pair: the page has it among that one's figures
-    )
+    # Of one dictionary, the first pair: the page has it among that one's figures.
+    of_one: bool = False
     sources: int | None = None  # any other dictionary over so many (0: any number) has it there too
 
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from moediff.analysis import controls
 from moediff.report.charts import Tables
-from moediff.report.labels import sides_of
+from moediff.report.labels import percent, sides_of
 from moediff.report.theme import CLASS_COLOURS, Size, heading, room
 
 ORDER = ("A-only", "common", "B-only")
@@ -138,7 +138,3 @@ def _errors(row: Mapping[str, float | None]) -> str:
     """The error rates that are known, beside a bar."""
     kinds = (("false", row["false_exclusive"]), ("missed", row["missed_exclusive"]))
     return ", ".join(f"{name} {percent(share)}" for name, share in kinds if share is not None)
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
