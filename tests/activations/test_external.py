@@ -1,4 +1,4 @@
-"""External activations: read as they are, proved aligned, every fault named in one line."""
+"""External activations: read as they were written, proved against our own, or refused in one line."""
 
 from __future__ import annotations
 
@@ -13,57 +13,16 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-import yaml
 
-from conftest import PRESETS, SCHEMA, cached, write_tokens
+from conftest import cached, write_tokens
+from external_rows import COUNT, WIDTH, arrays, convert, write
 from moediff.activations import external
 from moediff.activations.rows import AlignedRows
 from moediff.activations.shard_writer import TOKENS
-from moediff.activations.shards import Shard
-from moediff.config import activations, comparisons, complete
-from moediff.config.rows import row_domains, row_files, row_paths
 from moediff.core import artifact
-from moediff.core.errors import ConfigError, UserError
+from moediff.core.errors import UserError
 from moediff.corpus.token_shards import read_token_shard
-from moediff.report import budget
 from workflow import ROOT
-
-COUNT, WIDTH = 300, 6
-
-
-def arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    """What another program holds: rows of documents of 10 tokens."""
-    row = np.arange(COUNT)
-    rows = np.random.default_rng(seed).normal(size=(COUNT, WIDTH)).astype(np.float32)
-    return {"activations": rows, "token": row % 7, "document": row // 10, "position": row % 10}
-
-
-def write(path: Path, values: dict[str, np.ndarray]) -> Path:
-    """A safetensors file, or for a name without suffix a folder of .npy files."""
-    if path.suffix:
-        safetensors.numpy.save_file(values, path)
-        return path
-    path.mkdir()
-    for name, array in values.items():
-        np.save(path / f"{name}.npy", array)
-    return path
-
-
-def convert(
-    source: Path,
-    output: Path,
-    dtype: str = "float32",
-    domains: tuple[str, ...] = ("all",),
-    name: str = "activations",
-    chunk_rows: int = 64,
-    first: Path | None = None,
-) -> Shard:
-    """The shard of one file, measured by the file `first` (itself when there is none)."""
-    measured = external.measure(first or source, name, dtype)
-    made_by = artifact.made_by("activations")
-    external.convert(source, name, domains, dtype, chunk_rows, measured, output, made_by)
-    return Shard(output)
-
 
 # --- what is read ---
 
@@ -345,130 +304,3 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"token\.npy: not a whole npy file of plain numbers"):
         external.open_rows(source, "activations")
     assert not (tmp_path / "sprung").exists()
-
-
-# --- the config ---
-
-ALONE = """
-models:
-  one: {rows: {fit: "one/fit-*.safetensors", validation: [one/val-0.safetensors]}}
-  two: {rows: {fit: ["two/fit-0", "two/fit-1"], validation: two/val-*, domains: [x, y]}}
-comparisons: {pair: {each: [one, two]}}
-"""
-
-
-@pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The files that ALONE names."""
-    monkeypatch.chdir(tmp_path)
-    for model, suffix in (("one", ".safetensors"), ("two", "")):
-        Path(model).mkdir()
-        for name in ("fit-1", "fit-0", "val-0"):
-            write(Path(model) / f"{name}{suffix}", arrays())
-    return tmp_path
-
-
-def completed(change: str = "{}") -> dict:
-    whole = yaml.safe_load(ALONE)
-    for section, keys in yaml.safe_load(change).items():
-        whole.setdefault(section, {}).update(keys)
-    return complete.complete(whole, SCHEMA, PRESETS)
-
-
-def test_a_config_of_rows_alone_needs_no_corpus(there: Path) -> None:
-    config = completed()
-    assert "corpus" not in config
-    assert row_paths(config, "one", "fit") == [
-        "one/fit-0.safetensors", "one/fit-1.safetensors",
-    ]  # fmt: skip
-    assert activations.model_shards(config, "two", "fit") == 2
-    assert [fit.member.name for fit in comparisons.fits(config)] == ["one.0_two.0"]
-    assert row_domains(config, "one") == ["all"]
-    assert row_domains(config, "two") == ["x", "y"]
-    assert row_files("two/fit-0") == [
-        f"two/fit-0/{name}.npy" for name in sorted(arrays())
-    ]  # fmt: skip
-
-
-CORPUS = (
-    "corpus: {domains: {made: {source: tales}}, tokens: {train: 900, fit: 900, validation: 500}"
-)
-MADE = "models: {made: {train: {d_model: 8, layers: 1, heads: 1, ffn: 8}}}"
-MIXED = "comparisons: {mixed: {each: [made, one]}}"
-
-
-def test_rows_beside_a_model_of_ours_are_as_many_shards_of_the_same_domains(there: Path) -> None:
-    config = completed(f"{{{CORPUS}, shard_tokens: 512}}, {MADE}, {MIXED}}}")
-    assert activations.model_shards(config, "made", "fit") == 2
-    assert row_domains(config, "one") == ["made"]
-    assert row_domains(config, "two") == ["x", "y"]
-
-
-BAD = {
-    "no file": (
-        "models: {a: {rows: {fit: no/*.npz, validation: two/val-0}}}",
-        "models.a.rows.fit: no file matches 'no/*.npz'",
-    ),
-    "one glob of several": (
-        "models: {a: {rows: {fit: [two/fit-0, gone], validation: two/val-0}}}",
-        "no file matches 'gone'",
-    ),
-    "no validation": (
-        "models: {a: {rows: {fit: two/fit-0}}}",
-        "models.a.rows: the key 'validation' is missing",
-    ),
-    "kind of file": (
-        "models: {a: {rows: {fit: two/fit-0/*.npy, validation: two/val-0}}}",
-        "'two/fit-0/activations.npy' is neither a .safetensors file nor a folder",
-    ),
-    "empty folder": (
-        "models: {a: {rows: {fit: two, validation: two/val-0}}}",
-        "'two' is neither",
-    ),
-    "fit is validation": (
-        "models: {a: {rows: {fit: two/*, validation: two/val-0}}}",
-        "models.a.rows.validation: 'two/val-0' is named twice",
-    ),
-    "unknown key": (
-        "models: {a: {rows: {fit: two/fit-0, validation: two/val-0, tensor: x}}}",
-        "models.a.rows: unknown key 'tensor'; known keys: array, domains",
-    ),
-    "domain twice": (
-        "models: {a: {rows: {fit: two/fit-0, validation: two/val-0, domains: [x, x]}}}",
-        "models.a.rows.domains",
-    ),
-    "shards of rows": (
-        "{models: {a: {rows: {fit: two/fit-0, validation: two/val-0}}}, "
-        "comparisons: {c: {each: [one, a]}}}",
-        "comparisons.c: its sources have different numbers of fit shards (one 2, a 1)",
-    ),
-    "shards of the corpus": (
-        f"{{{CORPUS}}}, {MADE}, {MIXED}}}",
-        "comparisons.mixed: its sources have different numbers of fit shards (made 1, one 2)",
-    ),
-    "a model without a corpus": (MADE, "the key 'corpus' is missing"),
-    "like rows": ("models: {a: {like: one}}", "'one' is external activations; only a trained"),
-    "load and rows": (
-        "models: {a: {load: x, rows: {fit: two/fit-0, validation: two/val-0}}}",
-        "models.a: unknown key 'rows'",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_config_is_refused_in_one_line_before_any_job(there: Path, case: str) -> None:
-    change, said = BAD[case]
-    with pytest.raises(ConfigError) as caught:
-        completed(change)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_budget_counts_the_rows_that_are_there(there: Path, monkeypatch) -> None:
-    monkeypatch.setattr(budget, "SECONDS", 0.02)
-    config = completed("recipes: {default: {k: 2, features: 16, batch: 32}}")
-    found = budget.estimate(config, torch.device("cpu"))
-    rows = [stage for stage in found["stages"] if stage["stage"] == "activations"]
-    assert [(stage["name"], stage["amount"]) for stage in rows] == [("one", 900), ("two", 900)]
-    assert {stage["stage"] for stage in found["stages"]} == {"activations", "dictionary"}
-    assert "external activations" in found["note"]
