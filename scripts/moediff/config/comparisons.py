@@ -16,7 +16,7 @@ from moediff.config.recipes import STREAM
 from moediff.core.errors import ConfigError
 
 MOST_CHOICES = 100_000  # of one seed a model
-MOST_LABELLINGS = 200_000  # of a panel: ten seconds and 30 MB of rows
+MOST_LABELLINGS = 200_000  # of a panel: seven seconds of a core and 30 MB of rows
 
 
 def members(config: Config, comparison: str) -> list[Member]:
