@@ -36,6 +36,25 @@ def test_slow_work_speaks_at_once_after_its_first_units_and_then_now_and_then(
     assert caplog.messages[3] == "splicing: done in 600.0 s, 0.053 sequences/s"
 
 
+def test_a_unit_that_takes_minutes_says_what_it_is_at_and_no_end_before_one_is_done(
+    clock, caplog
+) -> None:
+    caplog.set_level("INFO", "moediff")
+    work = Progress(24, "splicing", "sequences")
+    for kind in ("zero", "mean", "spliced"):
+        clock[0] += 15
+        work.advance(0, kind)
+    clock[0] += 15
+    work.advance(12)
+    assert caplog.messages[1:] == [
+        "splicing: 0 of 24 sequences, zero",
+        "splicing: 0 of 24 sequences, spliced",
+    ]
+    clock[0] += 5
+    work.advance(0, "mean")
+    assert caplog.messages[3:] == ["splicing: 12 of 24 sequences, about 65 s left, mean"]
+
+
 def test_quick_work_says_when_it_begins_and_ends(clock, caplog) -> None:
     caplog.set_level("INFO", "moediff")
     work = Progress(3000, "rows", "rows", start=1000)

@@ -52,6 +52,7 @@ class Pass:
     text: Text
     part: slice | np.ndarray  # of its sequences: a stretch, or their numbers
     across_documents: bool  # whether attention crosses documents
+    progress: Progress | None = None  # of all passes, to be told what a long one is at
 
     @property
     def tokens(self) -> TokenShard:
@@ -91,6 +92,11 @@ class Pass:
     def document(self) -> np.ndarray:
         """Document [target] of what is predicted."""
         return self.tokens.document[self.part][:, 1:][self.target]
+
+    def says(self, what: str) -> None:
+        """Tell on the bar, or now and then in the log, what was just done with this pass."""
+        if self.progress is not None:
+            self.progress.advance(0, what)
 
     @torch.no_grad()
     def logits(self) -> Tensor:
@@ -138,7 +144,7 @@ def passes(
             stretch = slice(first, min(first + batch, count))
             part = stretch if chosen is None else chosen[stretch]
             yield [
-                Pass(model, text, part, across_documents)
+                Pass(model, text, part, across_documents, progress)
                 for model, text in zip(models, side_by_side, strict=True)
             ]
             progress.advance(min(batch, count - first))

@@ -279,6 +279,7 @@ def _add_batch(
                     freezing(side.model, routed),
                 ):
                     losses = run.losses()
+                run.says(f"{side.name} {kind}")
                 totals[s].add(name, kind, run.domain, losses)
                 if kind in kept:
                     more = losses - cleans[s]

@@ -15,7 +15,8 @@ class Progress:
     """Counts `total` units of work; on a terminal a bar, elsewhere a log line every `seconds`.
 
     A line also stands at the beginning, and after the first units where they took more than `slow` seconds:
-    what takes an hour says so in its first minutes.
+    what takes an hour says so in its first minutes. Where one unit takes minutes, `advance(0, note)` says
+    what it is at.
     """
 
     def __init__(
@@ -41,15 +42,15 @@ class Progress:
         """Count `amount` units more; `note` is shown beside the count."""
         self.done += amount
         if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.set_postfix_str(note, refresh=not amount)
             self.bar.update(amount)
         elif time.monotonic() - self.said >= self.wait:
             self.said, self.wait = time.monotonic(), self.seconds
-            left = (
-                (self.total - self.done) * (self.said - self.began) / max(self.done - self.first, 1)
-            )
-            log.info("%s: %s of %s %s, about %s left%s", self.name, f"{self.done:,}",
-                     f"{self.total:,}", self.unit, _shown(left), f", {note}" if note else "")  # fmt: skip
+            said = [f"{self.name}: {self.done:,} of {self.total:,} {self.unit}"]
+            if done := self.done - self.first:
+                left = (self.total - self.done) * (self.said - self.began) / done
+                said.append(f"about {_shown(left)} left")
+            log.info(", ".join([*said, note] if note else said))
 
     def close(self) -> None:
         """End the bar and log how fast the work went."""
