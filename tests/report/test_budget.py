@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from moediff.core.errors import UserError
 from moediff.models import build, fetching, loading
 from moediff.report import budget, clock, measuring
 from moediff.report.clock import Cost, attempt, cost, rate
+from workflow import TINY, planned, prepare
 
 CPU = torch.device("cpu")
 PRIMARY = {"moe": "moe", "dense": "dense", "recipe": "default"}
@@ -172,6 +174,48 @@ def test_a_panel_is_timed_with_its_losses_and_controls_with_their_views(monkeypa
     assert rows["panel_loss", panel]["amount"] == 64
     assert ("deletion", "turned/moe.0_moe.0.rotated/default/0") in rows
     assert found["unknown"]["hours"] == 1
+
+
+# Stage here -> rule that it stands for.
+RULES = {
+    "principal components": "principal_components", "dictionary": "fit", "splicing": "splice",
+    "calibration": "calibrate", "training": "train",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pairs", "a panel"])
+def test_each_stage_is_of_as_many_jobs_as_are_planned(kind: str, tmp_path, monkeypatch) -> None:
+    folder, change = prepare(tmp_path), {}
+    if kind == "a panel":
+        comparisons = {
+            "panel": {"all": ["moe", "dense"]}, "wrong": {"each": ["moe", "dense"], "control": "permuted"},
+        }  # fmt: skip
+        change = {"training": {"seeds": [0, 1]}, "comparisons": comparisons}
+    jobs = planned(folder, change)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(clock, "SECONDS", 0.02)
+    monkeypatch.setattr(measuring.Study, "_time_dictionaries", lambda study: None)
+    monkeypatch.setattr(measuring.Study, "affinity", lambda *_: (None, "not asked"))
+    config = complete(merged(TINY, change), SCHEMA, PRESETS)
+    stages = Counter(row["stage"] for row in budget.estimate(config, CPU, PRIMARY)["stages"])
+    seeds = len(config["training"]["seeds"])
+    for stage in stages.keys() - {"token shards", "activations", "charts"}:
+        a_model = stage in ("training", "calibration")  # one row for all of its seeds
+        planned_jobs = jobs[RULES.get(stage, stage)]
+        assert stages[stage] * (seeds if a_model else 1) == planned_jobs, stage
+    told = {RULES.get(stage, stage) for stage in stages}
+    apart = ("gather_", "charts_", "sweep_", "documents", "token", "ngrams")
+    left = {job for job in jobs if not job.startswith(apart)} - told
+    assert left == {"all", "total", "judge", "manifest", "cache"}  # cache: one row for all shards
+
+
+def merged(base: dict, change: dict) -> dict:
+    """A config with what Snakemake merges into it."""
+    both = {
+        key: merged(base[key], value) if isinstance(base.get(key), dict) else value
+        for key, value in change.items()
+    }
+    return base | both
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

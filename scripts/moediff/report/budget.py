@@ -122,14 +122,14 @@ def _of_model(config: Config, name: str, study: Study) -> Iterator[dict[str, Any
         yield _row("training", name, seen, _seconds(seen, reader.training), saved, reader.why)
     first = min(CALIBRATION_SEQUENCES, sequences(config, "fit"))
     first *= config["corpus"]["sequence"]["length"] * number
-    yield _row("calibration", name, first, _seconds(first, reader.calibration), 0, reader.why)
+    taken = _seconds(first, reader.calibration, reader.opening * number)
+    yield _row("calibration", name, first, taken, 0, reader.why)
     cached, size = (tokens["fit"] + tokens["validation"]) * number, None
     if reader.width is not None:
         each = reader.width * _value_bytes(config) * len(activations.points(config))
         size = cached * (each + COLUMN_BYTES + reader.routing_bytes)
-    taken = _seconds(cached, reader.caching)
-    if taken is not None:  # each shard is a job, which opens the model
-        taken += reader.opening * number * sum(shard_count(config, s) for s in base.ROW_SPLITS)
+    shards = number * sum(shard_count(config, split) for split in base.ROW_SPLITS)
+    taken = _seconds(cached, reader.caching, reader.opening * shards)
     yield _row("activations", name, cached, taken, size, reader.why)
 
 
@@ -207,8 +207,9 @@ AMOUNTS: dict[str, Callable[[Config, Fit], int]] = {
 }
 
 
-def _seconds(amount: float, speed: float | None) -> float | None:
-    return None if speed is None else amount / speed
+def _seconds(amount: float, speed: float | None, opening: float = 0.0) -> float | None:
+    """What tokens take at so many a second, where it is known; each job opens the model first."""
+    return None if speed is None else amount / speed + opening
 
 
 def _row(

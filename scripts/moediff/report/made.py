@@ -51,7 +51,7 @@ def text(path: Path, sequences: int, length: int, vocabulary: int, domains: Sequ
     """Write a token shard, each of whose sequences is one document."""
     shape = sequences, length
     sequence, position = np.indices(shape)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "tokens": tokens(sequences * length, vocabulary).reshape(shape).astype(np.uint32),
         "document": sequence.astype(np.int64),
         "domain": (sequence % len(domains)).astype(np.uint8),

@@ -200,6 +200,7 @@ def deletions(one: MadeFit) -> Cost:
 def panels(one: MadeFit, config: Config, kinds: Mapping[str, Sequence[str]]) -> Cost:
     """Groups of a panel deleted and judged, by validation rows."""
     first, floor = len(next(iter(kinds.values()))), config["features"]["user_floor"]
+    names = [name for of_kind in kinds.values() for name in of_kind]
     alive, batch = np.ones(one.features, bool), one.recipe["batch"]
 
     def work(size: int) -> None:
@@ -210,12 +211,12 @@ def panels(one: MadeFit, config: Config, kinds: Mapping[str, Sequence[str]]) -> 
         together = deletion.deleted_together(
             dictionary, rows, groups.group_of, len(groups.sets), batch, one.device
         )
-        own = [groups.group_of == n for n in panel.own_groups(groups, first, len(one.names))]
+        own = [groups.group_of == n for n in panel.own_groups(groups, first, len(names))]
         documents, lost, held = deletion.deleted_by_document(
             dictionary, rows, own, batch, one.device
         )
         intervals = panel.document_intervals(lost, held, documents, kinds)
-        panel.judge(panel.panel_rows(groups, together, one.names), kinds, intervals)
+        panel.judge(panel.panel_rows(groups, together, names), kinds, intervals)
 
     return cost(work, ROWS)
 
