@@ -99,6 +99,32 @@ rule moved:
         "../scripts/analysis/moved.py"
 
 
+rule divergence:
+    input:
+        models=two_predictions,
+        weights=source_weights,
+        tokens=tokens_of_sources,
+    output:
+        at("baseline", file="divergence.parquet"),
+    log:
+        log_of("divergence/{comparison}/{member}"),
+    benchmark:
+        benchmark_of("divergence/{comparison}/{member}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        **needs("reruns", source_model_weights),
+    params:
+        models=source_models,
+        across=lambda wildcards: config["corpus"]["sequence"]["attend_across_documents"],
+        sequences=config["reruns"]["sequences"],
+        batch=config["activations"]["batch"],
+        version=VERSIONS["divergence"],
+    script:
+        "../scripts/analysis/divergence.py"
+
+
 rule deletion:
     input:
         dictionary=of_fit("dictionary.safetensors"),

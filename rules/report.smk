@@ -82,7 +82,8 @@ rule report:
         recurs=pair_file("recurs.parquet") if PAIR and roles.saes_of(config, FITS, PAIR) else [],
         experts=routed_files("affinity.parquet"),
         splicing=pair_file("splicing.parquet") if RERUN else [],
-        moved=moved_file(),
+        moved=pair_baseline("moved.parquet"),
+        divergence=divergence_file(),
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),
     log:

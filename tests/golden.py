@@ -30,6 +30,7 @@ from moediff.activations.rows import AlignedRows
 from moediff.analysis import (
     controls,
     deletion,
+    divergence,
     examples,
     linear_map,
     matching,
@@ -38,7 +39,7 @@ from moediff.analysis import (
     panel_loss,
     splicing,
 )
-from moediff.analysis.reruns import Rerun
+from moediff.analysis.reruns import Rerun, Text
 from moediff.claims import findings, judging, reading
 from moediff.config import schema
 from moediff.config.complete import complete
@@ -225,6 +226,13 @@ def of_splicing(small: Small) -> Outcome:
         "source", "routing", "kind", "cross_entropy", "recovered_mean", "tokens"
     )
     return list(flat(rows.rows()))
+
+
+def of_divergence(small: Small) -> Outcome:
+    models = list(small.models.values())
+    table = divergence.divergence(models, [Text(small.tokens)], False, 24, 8)
+    # Neither which token is first nor which domain: rounding could change both.
+    return list(flat(table.drop("top1_agreement").sort("domain").rows()))
 
 
 def of_experts(small: Small) -> Outcome:
@@ -533,6 +541,7 @@ STAGES: dict[str, Callable[[Small], Outcome]] = {
     "panel_loss": of_panel_loss,
     "claims": of_claims,
     "splicing": of_splicing,
+    "divergence": of_divergence,
     "experts": of_experts,
     "examples": of_examples,
     "exports": of_exports,

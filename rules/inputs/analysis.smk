@@ -107,6 +107,23 @@ def source_weights(wildcards):
     return [path for source in member_of(wildcards).sources for path in model_files(source)]
 
 
+def two_predictions(wildcards):
+    """The manifests of two language models that read the same tokens; refused of anything else."""
+    member = member_of(wildcards)
+    if why := roles.why_no_divergence(config, member):
+        refuse(f"{member.comparison}/{member.name}/divergence.parquet", why)
+    return source_manifests(wildcards)
+
+
+def tokens_of_sources(wildcards):
+    """The token shards on which models are run again, each as the model of every source reads it."""
+    return [
+        token_files(model, "validation", number)[0]
+        for number in range(settings.shards_again(config))
+        for model in source_models(wildcards)
+    ]
+
+
 def source_measured(wildcards):
     """What every source's hook points were found to be."""
     return [

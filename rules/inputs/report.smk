@@ -22,12 +22,17 @@ def pair_file(name):
     return files_of([PAIR], name) if PAIR else []
 
 
-def moved_file():
-    """How far the rows of the pair lie apart; none without a pair."""
+def pair_baseline(name):
+    """What is measured of the sources of the pair without a dictionary; none without a pair."""
     if not PAIR:
         return []
     member = PAIR.member
-    return [at("baseline", comparison=member.comparison, member=member.name, file="moved.parquet")]
+    return [at("baseline", comparison=member.comparison, member=member.name, file=name)]
+
+
+def divergence_file():
+    """How far the predictions of the pair lie apart, where the page says it."""
+    return pair_baseline("divergence.parquet") if roles.tells_divergence(config, PAIR) else []
 
 
 def routed_files(name):

@@ -8,7 +8,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.activations.cautions import cautions
     from moediff.analysis import evaluation, features, latent_scaling
     from moediff.analysis.classes import class_counts, conventions
-    from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
+    from moediff.analysis.measured import LEAST_FIRINGS, POOLED, THRESHOLD, fve_rows
     from moediff.core import artifact
     from moediff.dictionaries import principal_components
     from moediff.dictionaries.dictionary import Dictionary, in_float64
@@ -38,7 +38,7 @@ with job(snakemake, torch_threads=True) as log:
         nu = latent_scaling.latent_scaling(dictionary, rows, recipe["batch"], device)
         log.info("latent scaling covers %d of %d live features: the others fire on fewer than %d rows, or "
                  "nothing of their owner goes with them", np.isfinite(nu["nu_error"]).sum(),
-                 (nu["fired"] > 0).sum(), latent_scaling.LEAST_FIRINGS)  # fmt: skip
+                 (nu["fired"] > 0).sum(), LEAST_FIRINGS)  # fmt: skip
         table = features.with_scaling(table, nu)
     classes = class_counts(table)
     about = {

@@ -47,6 +47,7 @@ with job(snakemake):
     examples = {folder_of(path): example_files.read(path) for path in files.examples}
     splicing = [artifact.read_parquet(path) for path in files.splicing]
     moved = [artifact.read_parquet(path) for path in files.moved]
+    divergence = [artifact.read_parquet(path) for path in files.divergence]
     recurs = [artifact.read_parquet(path) for path in files.recurs]
     experts = [
         browser.experts_told(artifact.read_parquet(path), layout.parse("experts", path)["source"])
@@ -80,7 +81,7 @@ with job(snakemake):
             study, counted, panels, losses, moes, list(params.rows), claims["withheld"]
         ),
     )
-    differs = sections.differs(pair, features, examples, splicing, moved)
+    differs = sections.differs(pair, features, examples, splicing, divergence, moved)
     of_one = {name: drawn for name, drawn in svgs.items() if CHARTS[name].of_one}
     whole = {CHARTS[name].title: page.figure(svgs[name]) for name in svgs if name not in of_one}
     figures = ({pair: of_one} if pair else {}) | own_figures

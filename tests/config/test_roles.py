@@ -8,7 +8,7 @@ from conftest import PRESETS, SCHEMA
 from moediff.config import fits, roles
 from moediff.config.complete import complete
 from moediff.config.kinds import EXTERNAL, KINDS, LOADED, TRAINED, has_experts, kind_of, models_of
-from moediff.config.layout import Fit
+from moediff.config.layout import Fit, Member
 
 PRIMARY = {"moe": "moe", "dense": "dense", "recipe": "default"}
 CONFIG = {
@@ -145,6 +145,53 @@ def test_experts_are_drawn_of_every_source_that_has_them_or_may(config: dict) ->
     config["activations"]["routing"] = "none"
     assert roles.routed_sources(config, pair) == []
     assert roles.routed_sources(config, None) == []
+
+
+def test_a_divergence_is_of_two_language_models_that_read_the_same_tokens(config: dict) -> None:
+    config["activations"] |= {"layer": [0, 1]}
+    config["models"] |= {
+        "base": {"load": "a/b", "tokenizer": "corpus", "begin_of_text": False},
+        "tuned": {"load": "a/c", "tokenizer": "corpus", "begin_of_text": False},
+        "own": {"load": "a/d", "tokenizer": "own", "begin_of_text": False},
+        "begun": {"load": "a/e", "tokenizer": "own", "begin_of_text": True},
+        "theirs": {"rows": {}},
+    }
+
+    def why(name: str) -> str:
+        return roles.why_no_divergence(config, Member.parse("c", name))
+
+    for fine in (
+        "base.0_tuned.0",
+        "base.0_moe.0",
+        "moe.0_moe.1",
+        "own.0_own2.0",
+        "base.0_tuned.0@mlp_out.1",
+    ):
+        config["models"]["own2"] = config["models"]["own"] | {"load": "a/f"}
+        assert why(fine) == "", fine
+    assert why("base.0") == why("base.0_tuned.0_moe.0") == "only two sources have a divergence"
+    assert why("base.0_theirs.0").startswith("theirs is external activations")
+    assert why("moe.0_moe.0.rotated").startswith("moe.0.rotated is a control")
+    assert why("base.0@mlp_out.0_base.0@mlp_out.1").startswith("both sources are base, seed 0")
+    for differ in ("base.0_own.0", "own.0_moe.0", "own.0_begun.0"):
+        first, second = (source.model for source in Member.parse("c", differ).sources)
+        assert why(differ).startswith(f"{first} and {second} read the text by different tokenizers")
+
+
+def test_the_page_tells_the_divergence_of_two_loaded_models_alone(config: dict) -> None:
+    pair = roles.drawn_pair(fits(config), PRIMARY)
+    assert not roles.tells_divergence(config, None)
+    assert not roles.tells_divergence(config, pair)  # both are trained here
+    config["models"]["moe"] = {"load": "a/b", "tokenizer": "corpus"}
+    assert not roles.tells_divergence(config, pair)
+    config["models"]["dense"] = {"load": "a/c", "tokenizer": "corpus"}
+    assert roles.tells_divergence(config, pair)
+    config["models"]["dense"]["tokenizer"] = "own"
+    assert not roles.tells_divergence(config, pair)
+    config["models"]["moe"]["tokenizer"] = "own"  # of one tokenizer or not: the job will know
+    assert roles.tells_divergence(config, pair)
+    config["models"] |= {name: {"rows": {}} for name in ("moe", "dense")}
+    assert not roles.tells_divergence(config, pair)
 
 
 def test_a_kind_is_told_by_the_key_of_its_settings(config: dict) -> None:

@@ -83,7 +83,7 @@ def test_one_training_step_equals_the_dense_form(screen: bool, tied: int) -> Non
 
 @pytest.mark.parametrize("cost", [0, 20])
 def test_aux_reaches_the_encoders_of_dead_features_and_nothing_else(monkeypatch, cost) -> None:
-    monkeypatch.setattr("moediff.dictionaries.products.ENTRY_COST", cost)
+    monkeypatch.setattr("moediff.dictionaries.entries.ENTRY_COST", cost)
     recipe = RECIPE | {"features": 32, "k": 2, "aux_weight": 1.0}
     dictionary = Dictionary(Shape.of(recipe, [10, 6]))
     fitter = Fitter(dictionary, recipe)
@@ -105,7 +105,7 @@ def test_aux_by_entries_equals_aux_by_products(monkeypatch, aux_k: int) -> None:
     dead = torch.tensor([0, 2, 5, 11, 12, 30, 31, 43, 44, 50, 52, 53, 59])
     found = []
     for cost in (0, 1000):
-        monkeypatch.setattr("moediff.dictionaries.products.ENTRY_COST", cost)
+        monkeypatch.setattr("moediff.dictionaries.entries.ENTRY_COST", cost)
         dictionary = Dictionary(Shape.of(recipe, [12, 10]), seed=1)
         fitter = Fitter(dictionary, recipe)
         loss = fitter._auxiliary(rows, residual, dead, dictionary.norms().sum(1))
@@ -172,6 +172,26 @@ def test_in_float64_of_a_float64_dictionary_is_itself() -> None:
     exact = in_float64(Dictionary(Shape.of(RECIPE | {"features": 40, "k": 5}, [12])))
     assert in_float64(exact) is exact
     assert in_float64(exact, CPU) is exact
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3], ids=["many fire", "few fire"])
+def test_a_code_is_the_same_where_bfloat16_is_fast_and_where_it_is_not(
+    threshold: float, monkeypatch
+) -> None:
+    recipe = RECIPE | {"features": 400, "tied": 8, "exclusive": 40, "k": 5}
+    dictionary = in_float64(Dictionary(Shape.of(recipe, [12, 20]), seed=3))
+    dictionary.threshold.fill_(threshold)
+    rows = random_rows(64, 32).double()
+    codes = []
+    for fast in (False, True):
+        monkeypatch.setattr(
+            "moediff.dictionaries.dictionary.has_bfloat16", lambda device, fast=fast: fast
+        )
+        codes.append([dictionary.encode(rows, rule) for rule in (None, ("topk", 5))])
+    for (wanted, values), (found, exact) in zip(*codes, strict=True):
+        assert len(values)
+        assert all(map(torch.equal, wanted, found))
+        torch.testing.assert_close(exact, values, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("rank", ["summed", "mixed"])

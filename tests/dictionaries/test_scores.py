@@ -7,7 +7,14 @@ import torch
 
 from moediff.dictionaries import sums_torch
 from moediff.dictionaries.products import selected_values, sparse_decode
-from moediff.dictionaries.scores import NUMPY_THREADS, DenseScores, Linear, ScreenedScores, kth
+from moediff.dictionaries.scores import (
+    NUMPY_THREADS,
+    DenseScores,
+    InferenceScores,
+    Linear,
+    ScreenedScores,
+    kth,
+)
 from moediff.dictionaries.selection import batch_top, row_top
 
 
@@ -182,6 +189,42 @@ def test_screening_is_exact_at_the_width_of_a_large_panel() -> None:
     dense, screened = DenseScores(x, parts), ScreenedScores(x, parts)
     assert pairs(batch_top(screened, 60)[0]) == pairs(batch_top(dense, 60)[0])
     assert screened.violations == 0
+
+
+@pytest.mark.parametrize("cost", [0, 10**9], ids=["each entry", "all at once"])
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_at_inference_are_the_dense_ones_in_float64(
+    seed: int, cost: int, monkeypatch
+) -> None:
+    monkeypatch.setattr("moediff.dictionaries.entries.ENTRY_COST", cost)
+    x, parts = parts_of(seed)
+    x, parts = x.double(), [
+        Linear(p.encoder.double(), p.bias.double(), p.weight.double(), p.columns, p.features)
+        for p in parts
+    ]  # fmt: skip
+    dense, screened = DenseScores(x, parts), InferenceScores(x, parts)
+    for floor in (
+        0.0,
+        0.01,
+        0.5,
+        torch.rand(64, 1),
+        torch.rand(390),
+        torch.full((390,), torch.inf),
+    ):
+        wanted, values = dense.at_least(floor)
+        found, exact = screened.at_least(floor)
+        assert pairs(found) == pairs(wanted)
+        torch.testing.assert_close(exact, values, rtol=1e-12, atol=1e-14)
+    assert screened.violations == 0
+
+
+def test_scores_at_inference_are_right_even_where_a_bound_is_missed(monkeypatch) -> None:
+    monkeypatch.setattr(InferenceScores, "MARGIN", -0.01)
+    x, parts = parts_of(0)
+    screened = InferenceScores(x, parts)
+    found, _ = screened.at_least(0.1)
+    assert screened.violations > 0
+    assert pairs(found) == pairs(DenseScores(x, parts).at_least(0.1)[0])
 
 
 def test_screening_rescores_few() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from conftest import RECIPE
-from moediff.dictionaries import products, scores, sums_torch
+from moediff.dictionaries import entries, products, scores, sums_torch
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.trainer import Fitter
@@ -130,7 +130,7 @@ def three_steps(
 def test_training_on_kernels_equals_training_in_plain_torch(
     select: str, screen: bool, monkeypatch
 ) -> None:
-    monkeypatch.setattr(products, "ENTRY_COST", 0)  # sums over entries, however many
+    monkeypatch.setattr(entries, "ENTRY_COST", 0)  # sums over entries, however many
     wanted, errors = three_steps(select, screen, monkeypatch, sums_torch)
     found, same_errors = three_steps(select, screen, monkeypatch, kernels)
     # Later steps less exactly: Adam makes whole steps of gradients that are nearly zero.

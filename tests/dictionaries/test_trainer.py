@@ -100,7 +100,7 @@ def gradients(fitter: Fitter, rows: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("cost", [0, 10_000], ids=["by entries", "by products"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_step_has_the_gradients_of_its_dense_form(name: str, cost: int, monkeypatch) -> None:
-    monkeypatch.setattr("moediff.dictionaries.products.ENTRY_COST", cost)
+    monkeypatch.setattr("moediff.dictionaries.entries.ENTRY_COST", cost)
     recipe, model, rows = made(CHANGES[name])
     fitter = Fitter(model, recipe)
     step = None

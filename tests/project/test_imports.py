@@ -53,6 +53,7 @@ NEEDS = {
     "experts/affinity": ROWS,
     "analysis/examples": ROWS + " tokenizers",
     "synthetic/planted": ROWS + " zarr",
+    "analysis/divergence": MODEL,
     "analysis/panel_loss": MODEL,
     "analysis/splice": MODEL,
     "experts/attribution": MODEL,

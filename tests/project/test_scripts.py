@@ -39,6 +39,7 @@ FIT = DICTIONARY.removeprefix("dictionaries/")
 # Files beyond what the whole study makes, of the scripts that it leaves out.
 ASKED_FOR = [
     "results/baselines/moe-dense/moe.0_dense.0/anchor.parquet",
+    "results/baselines/moe-dense/moe.0_dense.0/divergence.parquet",
     f"results/{DICTIONARY}/experts/moe.0/masked.parquet",
     f"results/exports/hub/{FIT}/README.md",
 ]

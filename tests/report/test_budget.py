@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import MOE, PRESETS, SCHEMA
+from conftest import DENSE, MOE, PRESETS, SCHEMA
 from moediff.config.complete import complete
 from moediff.core.errors import UserError
 from moediff.models import build, fetching, loading
@@ -251,6 +251,20 @@ def test_a_checkpoint_on_this_machine_has_hours_for_all_that_it_is_in(
     assert rows["dictionary", pair]["gigabytes"] == pytest.approx(size / 1e9, abs=1e-3)
     assert {"splicing", "matching", "affinity"} <= {row["stage"] for row in found["stages"]}
     assert found["unknown"] == {"hours": 1, "gigabytes": 0}  # of token shards
+
+
+def test_two_checkpoints_have_the_hours_of_their_divergence(checkpoint: Path, monkeypatch) -> None:
+    """Their vocabularies are of two sizes, as where one was tuned with an added token."""
+    loading.save(build.build(DENSE, 310, 64, 0, 0), checkpoint.parent / "other")
+    models = {
+        name: {"load": str(checkpoint.parent / folder), "tokenizer": "own"}
+        for name, folder in (("moe", "tiny"), ("dense", "other"))
+    }
+    comparisons = {"both": {"each": ["moe", "dense"]}}
+    config = complete(config_of(models=models, comparisons=comparisons), SCHEMA, PRESETS)
+    found, rows = estimated(config, monkeypatch)
+    assert rows["divergence", "both/moe.0_dense.0/default/0"]["amount"] == 64
+    assert found["unknown"] == {"hours": 1, "gigabytes": 0}
 
 
 def test_of_a_checkpoint_that_would_be_fetched_no_size_is_invented(monkeypatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from moediff.report import changes, page, tables
+from moediff.report import changes, page, sections, tables
 
 SOURCES, SIDES = ("base.0", "tuned.0"), ("base", "tuned")
 
@@ -57,6 +57,43 @@ def test_rows_that_moved_are_shown_with_the_range_of_most() -> None:
         {"domain": "all", "median distance": 0.5, "of 90 % of the rows": [0.1, 0.9], "median cosine": 0.8,
          "rows": 9}
     ]  # fmt: skip
+
+
+def test_divergences_name_the_models_and_leave_out_what_is_not_known() -> None:
+    table = pl.DataFrame(
+        [
+            {"domain": name, "tokens": 9, "kl_first_second": 0.5, "kl_low": low, "kl_high": high,
+             "kl_second_first": 0.25, "top1_agreement": 0.75}
+            for name, low, high in (("all", 0.4, 0.6), ("code", None, None))
+        ]
+    )  # fmt: skip
+    both = {
+        "KL(base || tuned)": 0.5,
+        "KL(tuned || base)": 0.25,
+        "same top token": 0.75,
+        "tokens": 9,
+    }
+    assert changes.divergences(table, SIDES) == [
+        {"domain": "all", "95 % interval": [0.4, 0.6]} | both,
+        {"domain": "code", "95 % interval": None} | both,
+    ]
+    moved = pl.DataFrame(
+        [{"domain": "all", "rows": 9, "median": 0.5, "q05": 0.1, "q95": 0.9, "cosine": 0.8}]
+    )
+    pair = "dictionaries/c/base.0_tuned.0/r/seed-0/"
+
+    def shown(divergence: list[pl.DataFrame]) -> str:
+        (section,) = sections.differs(
+            pair, {pair: features()}, {}, [spliced()], divergence, [moved]
+        ).values()
+        return str(section)
+
+    section = shown([table])
+    marks = ("Cross-entropy of both", "KL(base || tuned)", "How far rows", "Features by shift")
+    places = [section.index(mark) for mark in marks]
+    assert places == sorted(places)  # after the losses, before the rows
+    assert "KL" not in shown([])  # models trained here
+    assert "KL" not in shown([table.clear()])  # two tokenizers
 
 
 def spliced() -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import altair as alt
@@ -18,7 +19,7 @@ from moediff.report.charts.features import BIN, density_chart, nu_chart, relativ
 from moediff.report.charts.panel import panel_chart
 from moediff.report.charts.splicing import domains_chart
 from moediff.report.charts.training import training_chart
-from moediff.report.theme import heading, spread_out
+from moediff.report.theme import heading, spread_out, svg
 
 SIZE = {"width": 200, "height": 120}
 SIDES = ("moe", "dense")
@@ -115,10 +116,33 @@ def test_nu_is_drawn_by_owner_where_it_is_known() -> None:
     assert owners == {"features of moe, in dense": [0.1, 0.2, 0.7, 0.9],
                       "features of dense, in moe": [0.4, 0.8]}  # fmt: skip
     assert set(points["class"]) == {"only moe", "common", "only dense", "tied"}
-    other = title_of(drawn(nu_chart(scaled([0.5, None, math.nan]), SIDES, SIZE)))
-    assert "0.50 of an exclusive feature" in other
-    nothing = title_of(drawn(nu_chart(scaled([None] * 3), SIDES, SIZE)))
-    assert nothing.startswith("There are no exclusive")
+
+
+def test_the_chart_of_nu_says_how_many_features_it_covers() -> None:
+    def said(table: pl.DataFrame) -> tuple[str, str]:
+        chart = drawn(nu_chart(table, SIDES, SIZE))
+        return title_of(chart), " ".join(chart["title"]["subtitle"])
+
+    title, below = said(scaled([0.5, None, math.nan]))
+    assert "0.50 of an exclusive feature, 0.75 of a common one" in title
+    assert "1 of 3 exclusive and 2 of 3 common features have a nu" in below
+    assert "100 validation rows" in below
+    title, below = said(scaled([None] * 3))
+    assert title == "None of the 3 exclusive features has a nu to compare"
+    assert "0 of 3 exclusive and 2 of 3 common features have a nu" in below
+    shared = scaled([0.1, 0.2, 0.4]).filter(~pl.col("class").is_in(["A-only", "B-only"]))
+    title, below = said(shared)
+    assert title == "No feature is exclusive to one model, so there is no nu to compare"
+    assert "0 of 0 exclusive and 2 of 3 common" in below
+    alone = scaled([0.1, 0.2, 0.4]).filter(pl.col("class") != "common")
+    title, below = said(alone)
+    assert title == "The other model's error holds 0.20 of an exclusive feature (median nu)"
+    assert "3 of 3 exclusive and 0 of 0 common" in below
+    none = scaled([None] * 3).with_columns(nu_error=pl.lit(None, pl.Float64))
+    title, below = said(none)  # nothing is drawn, and the title stands
+    assert title == "None of the 3 exclusive features has a nu to compare"
+    assert "0 of 3 exclusive and 0 of 3 common" in below
+    assert "None of the 3 exclusive" in re.sub(r"<[^>]*>", "", svg(nu_chart(none, SIDES, SIZE)))
 
 
 # --- frontier -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from moediff.report import compared, notes, page, sections
 from moediff.report.browser import Browsed, browser
 from moediff.report.finding import Finding
 from snake import Study
-from workflow import prepare
+from workflow import TINY, prepare
 
 HOSTILE = "</summary><script>alert(1)</script><img src=x onerror=alert(1)>&\"'"
 PAIR = "dictionaries/c/moe.0_dense.0/r/seed-0/"
@@ -272,4 +272,32 @@ def test_the_rules_say_of_a_study_what_the_page_reads(tmp_path: Path) -> None:
     assert len(job.snakemake.input.features) == len(job.snakemake.input.examples) == 2
     assert job.snakemake.input.figures == [
         "results/dictionaries/moe/moe.0/default/seed-0/figures.json"
+    ]
+    assert job.snakemake.input.divergence == []  # both models are trained here
+
+
+def test_the_page_of_two_loaded_models_has_the_divergence_of_their_predictions(
+    tmp_path: Path,
+) -> None:
+    place = prepare(tmp_path)
+    config = {key: TINY[key] for key in ("recipes",)} | {
+        "corpus": TINY["corpus"] | {"tokenizer": {"load": "some/base"}},
+        "models": {"base": {"load": "some/base"}, "tuned": {"load": "some/tuned"}},
+        "comparisons": {"pair": {"each": ["base", "tuned"]}},
+    }
+    study = Study(place, config)
+    asked = study.job("results/report.html").snakemake.input.divergence
+    assert asked == ["results/baselines/pair/base.0_tuned.0/divergence.parquet"]
+    job = study.job(asked[0]).snakemake
+    assert job.input.models == [
+        f"results/models/{name}/seed-0/model.json" for name in ("base", "tuned")
+    ]
+    assert job.input.tokens == ["results/corpus/validation/00000.h5"] * 2
+    assert job.params.models == ["base", "tuned"]
+    config["models"] = {
+        name: {"load": f"some/{name}", "tokenizer": "own"} for name in ("base", "tuned")
+    }
+    job = Study(place, config).job(asked[0]).snakemake
+    assert job.input.tokens == [
+        f"results/retokenised/{name}/validation/00000.h5" for name in ("base", "tuned")
     ]

@@ -130,7 +130,7 @@ def measure(
         if baseline:
             rebuilt["mean"] = torch.zeros_like(rows)
             rebuilt["pca"] = baseline.reconstruct(rows, scale, k)
-        scores, weight = dictionary.score(rows)
+        scores, weight = dictionary.score_at_inference(rows)
         for mode in modes:
             select = None if mode == THRESHOLD else (mode, k)
             entries, values = dictionary.selected(scores, weight, select)

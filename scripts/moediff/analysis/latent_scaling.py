@@ -40,12 +40,11 @@ from torch import Tensor
 from moediff.activations.chunks import half_of
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import HALVES, coded
+from moediff.analysis.measured import LEAST_FIRINGS
 from moediff.core.errors import UserError
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import backend
-
-LEAST_FIRINGS = 100  # rows on which a feature must fire to have a nu
 
 
 class _Codes:

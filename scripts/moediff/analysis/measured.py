@@ -15,6 +15,7 @@ DEFINITION = (
 )
 THRESHOLD = "threshold"  # the mode of inference; others bear the name of a rule of selection
 POOLED = "pooled"  # all sources together
+LEAST_FIRINGS = 100  # rows on which a feature must fire to have a nu (latent_scaling)
 
 
 @dataclass

@@ -93,9 +93,13 @@ class Pass:
         return self.tokens.document[self.part][:, 1:][self.target]
 
     @torch.no_grad()
+    def logits(self) -> Tensor:
+        """What the model says of the token after each position, float [sequence, position, vocabulary]."""
+        return self.model(**self.inputs).logits.float()
+
     def losses(self) -> np.ndarray:
         """Cross-entropy in nats of every target, float64 [target]."""
-        logits = self.model(**self.inputs).logits.float()  # [sequence, position, vocabulary]
+        logits = self.logits()
         chosen = torch.from_numpy(self.target).to(logits.device)
         tokens = self.inputs["input_ids"].to(logits.device)
         # Every position has a label, the next token or none: to take the logits of the targets alone

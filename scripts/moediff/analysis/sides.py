@@ -14,7 +14,7 @@ from moediff.activations import kept_rows
 from moediff.analysis.reruns import Text
 from moediff.core import artifact
 from moediff.core.errors import UserError
-from moediff.corpus.token_shards import read_token_shard
+from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.hooks.points import Point
 from moediff.models.loading import open_manifest
 
@@ -27,6 +27,15 @@ class Side:
     model: PreTrainedModel
     point: Point
     most: float | None = None  # norm above which a row is massive: it is not replaced
+
+
+def open_models(
+    manifests: Sequence[Path | str], device_maps: Sequence[str | None], device: torch.device
+) -> list[tuple[PreTrainedModel, dict[str, Any]]]:
+    """The model of every model.json, and what that says of it; one that is named twice is opened once."""
+    placed = dict(zip(manifests, device_maps, strict=True))
+    opened = {manifest: open_manifest(manifest, device, placed[manifest]) for manifest in placed}
+    return [opened[manifest] for manifest in manifests]
 
 
 def open_sides(
@@ -45,13 +54,11 @@ def open_sides(
     and how many times that norm a row must have to be massive. Raises UserError where a model is not the
     one that the dictionary was fitted on.
     """
-    placed = dict(zip(manifests, device_maps, strict=True))
-    opened = {manifest: open_manifest(manifest, device, placed[manifest]) for manifest in placed}
     sides = []
-    for name, manifest, measured, origin in zip(
-        names, manifests, points, facts["origins"], strict=True
+    opened = open_models(manifests, device_maps, device)
+    for name, manifest, (model, described), measured, origin in zip(
+        names, manifests, opened, points, facts["origins"], strict=True
     ):
-        model, described = opened[manifest]
         if described["digest"] != origin["model"]:
             raise UserError(
                 f"{path}: fitted on other models than {manifest} describes; remove it and run the "
@@ -68,6 +75,14 @@ def open_sides(
     return sides
 
 
+def read_shards(paths: Sequence[Path | str], together: int) -> Iterator[list[TokenShard]]:
+    """Token shards so many at a time, the same text side by side; a file that is named twice is read once."""
+    for first in range(0, len(paths), together):
+        own = paths[first : first + together]
+        read = {path: read_token_shard(path) for path in dict.fromkeys(own)}
+        yield [read[path] for path in own]
+
+
 def read_texts(
     paths: Sequence[Path | str],
     tokenizers: int,
@@ -80,8 +95,7 @@ def read_texts(
     `paths` are those of every shard by each of so many tokenizers in turn; `reads` is the number of
     each side's tokenizer, and `drop` what is left out.
     """
-    for first in range(0, len(paths), tokenizers):
-        shards = [read_token_shard(path) for path in paths[first : first + tokenizers]]
+    for shards in read_shards(paths, tokenizers):
         masks = [
             kept_rows.kept_rows(shard, drop, across_documents, shards[:i] + shards[i + 1 :]).mask
             for i, shard in enumerate(shards)

@@ -11,8 +11,8 @@ from typing import Any
 
 from moediff.config.base import Config
 from moediff.config.comparisons import is_panel
-from moediff.config.kinds import TRAINED, has_experts, kind, models_of
-from moediff.config.layout import Fit, Source
+from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, has_experts, kind, models_of
+from moediff.config.layout import Fit, Member, Source
 
 SHOWN = 24  # dictionaries on the page: of 2,048 features each its browser has 12 MB, figures 0.1 MB each
 
@@ -46,6 +46,44 @@ def whole_learners(config: Config) -> list[str]:
     """Models that learned from the whole train split: those whose loss is held against n-grams."""
     whole = {"domains": None, "share": 1}
     return [name for name in models_of(config, TRAINED) if config["models"][name]["sees"] == whole]
+
+
+def why_no_divergence(config: Config, member: Member) -> str:
+    """Why the predictions of a member's sources cannot be held against each other; empty where they can.
+
+    Whether two checkpoints that both read by their own tokenizer have the same one is not known here.
+    """
+    if len(member.sources) != 2:
+        return "only two sources have a divergence"
+    first, second = member.sources
+    for source in member.sources:
+        if not kind(config, source.model).reads_text:
+            return f"{source.model} is {EXTERNAL.name}; only language models predict tokens"
+        if source.view:
+            return f"{source.name} is a control, whose rows are no model's; take two models as they are"
+    if (first.model, first.seed) == (second.model, second.seed):
+        return f"both sources are {first.model}, seed {first.seed}, whose predictions are one"
+    ways = [_reads(config, source.model) for source in member.sources]
+    if ways[0] != ways[1]:
+        return (
+            f"{first.model} and {second.model} read the text by different tokenizers; write the same "
+            "tokenizer and begin_of_text for both models"
+        )
+    return ""
+
+
+def _reads(config: Config, model: str) -> tuple[str, bool]:
+    """By whose tokenizer a model reads the text, and whether a beginning is put before it."""
+    settings = config["models"][model]
+    return settings.get("tokenizer", "corpus"), settings.get("begin_of_text", False)
+
+
+def tells_divergence(config: Config, pair: Fit | None) -> bool:
+    """Whether the page says how far the predictions of the drawn pair lie apart: of two loaded models,
+    which read the same tokens as far as the config tells. Models trained here have their losses."""
+    if pair is None or any(kind(config, model) is not LOADED for model in models_in(pair)):
+        return False
+    return not why_no_divergence(config, pair.member)
 
 
 # --- what claims are about ---

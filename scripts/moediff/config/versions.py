@@ -17,6 +17,7 @@ STAGE_VERSIONS = {
     "metrics": 7,
     "anchor": 1,
     "moved": 1,
+    "divergence": 1,
     "deletion": 1,
     "recurrence": 1,
     "panel": 3,

@@ -5,17 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moediff.dictionaries.entries import Entries
+from moediff.dictionaries.entries import Entries, crowded
 from moediff.dictionaries.scores import backend
-
-# An entry costs about as much as twenty numbers of a dense product: beyond one score in twenty the
-# products are taken whole (docs/engine.md).
-ENTRY_COST = 20
-
-
-def _crowded(entries: Entries, size: int, features: int) -> bool:
-    """Whether sums over entries cost more than dense products."""
-    return len(entries[0]) * ENTRY_COST > size * features
 
 
 def _matrix(values: Tensor, entries: Entries, size: int, features: int) -> Tensor:
@@ -35,7 +26,7 @@ class _SelectedValues(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         inputs, rows, features = ctx.saved_tensors
-        if _crowded((rows, features), len(inputs), ctx.size):
+        if crowded((rows, features), len(inputs), ctx.size):
             matrix = _matrix(grad, (rows, features), len(inputs), ctx.size)
             return None, None, matrix.T @ inputs, matrix.sum(0), None, None
         by_feature = features.argsort(stable=True)
@@ -61,7 +52,7 @@ class _SparseDecode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, decoder, rows, features, size):
         ctx.save_for_backward(values, decoder, rows, features)
-        if _crowded((rows, features), size, len(decoder)):
+        if crowded((rows, features), size, len(decoder)):
             return _matrix(values, (rows, features), size, len(decoder)) @ decoder
         return backend(decoder).weighted_rows(decoder, features, rows, values, size)
 
@@ -69,7 +60,7 @@ class _SparseDecode(torch.autograd.Function):
     def backward(ctx, grad):
         values, decoder, rows, features = ctx.saved_tensors
         grad = grad.contiguous()
-        if _crowded((rows, features), len(grad), len(decoder)):
+        if crowded((rows, features), len(grad), len(decoder)):
             matrix = _matrix(values, (rows, features), len(grad), len(decoder))
             return (grad @ decoder.T)[rows, features], matrix.T @ grad, None, None, None
         sums = backend(grad)

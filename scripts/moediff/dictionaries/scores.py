@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moediff.dictionaries import sums_torch
-from moediff.dictionaries.entries import Entries, localise
+from moediff.dictionaries.entries import Entries, crowded, localise
 
 # A floor under a row's k largest scores is the k-th largest of its maxima over this many groups of features
 # for each of the k. More groups give a tighter floor, so fewer entries to sort; fewer are found faster.
@@ -177,16 +177,33 @@ class ScreenedScores:
         limit = floor * (1 - self.ROUNDING)
         limit = limit.bfloat16() if isinstance(limit, Tensor) else limit
         entries = backend(self.bounds).above(self.bounds, limit)
-        scores = scores_at(self.rows, self.parts, entries)
+        scores = self._scores_at(entries)
         bounds = self.bounds[entries].float()
         self.violations += int((scores > bounds + self.ROUNDING * bounds.abs()).sum())
         floors = floor.expand(self.shape)[entries] if isinstance(floor, Tensor) else floor
         return where(entries, scores, (scores >= floors) & (scores > 0))
 
+    def _scores_at(self, entries: Entries) -> Tensor:
+        return scores_at(self.rows, self.parts, entries)
+
     def row_floor(self, k: int) -> Tensor:
         """The k-th largest bound of a row, less twice the widest margin: k true scores pass it."""
         floor = _row_floor(self.bounds, k).float()
         return floor - 2 * self.ROUNDING * floor.abs() - 2 * _up(self.widest)[:, None]
+
+
+class InferenceScores(ScreenedScores):
+    """Screened scores for a code, whatever the number that fires: where many pass their bound, all are
+    computed. So they are too if a bound is ever missed, which training tells in its log instead."""
+
+    def at_least(self, floor: float | Tensor) -> tuple[Entries, Tensor]:
+        found = super().at_least(floor)
+        return DenseScores(self.rows, self.parts).at_least(floor) if self.violations else found
+
+    def _scores_at(self, entries: Entries) -> Tensor:
+        if crowded(entries, *self.shape):
+            return DenseScores(self.rows, self.parts).all[entries]
+        return super()._scores_at(entries)
 
 
 def scores_at(rows: Tensor, parts: Sequence[Linear], entries: Entries) -> Tensor:

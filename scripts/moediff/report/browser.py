@@ -25,7 +25,9 @@ from moediff.core.errors import UserError
 from moediff.report.templates import render
 
 DIGITS = 4  # significant ones of a number
-EXAMPLES = 100_000  # on a page, over all dictionaries: of 24 with 2,048 features each 12 MB with all else
+EXAMPLES = (
+    100_000  # on a page, over all dictionaries: of 24 with 2,048 features each 12 MB with all else
+)
 _NO_EXAMPLES = dict.fromkeys(
     ("feature", "rank", "domain", "row", "activation", "tokens", "activations", "peak"), pl.Null
 )

@@ -202,7 +202,7 @@ AMOUNTS: dict[str, Callable[[Config, Fit], int]] = {
     **dict.fromkeys(
         ("metrics", "deletion", "panel", "examples", "matching", "moved"), _validation_rows
     ),
-    **dict.fromkeys(("splicing", "panel_loss"), _sequences),
+    **dict.fromkeys(("splicing", "divergence", "panel_loss"), _sequences),
     **dict.fromkeys(("figures", "charts"), _features),
 }
 

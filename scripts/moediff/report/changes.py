@@ -1,4 +1,5 @@
-"""What differs most between two models: losses and rows by domain, and features by shift, with examples."""
+"""What differs most between two models: losses, predictions and rows by domain, and features by shift, with
+examples."""
 
 from __future__ import annotations
 
@@ -40,6 +41,22 @@ def losses(splicing: pl.DataFrame, sources: Sequence[str], sides: Sequence[str])
     )
     head = f"{sides[1]} less {sides[0]}"
     return order.select("domain", *sides, pl.col("difference").alias(head), "tokens").to_dicts()
+
+
+def divergences(divergence: pl.DataFrame, sides: Sequence[str]) -> list[Row]:
+    """How far the predictions of two models lie apart, all and by domain, from divergence.parquet."""
+    first, second = sides
+    return [
+        {
+            "domain": row["domain"],
+            f"KL({first} || {second})": row["kl_first_second"],
+            "95 % interval": None if row["kl_low"] is None else [row["kl_low"], row["kl_high"]],
+            f"KL({second} || {first})": row["kl_second_first"],
+            "same top token": row["top1_agreement"],
+            "tokens": row["tokens"],
+        }
+        for row in divergence.iter_rows(named=True)
+    ]
 
 
 def rows_moved(moved: pl.DataFrame) -> list[Row]:

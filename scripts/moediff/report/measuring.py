@@ -49,6 +49,7 @@ def asked(config: Config, primary: Mapping[str, Any]) -> dict[str, list[Fit]]:
         "moved": of_pair,
         "affinity": of_pair if roles.routed_sources(config, pair) else [],
         "splicing": [fit for fit in of_pair if roles.has_text(config, fit)],
+        "divergence": of_pair if roles.tells_divergence(config, pair) else [],
         "figures": [fit for fit in shown if fit != pair],
         "charts": of_pair,
         "report": shown,
@@ -200,6 +201,7 @@ class Study:
             "moved": lambda fit, one: rates_together.distances(one),
             "matching": self._matches,
             "splicing": self._splices,
+            "divergence": self._divergences,
             "panel_loss": self._panel_losses,
         }
         for stage, measure in measures.items():
@@ -236,6 +238,10 @@ class Study:
     def _splices(self, fit: Fit, one: MadeFit) -> Cost:
         self._refuse_closed(fit)
         return rates_together.splices(fit, one, self.readers, self.config, self.folder)
+
+    def _divergences(self, fit: Fit, one: MadeFit) -> Cost:
+        self._refuse_closed(fit)
+        return rates_together.divergences(fit, self.readers, self.config, self.folder)
 
     def _panel_losses(self, fit: Fit, one: MadeFit) -> Cost:
         self._refuse_closed(fit)

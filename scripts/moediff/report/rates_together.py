@@ -11,7 +11,7 @@ import numpy as np
 
 from moediff.activations.kept_rows import kept_rows
 from moediff.activations.rows import AlignedRows
-from moediff.analysis import matching, moved, panel_loss, splicing
+from moediff.analysis import divergence, matching, moved, panel_loss, splicing
 from moediff.analysis.reruns import Text
 from moediff.analysis.sides import Side
 from moediff.config import activations
@@ -127,6 +127,19 @@ def _spliced(
         )  # fmt: skip
 
     return cost(work, few)
+
+
+def divergences(fit: Fit, readers: Mapping[str, Reader], config: Config, folder: Path) -> Cost:
+    """Predictions of the two models of a pair held against each other."""
+    two = [readers[source.model] for source in fit.member.sources]
+    models = [reader.model for reader in two if reader.model is not None]
+    corpus, batch = config["corpus"], config["activations"]["batch"]
+    length, across = corpus["sequence"]["length"], corpus["sequence"]["attend_across_documents"]
+    few = max(1, batch // 8)
+    shared = min(reader.vocabulary for reader in two)
+    path = made.text(folder / "both.h5", 4 * few, length, shared, list(corpus["domains"]))
+    texts = [Text(read_token_shard(path))]
+    return cost(lambda size: divergence.divergence(models, texts, across, size, batch), few)
 
 
 # --- what is drawn, by features ----------------------------------------------------------------------

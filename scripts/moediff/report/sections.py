@@ -32,6 +32,7 @@ def differs(
     features: Mapping[str, pl.DataFrame],
     examples: Mapping[str, pl.DataFrame],
     splicing: Sequence[pl.DataFrame],
+    divergence: Sequence[pl.DataFrame],
     moved: Sequence[pl.DataFrame],
 ) -> dict[str, Markup]:
     """What differs most between the two models of the pair that is drawn; nothing without one."""
@@ -44,6 +45,15 @@ def differs(
     for table in splicing:
         told = "Cross-entropy of both on the same text, in nats a token; domains that differ most first."
         parts += [page.text(told), page.table(changes.losses(table, sources, sides))]
+    for table in divergence:
+        told = (
+            "How differently they predict the next token of the same text, by KL divergence: "
+            f"KL({sides[0]} || {sides[1]}) is by how many nats a token {sides[1]} would predict worse than "
+            f"{sides[0]} if what {sides[0]} expects were the truth, 0 where both predict the same. "
+            "Same top token: the share of tokens for which both find one token most probable."
+        )
+        rows = changes.divergences(table, sides)
+        parts += [page.text(told), page.table(rows)] if rows else []
     for table in moved:
         told = (
             "How far rows of one lie from those of the other on the same tokens: 0 is equal, 1.41 without "

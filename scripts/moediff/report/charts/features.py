@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from moediff.analysis.measured import LEAST_FIRINGS
 from moediff.report.charts import Tables
 from moediff.report.labels import class_names, dictionary_label, sides_of
 from moediff.report.theme import Size, class_colour, class_colours, heading
@@ -210,17 +211,8 @@ def nu_chart(features: pl.DataFrame, sides: Sequence[str], size: Size) -> alt.Ch
         .drop_nans()
         .with_columns(direction.alias("panel"))
     )
-    about = " and ".join(known["dictionary"].unique(maintain_order=True))
-    exclusive, common = (
-        known.filter(pl.col("class").is_in(names))["nu_error"].median()
-        for names in (["A-only", "B-only"], ["common"])
-    )
-    title = "There are no exclusive or no common features with a nu to compare"
-    if exclusive is not None and common is not None:
-        title = (
-            f"The other model's error holds {exclusive:.2f} of an exclusive feature, {common:.2f} of a "
-            "common one (median nu)"
-        )
+    about = " and ".join(features["dictionary"].unique(maintain_order=True))
+    title, covered = _nu_found(features, known)
     known = known.with_columns(pl.col("class").replace(names))
     scale = alt.Scale(domain=[0, NU_MOST], clamp=True)
     marks = (
@@ -241,5 +233,28 @@ def nu_chart(features: pl.DataFrame, sides: Sequence[str], size: Size) -> alt.Ch
     return marks.facet(
         alt.Facet("panel:N", title=None).header(labelAnchor="start"),
         columns=2,
-        title=heading(title, 2 * size["width"], about, near),
+        title=heading(title, 2 * size["width"], about, covered, near),
     )
+
+
+def _nu_found(features: pl.DataFrame, known: pl.DataFrame) -> tuple[str, str]:
+    """What nu of the error says of exclusive and common features, and how many of both have one."""
+    kinds = {"exclusive": ["A-only", "B-only"], "common": ["common"]}
+    every, some = (
+        {kind: table.filter(pl.col("class").is_in(classes)) for kind, classes in kinds.items()}
+        for table in (features, known)
+    )
+    exclusive, common = (table["nu_error"].median() for table in some.values())
+    if exclusive is not None:
+        beside = "" if common is None else f", {common:.2f} of a common one"
+        title = f"The other model's error holds {exclusive:.2f} of an exclusive feature{beside} (median nu)"
+    elif len(every["exclusive"]):
+        title = f"None of the {len(every['exclusive']):,} exclusive features has a nu to compare"
+    else:
+        title = "No feature is exclusive to one model, so there is no nu to compare"
+    counts = [f"{len(some[kind]):,} of {len(every[kind]):,} {kind}" for kind in kinds]
+    covered = (
+        f"{' and '.join(counts)} features have a nu: it takes {LEAST_FIRINGS} validation rows or more on "
+        "which a feature fires"
+    )
+    return title, covered
