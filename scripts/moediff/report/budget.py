@@ -225,7 +225,7 @@ def _row(
         "stage": stage,
         "name": name,
         "amount": amount,
-        "rate": round(amount / seconds, 1) if seconds else None,
+        "rate": round(amount / seconds, 3) if seconds else None,
         "hours": None if seconds is None else round(seconds / 3600, 4),
         "gigabytes": None if size is None else round(size / 1e9, 3),
         "why": why,

@@ -198,7 +198,7 @@ def deletions(one: MadeFit) -> Cost:
 
 
 def panels(one: MadeFit, config: Config, kinds: Mapping[str, Sequence[str]]) -> Cost:
-    """Groups of a panel deleted and judged, by validation rows."""
+    """Groups of a panel, each with features, deleted and judged, by validation rows."""
     first, floor = len(next(iter(kinds.values()))), config["features"]["user_floor"]
     names = [name for of_kind in kinds.values() for name in of_kind]
     alive, batch = np.ones(one.features, bool), one.recipe["batch"]
@@ -207,7 +207,9 @@ def panels(one: MadeFit, config: Config, kinds: Mapping[str, Sequence[str]]) -> 
         rows, dictionary = one.rows(size), in_float64(one.dictionary, one.device)
         for _ in ("early", "end"):
             alone = deletion.deleted_alone(dictionary, rows, batch, one.device)
-        one.groups[first] = groups = panel.group(panel.users(alone, alive, floor), first)
+        sets = panel.group(panel.users(alone, alive, floor), first).sets
+        # A made dictionary has few user sets, and a fitted one may have features of every one.
+        one.groups[first] = groups = panel.Groups(sets, np.arange(one.features) % len(sets))
         together = deletion.deleted_together(
             dictionary, rows, groups.group_of, len(groups.sets), batch, one.device
         )

@@ -100,7 +100,7 @@ def panel_losses(
     folder: Path,
     kinds: Mapping[str, Sequence[str]],
 ) -> Cost:
-    """Reconstructions without each group of a panel."""
+    """Reconstructions without each group of a panel: all of them, the most that it can take."""
     groups = one.groups[len(next(iter(kinds.values())))]
     deleted, within = panel_loss.deletions(groups)
     by_document = panel_loss.own_deletions(groups, kinds)
