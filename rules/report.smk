@@ -120,6 +120,7 @@ rule budget:
         **needs("training"),
     params:
         config={key: config[key] for key in config if key not in ("results", "plots", "device")},
+        primary=PRIMARY,
         version=VERSIONS["budget"],
     script:
         "../scripts/report/budget.py"

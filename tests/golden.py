@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ from moediff.dictionaries.dictionary import Dictionary
 from moediff.exchange import crosscoders, hub, saelens
 from moediff.experts import affinity, attribution, masking
 from moediff.hooks.points import Point
-from moediff.report import budget, notes, page
+from moediff.report import budget, clock, notes, page, rates, rates_together
 from moediff.report.charts import dictionaries, features
 from moediff.report.charts.classes import classes_chart
 from moediff.report.charts.experts import affinity_chart
@@ -503,7 +504,7 @@ def of_plots(small: Small) -> Outcome:
 
 
 def of_budget(small: Small) -> Outcome:
-    """Tokens, bytes, and the hours that they take at a rate of 1,000 a second."""
+    """Amounts, bytes, and the hours that they take at 1,000 a second, a second before them."""
     tokens = {"train": 2 * 10**9, "fit": 10**9, "validation": 10**8}
     corpus = TINY["corpus"] | {"tokens": tokens, "domains": {"made": {"source": "tales"}}}
     corpus["shard_tokens"] = 80_000  # of tiny ones there would be more than their names count
@@ -513,8 +514,21 @@ def of_budget(small: Small) -> Outcome:
         assert work() > 0
         return 1000.0
 
-    with mock.patch.object(budget, "_rate", rate):
-        estimate = budget.estimate(config, CPU)
+    def cost(work: Callable[[int], object], few: int) -> clock.Cost:
+        work(few)
+        return clock.Cost(1.0, 0.001)
+
+    def taken(work: Callable[[], object]) -> float:
+        work()
+        return 0.5
+
+    with ExitStack() as patched:
+        for module in (rates, rates_together):
+            patched.enter_context(mock.patch.object(module, "rate", rate))
+            patched.enter_context(mock.patch.object(module, "cost", cost))
+        patched.enter_context(mock.patch.object(rates, "taken", taken))
+        primary = {"moe": "moe", "dense": "dense", "recipe": "default"}
+        estimate = budget.estimate(config, CPU, primary)
     return list(flat([estimate["stages"], estimate["hours"], estimate["gigabytes"]]))
 
 

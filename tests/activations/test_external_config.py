@@ -131,10 +131,17 @@ def test_a_bad_config_is_refused_in_one_line_before_any_job(there: Path, case: s
 
 
 def test_a_budget_counts_the_rows_that_are_there(there: Path, monkeypatch) -> None:
-    monkeypatch.setattr(budget, "SECONDS", 0.02)
+    monkeypatch.setattr("moediff.report.clock.SECONDS", 0.02)
     config = completed("recipes: {default: {k: 2, features: 16, batch: 32}}")
-    found = budget.estimate(config, torch.device("cpu"))
+    primary = {"moe": "moe", "dense": "dense", "recipe": "default"}
+    found = budget.estimate(config, torch.device("cpu"), primary)
     rows = [stage for stage in found["stages"] if stage["stage"] == "activations"]
     assert [(stage["name"], stage["amount"]) for stage in rows] == [("one", 900), ("two", 900)]
-    assert {stage["stage"] for stage in found["stages"]} == {"activations", "dictionary"}
-    assert "external activations" in found["note"]
+    assert {stage["stage"] for stage in found["stages"]} == {
+        "activations", "principal components", "dictionary", "metrics", "deletion", "moved", "charts",
+        "report",
+    }  # fmt: skip
+    assert {stage["why"] for stage in rows} == {"external activations are copied"}
+    assert all(stage["hours"] is not None for stage in found["stages"] if stage not in rows)
+    amounts = {stage["stage"]: stage["amount"] for stage in found["stages"]}
+    assert (amounts["principal components"], amounts["metrics"]) == (600, 300)

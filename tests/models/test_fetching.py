@@ -132,7 +132,8 @@ def test_a_quantised_repository_is_refused_once_its_config_is_there(
 def test_a_gguf_file_of_the_hub_is_fetched_alone(tmp_path: Path, monkeypatch) -> None:
     asked = []
 
-    def download(repository: str, file: str, revision: str | None) -> str:
+    def download(repository: str, file: str, revision: str | None, local_files_only: bool) -> str:
+        assert not local_files_only
         asked.append((repository, file, revision))
         (tmp_path / file).write_bytes(b"x")
         return str(tmp_path / file)

@@ -63,7 +63,7 @@ NEEDS = {
     "training/train": MODEL,
     "activations/cache": MODEL + " zarr",
     "activations/calibrate": MODEL + " zarr",
-    "report/budget": MODEL + " zarr",
+    "report/budget": MODEL + " altair zarr",
 }
 # What functions import beside the script that calls them.
 LATER = dict.fromkeys(("report/charts", "report/figures"), "import moediff.report.charts.classes")

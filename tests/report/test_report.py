@@ -1,93 +1,18 @@
-"""Budget, plots and page: numbers known by hand, nothing fetched, the right first sentence."""
+"""Plots and page: numbers known by hand, nothing fetched, the right first sentence."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
-import torch
 
-from conftest import PRESETS, SCHEMA
-from moediff.config.complete import complete
 from moediff.config.layout import Member, Source
-from moediff.report import budget, labels, notes, page, theme
+from moediff.report import labels, notes, page, theme
 from moediff.report.charts.dictionaries import fve_chart
 from moediff.report.charts.features import density_chart, relative_norm_chart
 from moediff.report.charts.training import training_chart
-
-
-def config() -> dict:
-    return complete(
-        {
-            "corpus": {
-                "domains": {"made": {"source": "tales"}},
-                "tokens": {"train": 20_000, "fit": 40_000, "validation": 10_000},
-                "tokenizer": {"train": 400},
-                "sequence": {"length": 64},
-            },
-            "models": {
-                "moe": {
-                    "train": {
-                        "d_model": 32,
-                        "layers": 2,
-                        "heads": 2,
-                        "ffn": 32,
-                        "experts": 4,
-                        "top_k": 2,
-                    }
-                }
-            },
-            "training": {"peak_lr": [0.001, 0.002], "sweep_tokens": 5_000, "seeds": [0, 1]},
-            "recipes": {"default": {"k": 4, "features": 64, "rows": 50_000}},
-            "comparisons": {"null": {"each": ["moe", "moe"]}},
-        },
-        SCHEMA,
-        PRESETS,
-    )
-
-
-def test_budget_counts_what_will_be_done(monkeypatch) -> None:
-    monkeypatch.setattr(budget, "SECONDS", 0.05)
-    found = budget.estimate(config(), torch.device("cpu"))
-    stages = {stage["stage"]: stage for stage in found["stages"]}
-    assert stages["token shards"]["amount"] == 70_000
-    assert stages["training"]["amount"] == 2 * 20_000 + 2 * 5_000
-    assert stages["activations"]["amount"] == 2 * 50_000
-    row = 64 + 33 + 2 * 2 * 6  # values, columns, two experts and gates in each of two layers
-    assert stages["activations"]["gigabytes"] == pytest.approx(100_000 * row / 1e9, abs=1e-4)
-    assert stages["dictionary"]["amount"] == 50_000
-    training = stages["training"]
-    assert training["hours"] == pytest.approx(50_000 / training["rate"] / 3600, abs=1e-4)
-    assert found["hours"] == pytest.approx(sum(s["hours"] or 0 for s in found["stages"]), abs=1e-3)
-
-
-def test_budget_trains_a_model_by_its_own_keys(monkeypatch) -> None:
-    monkeypatch.setattr(budget, "SECONDS", 0.05)
-    own = config()
-    own["models"]["moe"]["training"] = {"epochs": 3, "peak_lr": 1.0e-3, "trainable": "router"}
-    stages = {
-        stage["stage"]: stage for stage in budget.estimate(own, torch.device("cpu"))["stages"]
-    }
-    assert stages["training"]["amount"] == 2 * 3 * 20_000  # one rate: no sweep
-
-
-def test_a_disk_that_is_too_small_is_warned_of(monkeypatch, tmp_path: Path) -> None:
-    stages = [
-        {"stage": "activations", "gigabytes": 60.0}, {"stage": "dictionary", "gigabytes": 30.0},
-    ]  # fmt: skip
-    free = SimpleNamespace(free=100e9)
-    monkeypatch.setattr(budget.shutil, "disk_usage", lambda place: free)
-    place = tmp_path / "not" / "yet" / "there"
-    assert budget.disk(stages, place, keep=True)["warning"] is None
-    free.free = 80e9
-    warning = budget.disk(stages, place, keep=True)["warning"]
-    assert "90.0 GB are needed, 60.0 of them" in warning
-    assert "80.0 GB are free" in warning
-    assert "activations.keep to false" in warning
-    assert "keep to false" not in budget.disk(stages, place, keep=False)["warning"]
 
 
 def test_warnings_are_lines_on_weak_models_and_on_moes_that_are_worse() -> None:

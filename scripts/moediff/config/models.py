@@ -25,12 +25,12 @@ def active_block_parameters(train: Mapping[str, int]) -> int:
 
 def layer_count(config: Config, model: str) -> int | None:
     """Layers of a model as far as they are known before a job runs (a Hub id is not)."""
-    return _known(config, model, "layers", "num_hidden_layers", "n_layer")
+    return _known(config, model, "layers", "num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 def model_width(config: Config, model: str) -> int | None:
     """d_model of a model as far as it is known before a job runs (a Hub id is not)."""
-    return _known(config, model, "d_model", "hidden_size", "n_embd")
+    return _known(config, model, "d_model", "hidden_size", "n_embd", "d_model")
 
 
 def _known(config: Config, model: str, key: str, *names: str) -> int | None:

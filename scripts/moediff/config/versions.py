@@ -29,7 +29,7 @@ STAGE_VERSIONS = {
     "exports": 1,
     "planted": 1,
     "plots": 5,
-    "budget": 1,
+    "budget": 2,
 }
 # What the files of a stage call it in their provenance where they do not bear its name: a stage that writes
 # several kinds of tables, and a dictionary that another library fitted.

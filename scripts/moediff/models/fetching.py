@@ -35,6 +35,28 @@ def fetch(name: str, revision: str | None) -> Path:
     return place
 
 
+def here(name: str, revision: str | None) -> Path | None:
+    """Where a checkpoint lies on this machine, with its weights and its base.
+
+    None where any of it would have to be fetched.
+    """
+    try:
+        place = _found(name, revision, cached=True)
+        if place.is_file():
+            return place
+        # The Hub's cache may hold the small files alone.
+        wanted = [] if Path(name).is_dir() else _weights(place)
+        whole = all((place / file).is_file() for file in wanted) and _base_here(place)
+        return place if whole else None
+    except UserError:
+        return None
+
+
+def _base_here(place: Path) -> bool:
+    """Whether a checkpoint is no adapter, or its base lies on this machine."""
+    return not checkpoints.is_adapter(place) or here(*checkpoints.base_of(place)) is not None
+
+
 def base_folder(adapter: Path) -> Path:
     """Where the base of a fetched adapter lies. Raises UserError where it is gone."""
     return _found(*checkpoints.base_of(adapter), cached=True)
@@ -46,7 +68,7 @@ def _found(name: str, revision: str | None, cached: bool) -> Path:
         return Path(name)
     try:
         if checkpoints.is_gguf(name):
-            return _gguf(name, revision)
+            return _gguf(name, revision, cached)
         return _snapshot(name, revision, cached)
     except UserError:
         raise
@@ -63,7 +85,7 @@ def _found(name: str, revision: str | None, cached: bool) -> Path:
         ) from error
 
 
-def _gguf(name: str, revision: str | None) -> Path:
+def _gguf(name: str, revision: str | None, cached: bool) -> Path:
     """A GGUF file of the Hub, named owner/repository/file.gguf."""
     from huggingface_hub import hf_hub_download
 
@@ -72,7 +94,8 @@ def _gguf(name: str, revision: str | None) -> Path:
             f"model '{name}': no such file; one of the Hub is named owner/name/file.gguf"
         )
     repository, file = checkpoints.parts_of_gguf(name)
-    return Path(hf_hub_download(repository, file, revision=revision))
+    found = hf_hub_download(repository, file, revision=revision, local_files_only=cached)
+    return Path(found)
 
 
 def _snapshot(name: str, revision: str | None, cached: bool) -> Path:
