@@ -23,7 +23,7 @@ from moediff.core.device import autocast
 from moediff.models import build
 from moediff.models.autocast import follow_autocast
 from moediff.models.inputs import model_inputs
-from moediff.report.made import MadeTokens
+from moediff.report.budget.made import MadeTokens
 from moediff.training.loss_sums import LossSums
 from moediff.training.plan import Plan
 from moediff.training.step import Step, make_optimizer

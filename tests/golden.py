@@ -52,7 +52,8 @@ from moediff.dictionaries.dictionary import Dictionary
 from moediff.exchange import crosscoders, hub, saelens
 from moediff.experts import affinity, attribution, masking
 from moediff.hooks.points import Point
-from moediff.report import budget, clock, notes, page, rates, rates_together
+from moediff.report import notes, page
+from moediff.report.budget import clock, rates, rates_together, table
 from moediff.report.charts import dictionaries, features
 from moediff.report.charts.classes import classes_chart
 from moediff.report.charts.experts import affinity_chart
@@ -528,7 +529,7 @@ def of_budget(small: Small) -> Outcome:
             patched.enter_context(mock.patch.object(module, "cost", cost))
         patched.enter_context(mock.patch.object(rates, "taken", taken))
         primary = {"moe": "moe", "dense": "dense", "recipe": "default"}
-        estimate = budget.estimate(config, CPU, primary)
+        estimate = table.estimate(config, CPU, primary)
     return list(flat([estimate["stages"], estimate["hours"], estimate["gigabytes"]]))
 
 

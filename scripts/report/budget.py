@@ -7,13 +7,13 @@ from moediff.job import job
 with job(snakemake, torch_threads=True) as log:
     from moediff.core import artifact
     from moediff.core.device import pick_device
-    from moediff.report import budget
+    from moediff.report.budget import table
 
-    found = budget.estimate(
+    found = table.estimate(
         snakemake.config, pick_device(snakemake.config["device"]), snakemake.params.primary
     )
     keep = snakemake.config["activations"]["keep"]
-    found["disk"] = budget.disk(found["stages"], Path(snakemake.config["results"]), keep)
+    found["disk"] = table.disk(found["stages"], Path(snakemake.config["results"]), keep)
     artifact.write_json(snakemake.output[0], artifact.made_by("budget") | found)
     for stage in found["stages"]:
         hours = "time not known" if stage["hours"] is None else f"{stage['hours']} hours"

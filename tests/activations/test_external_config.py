@@ -13,7 +13,7 @@ from external_rows import arrays, write
 from moediff.config import activations, comparisons, complete
 from moediff.config.rows import row_domains, row_files, row_paths
 from moediff.core.errors import ConfigError
-from moediff.report import budget
+from moediff.report.budget import table
 
 ALONE = """
 models:
@@ -131,10 +131,10 @@ def test_a_bad_config_is_refused_in_one_line_before_any_job(there: Path, case: s
 
 
 def test_a_budget_counts_the_rows_that_are_there(there: Path, monkeypatch) -> None:
-    monkeypatch.setattr("moediff.report.clock.SECONDS", 0.02)
+    monkeypatch.setattr("moediff.report.budget.clock.SECONDS", 0.02)
     config = completed("recipes: {default: {k: 2, features: 16, batch: 32}}")
     primary = {"moe": "moe", "dense": "dense", "recipe": "default"}
-    found = budget.estimate(config, torch.device("cpu"), primary)
+    found = table.estimate(config, torch.device("cpu"), primary)
     rows = [stage for stage in found["stages"] if stage["stage"] == "activations"]
     assert [(stage["name"], stage["amount"]) for stage in rows] == [("one", 900), ("two", 900)]
     assert {stage["stage"] for stage in found["stages"]} == {

@@ -14,8 +14,8 @@ from conftest import DENSE, MOE, PRESETS, SCHEMA
 from moediff.config.complete import complete
 from moediff.core.errors import UserError
 from moediff.models import build, fetching, loading
-from moediff.report import budget, clock, measuring
-from moediff.report.clock import Cost, attempt, cost, rate
+from moediff.report.budget import clock, measuring, table
+from moediff.report.budget.clock import Cost, attempt, cost, rate
 from workflow import TINY, planned, prepare
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def config() -> dict:
 
 def test_budget_counts_what_will_be_done(monkeypatch) -> None:
     monkeypatch.setattr(clock, "SECONDS", 0.05)
-    found = budget.estimate(config(), CPU, PRIMARY)
+    found = table.estimate(config(), CPU, PRIMARY)
     stages = {stage["stage"]: stage for stage in found["stages"]}
     assert stages["token shards"]["amount"] == 70_000
     assert stages["training"]["amount"] == 2 * 20_000 + 2 * 5_000
@@ -71,7 +71,7 @@ def test_budget_trains_a_model_by_its_own_keys(monkeypatch) -> None:
     monkeypatch.setattr(clock, "SECONDS", 0.05)
     own = config()
     own["models"]["moe"]["training"] = {"epochs": 3, "peak_lr": 1.0e-3, "trainable": "router"}
-    stages = {stage["stage"]: stage for stage in budget.estimate(own, CPU, PRIMARY)["stages"]}
+    stages = {stage["stage"]: stage for stage in table.estimate(own, CPU, PRIMARY)["stages"]}
     assert stages["training"]["amount"] == 2 * 3 * 20_000  # one rate: no sweep
 
 
@@ -80,15 +80,15 @@ def test_a_disk_that_is_too_small_is_warned_of(monkeypatch, tmp_path: Path) -> N
         {"stage": "activations", "gigabytes": 60.0}, {"stage": "dictionary", "gigabytes": 30.0},
     ]  # fmt: skip
     free = SimpleNamespace(free=100e9)
-    monkeypatch.setattr(budget.shutil, "disk_usage", lambda place: free)
+    monkeypatch.setattr(table.shutil, "disk_usage", lambda place: free)
     place = tmp_path / "not" / "yet" / "there"
-    assert budget.disk(stages, place, keep=True)["warning"] is None
+    assert table.disk(stages, place, keep=True)["warning"] is None
     free.free = 80e9
-    warning = budget.disk(stages, place, keep=True)["warning"]
+    warning = table.disk(stages, place, keep=True)["warning"]
     assert "90.0 GB are needed, 60.0 of them" in warning
     assert "80.0 GB are free" in warning
     assert "activations.keep to false" in warning
-    assert "keep to false" not in budget.disk(stages, place, keep=False)["warning"]
+    assert "keep to false" not in table.disk(stages, place, keep=False)["warning"]
 
 
 # --- every stage ---------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def config_of(**sections: object) -> dict:
 def estimated(config: dict, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, dict[tuple, dict]]:
     """The estimate, and its rows by stage and name."""
     monkeypatch.setattr(clock, "SECONDS", 0.02)
-    found = budget.estimate(config, CPU, PRIMARY)
+    found = table.estimate(config, CPU, PRIMARY)
     return found, {(row["stage"], row["name"]): row for row in found["stages"]}
 
 
@@ -197,7 +197,7 @@ def test_each_stage_is_of_as_many_jobs_as_are_planned(kind: str, tmp_path, monke
     monkeypatch.setattr(measuring.Study, "_time_dictionaries", lambda study: None)
     monkeypatch.setattr(measuring.Study, "affinity", lambda *_: (None, "not asked"))
     config = complete(merged(TINY, change), SCHEMA, PRESETS)
-    stages = Counter(row["stage"] for row in budget.estimate(config, CPU, PRIMARY)["stages"])
+    stages = Counter(row["stage"] for row in table.estimate(config, CPU, PRIMARY)["stages"])
     seeds = len(config["training"]["seeds"])
     for stage in stages.keys() - {"token shards", "activations", "charts"}:
         a_model = stage in ("training", "calibration")  # one row for all of its seeds
@@ -336,12 +336,12 @@ def test_an_adapter_is_here_only_with_its_base(
 def test_a_size_that_is_not_known_makes_the_need_for_disk_a_least_one(
     monkeypatch, tmp_path
 ) -> None:
-    monkeypatch.setattr(budget.shutil, "disk_usage", lambda place: SimpleNamespace(free=10e9))
+    monkeypatch.setattr(table.shutil, "disk_usage", lambda place: SimpleNamespace(free=10e9))
     stages = [
         {"stage": "activations", "gigabytes": 60.0},
         {"stage": "dictionary", "gigabytes": None},
     ]
-    assert "at least 60.0 GB are needed" in budget.disk(stages, tmp_path, keep=True)["warning"]
+    assert "at least 60.0 GB are needed" in table.disk(stages, tmp_path, keep=True)["warning"]
 
 
 # --- the clock -----------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from moediff.config.base import Config
 from moediff.config.corpus import sequences, shard_count
 from moediff.config.kinds import EXTERNAL, TRAINED, kind
 from moediff.config.layout import Fit
-from moediff.report.clock import quiet
-from moediff.report.measuring import COMPONENTS, Study, external_size
+from moediff.report.budget.clock import quiet
+from moediff.report.budget.measuring import COMPONENTS, Study, external_size
 
 SPARE = 0.95  # of the free disk, that a run may fill before it is warned of
 COLUMN_BYTES = sum(np.dtype(kind).itemsize for kind in TYPES.values())  # of what a row is

@@ -31,9 +31,9 @@ from moediff.dictionaries.trainer import Fitter
 from moediff.hooks.points import Point
 from moediff.models.parameters import count_parameters
 from moediff.models.suitability import check_context
-from moediff.report import made
-from moediff.report.clock import Cost, cost, rate, taken
-from moediff.report.made import MadeFit
+from moediff.report.budget import made
+from moediff.report.budget.clock import Cost, cost, rate, taken
+from moediff.report.budget.made import MadeFit
 from moediff.training.plan import Plan
 from moediff.training.step import Step
 

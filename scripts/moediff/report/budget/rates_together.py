@@ -20,10 +20,11 @@ from moediff.config.layout import Fit
 from moediff.core.resampling import LEAST_DOCUMENTS
 from moediff.corpus.token_shards import read_token_shard
 from moediff.experts.affinity import feature_affinity, layers_of
-from moediff.report import browser, charts, made, page, theme
-from moediff.report.clock import Cost, cost, rate
-from moediff.report.made import MadeFit
-from moediff.report.rates import ROWS, Reader
+from moediff.report import browser, charts, page, theme
+from moediff.report.budget import made
+from moediff.report.budget.clock import Cost, cost, rate
+from moediff.report.budget.made import MadeFit
+from moediff.report.budget.rates import ROWS, Reader
 
 # --- by rows -------------------------------------------------------------------------------------
 

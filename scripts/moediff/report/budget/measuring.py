@@ -22,10 +22,10 @@ from moediff.config.layout import Fit, Source
 from moediff.config.rows import row_paths
 from moediff.core.errors import UserError
 from moediff.models import build, fetching, loading
-from moediff.report import rates, rates_together
-from moediff.report.clock import Cost, attempt
-from moediff.report.made import SOURCE, MadeFit, RowMaker
-from moediff.report.rates import Reader
+from moediff.report.budget import rates, rates_together
+from moediff.report.budget.clock import Cost, attempt
+from moediff.report.budget.made import SOURCE, MadeFit, RowMaker
+from moediff.report.budget.rates import Reader
 
 VOCABULARY = 50_257  # assumed when a pretrained tokenizer is named: that of GPT-2
 COMPONENTS = "principal_components"
