@@ -73,6 +73,17 @@ def test_a_name_that_no_file_could_bear_is_refused(section: str) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
+def test_names_that_differ_in_case_alone_are_refused(section: str) -> None:
+    one, other = (SECTIONS[section](name) for name in ("twice", "TWICE"))
+    (key,) = one
+    merged = {key: one[key] | other[key]}
+    if key == "corpus":
+        merged = {key: {"domains": one[key]["domains"] | other[key]["domains"]}}
+    with pytest.raises(ConfigError, match=rf"^{section}: 'twice' and 'TWICE' differ in case alone"):
+        completed(merged)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_name_that_snakemake_takes_for_a_recursion_is_refused(section: str) -> None:
     from snakemake.io import PeriodicityDetector
 

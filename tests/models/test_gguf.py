@@ -104,6 +104,19 @@ def test_a_gguf_file_gives_its_model_and_its_tokenizer(kind: str | None, tmp_pat
         suitability.check_vocabulary(path, loaded, vocabulary, corpus, "made")
 
 
+@pytest.mark.parametrize("count", ["num_hidden_layers", "vocab_size"])
+def test_a_gguf_file_that_names_more_than_its_weights_are_is_one_line(
+    count: str, tmp_path: Path
+) -> None:
+    path, model = tmp_path / "small.gguf", tiny("llama", **SIZES)
+    setattr(model.config, count, 10**9)
+    write(path, model, train_tokenizer(["the cat sat on the mat "] * 50, SIZES["vocab_size"]))
+    with pytest.raises(
+        UserError, match=r"small\.gguf: its config (names 1000000000 layers|describes)"
+    ):
+        loading.load(fetching.fetch(str(path), None))
+
+
 def test_the_manifest_of_a_gguf_file_covers_it_and_a_cut_one_is_one_line(tmp_path: Path) -> None:
     path, model = tmp_path / "small.gguf", tiny("llama", **SIZES)
     tokenizer = train_tokenizer(["the cat sat on the mat "] * 50, SIZES["vocab_size"])

@@ -38,6 +38,9 @@ def check_names(config: Config) -> None:
     _check("models", config["models"], RESERVED["model"])
     for section in ("recipes", "comparisons"):
         _check(section, config[section], {})
+    _check_cases("corpus.domains", domains)
+    for section in ("models", "recipes", "comparisons"):
+        _check_cases(section, config[section])
     for model in models_of(config, EXTERNAL):
         own = config["models"][model]["rows"]["domains"]
         if own is not None and own != [ALL]:  # alone it is what it says
@@ -48,6 +51,18 @@ def check_names(config: Config) -> None:
             raise ConfigError(
                 f"models: a name that begins with of_, as '{model}', is taken by counts of features that "
                 "recur; use another"
+            )
+
+
+def _check_cases(where: str, names: Iterable[str]) -> None:
+    """Refuse names of files that some file systems hold for one."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConfigError(
+                f"{where}: '{other}' and '{name}' differ in case alone, and would share their files on a "
+                "file system that does not tell them apart; use another"
             )
 
 

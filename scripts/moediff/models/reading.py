@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,13 @@ def from_transformers(
         checkpoint_config.check_config(folder)
         check_weights(folder)
     try:
-        if gguf is None:
-            _check_counts(folder)
+        shapes, settings = _gguf(place) if gguf else (_shapes(folder), json_object(folder / CONFIG))
+        _check_counts(place, shapes, settings)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **named)
         checkpoint_config.prepare(config)
         auto = checkpoint_config.auto_class(config)
-        if gguf is None:
-            _check_size(folder, config)
-        else:
+        _check_size(place, shapes, config)
+        if gguf:
             from transformers import GgufConfig
 
             named["quantization_config"] = GgufConfig(
@@ -121,30 +121,44 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _check_counts(folder: Path) -> None:
+def _gguf(path: Path) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Shapes of the tensors of a GGUF file, as if they were not quantised, and its counts by config.json's
+    names."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    kind = reader.fields["general.architecture"].contents()
+    names = {"num_hidden_layers": f"{kind}.block_count", "num_experts": f"{kind}.expert_count"}
+    counts = {
+        name: reader.fields[key].contents() for name, key in names.items() if key in reader.fields
+    }
+    return {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}, counts
+
+
+def _check_counts(
+    place: Path, shapes: Mapping[str, Sequence[int]], settings: Mapping[str, Any]
+) -> None:
     """Refuse more layers or experts than the weights can be of: to build them would take for ever."""
-    shapes = _shapes(folder)
     widest = max((size for shape in shapes.values() for size in shape), default=0)
-    found = json_object(folder / CONFIG)
     for what, most in (("layers", len(shapes)), ("experts", max(len(shapes), widest))):
-        count = checkpoint_config.most(found, what)
+        count = checkpoint_config.most(settings, what)
         if count > most:
             raise UserError(
-                f"{folder}: config.json names {count} {what}, its weights are {len(shapes)} tensors of "
-                f"at most {widest} rows or columns; take a config.json and weights that belong together"
+                f"{place}: its config names {count} {what}, its weights are {len(shapes)} tensors of "
+                f"at most {widest} rows or columns; take a config and weights that belong together"
             )
 
 
-def _check_size(folder: Path, config: PreTrainedConfig) -> None:
+def _check_size(place: Path, shapes: Mapping[str, Sequence[int]], config: PreTrainedConfig) -> None:
     """Refuse a model far larger than its weights: what is missing would be made up, in memory."""
-    held = sum(torch.Size(shape).numel() for shape in _shapes(folder).values())
+    held = sum(math.prod(shape) for shape in shapes.values())
     if quantised.quantisation(config.to_dict()) is not None:
         held *= _PACKED
     wanted = sum(parameter.numel() for parameter in _skeleton(config).parameters())
     if wanted > 2 * held:
         raise UserError(
-            f"{folder}: config.json describes a model of {wanted} weights, the files hold {held}; "
-            "take a config.json and weights that belong together"
+            f"{place}: its config describes a model of {wanted} weights, the files hold {held}; "
+            "take a config and weights that belong together"
         )
 
 
