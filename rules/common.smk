@@ -28,7 +28,7 @@ try:
     config_files.check_files(workflow.configfiles)
     CLAIMS = reading.read_claims(Path(workflow.basedir) / "config/claims.yaml")
     config.update(complete(config, SCHEMA, PRESETS))
-    made_in.check(config["results"], Path.cwd())
+    made_in.check(config["results"], Path.cwd(), made_in.config_digest(config))
 except ConfigError as error:
     sys.exit(f"config error: {error}")
 
@@ -67,7 +67,7 @@ PENALTIES_FAULT = reading.penalties_fault(
 onstart:
     if workflow.is_main_process:
         try:
-            made_in.claim(config["results"], Path.cwd())
+            made_in.claim(config["results"], Path.cwd(), made_in.config_digest(config))
         except UserError as error:
             sys.exit(f"config error: {error}")
 

@@ -11,7 +11,7 @@ with job(snakemake, torch_threads=True) as log:
     params, wildcards = snakemake.params, snakemake.wildcards
     model, facts, shard, kept = model_and_text(snakemake)
     suitability.check_context(model, shard.tokens.shape[1], wildcards.model)
-    measured = artifact.read_json(snakemake.input.points)["points"]
+    measured = caching.read_points(snakemake.input.points, facts["digest"])
     points = {name: Point(found["hook"], found["layer"]) for name, found in measured.items()}
     count = caching.cache(
         model,

@@ -1,11 +1,11 @@
 """Gather the rows of every dictionary into fve.json."""
 
-from moediff.job import job
+from moediff.job import job, of_fits
 
 with job(snakemake) as log:
     from moediff.core import artifact
 
-    found = [artifact.read_json(path) for path in snakemake.input]
+    found = of_fits(snakemake.input)
     rows = [row for metrics in found for row in metrics["fve"]]
     # A reader takes the columns from the first rows: every row has all of them.
     every = dict.fromkeys(name for row in rows for name in row)

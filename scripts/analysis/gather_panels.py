@@ -1,6 +1,6 @@
 """Gather what every panel found into panel.json."""
 
-from moediff.job import job
+from moediff.job import job, of_fits
 
 with job(snakemake) as log:
     from moediff.core import artifact
@@ -11,6 +11,5 @@ with job(snakemake) as log:
         log.info(
             "no comparison is a panel, all: [A, B] with two seeds of each or more: nothing to gather"
         )
-    panels = [artifact.read_json(path) for path in snakemake.input]
-    rows = [{key: found[key] for key in kept} for found in panels]
+    rows = [{key: found[key] for key in kept} for found in of_fits(snakemake.input)]
     artifact.write_json(snakemake.output[0], artifact.made_by("panel") | {"panels": rows})

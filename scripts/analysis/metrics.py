@@ -17,7 +17,7 @@ with job(snakemake, torch_threads=True) as log:
     names = list(params.sources)
     rows, dictionary, recipe, device = open_fit(snakemake)
     dictionary = in_float64(dictionary, device)
-    baseline = principal_components.Baseline.load(snakemake.input.components)
+    baseline = principal_components.Baseline.load(snakemake.input.components, names)
 
     def described(dictionary, baseline):
         """What it is on the validation rows, and one row a feature."""

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -87,6 +87,27 @@ def fit_of(wildcards: Any) -> dict[str, Any]:
         "recipe": wildcards.recipe,
         "seed": int(wildcards.seed),
     }
+
+
+def of_fits(paths: Iterable[str]) -> list[dict[str, Any]]:
+    """The JSON of several dictionaries, each held against the dictionary that its path names.
+
+    Raises UserError for one that lies in another's place.
+    """
+    from moediff.config import layout
+    from moediff.core import artifact
+
+    found = []
+    for path in paths:
+        record, place = artifact.read_json(path), layout.parse("dictionary", path)
+        named = {key: str(record.get(key)) for key in place if key != "file"}
+        if any(place[key] != value for key, value in named.items()):
+            raise UserError(
+                f"{path}: is of another dictionary ({'/'.join(named.values())}); put it back in its place, "
+                f"or run rm '{path}' and then the same snakemake command again"
+            )
+        found.append(record)
+    return found
 
 
 def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:

@@ -55,7 +55,7 @@ def test_a_quantised_folder_is_refused_before_any_job_where_its_package_is_missi
         folder_of(tmp_path / "bits", quantization_config={"load_in_4bit": True}), "bitsandbytes"
     )
     refused(
-        folder_of(tmp_path / "new", quantization_config={"quant_method": "new"}), "method new that"
+        folder_of(tmp_path / "new", quantization_config={"quant_method": "new"}), "method new, and"
     )
     refused(folder_of(tmp_path / "eetq", quantization_config={"quant_method": "eetq"}), "code of")
     completed(

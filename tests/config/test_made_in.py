@@ -10,17 +10,19 @@ import pytest
 from moediff.config import made_in
 from moediff.core.errors import ConfigError
 
+CONFIG = made_in.config_digest({"recipes": {"default": {"k": 6}}})
 
-def works(results: str, directory: Path) -> None:
+
+def works(results: str, directory: Path, config: str = CONFIG) -> None:
     """What a run does: look, then mark."""
-    made_in.check(results, directory)
-    made_in.claim(results, directory)
-    made_in.check(results, directory)
+    made_in.check(results, directory, config)
+    made_in.claim(results, directory, config)
+    made_in.check(results, directory, config)
 
 
-def refused(results: str, directory: Path) -> str:
+def refused(results: str, directory: Path, config: str = CONFIG) -> str:
     with pytest.raises(ConfigError) as caught:
-        made_in.check(results, directory)
+        made_in.check(results, directory, config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -38,7 +40,7 @@ def two(tmp_path: Path) -> Path:
 
 
 def test_looking_makes_nothing(one: Path) -> None:
-    made_in.check("results", one)
+    made_in.check("results", one, CONFIG)
     assert not list(one.iterdir())
 
 
@@ -71,7 +73,7 @@ def test_a_copied_working_directory_does_not_share_the_results_of_the_first(
     two.rmdir()
     shutil.copytree(one, two)
     refused(shared, two)
-    made_in.check(shared, one)
+    made_in.check(shared, one, CONFIG)
 
 
 @pytest.mark.parametrize("results", ["results", "deep/er", "absolute"])
@@ -106,12 +108,12 @@ def test_results_are_moved_to_a_larger_disk(one: Path) -> None:
 
 def test_of_two_that_begin_at_once_one_goes_on(one: Path, two: Path) -> None:
     shared = str(one.parent / "shared")
-    made_in.check(shared, one)
-    made_in.check(shared, two)
-    made_in.claim(shared, one)
+    made_in.check(shared, one, CONFIG)
+    made_in.check(shared, two, CONFIG)
+    made_in.claim(shared, one, CONFIG)
     with pytest.raises(ConfigError, match="holds what was made in"):
-        made_in.claim(shared, two)
-    made_in.check(shared, one)
+        made_in.claim(shared, two, CONFIG)
+    made_in.check(shared, one, CONFIG)
     assert [path.name for path in Path(shared).iterdir()] == [made_in.MARK]
 
 
@@ -120,3 +122,22 @@ def test_a_damaged_mark_is_named(one: Path) -> None:
     mark = one / "results" / made_in.MARK
     mark.write_bytes(mark.read_bytes()[:-9])
     assert f"rm '{mark}'" in refused("results", one)
+
+
+def test_another_config_is_refused_where_nothing_tells_what_results_were_made_by(one: Path) -> None:
+    other = made_in.config_digest({"recipes": {"default": {"k": 9}}})
+    works("results", one)
+    works("results", one, other)  # known to .snakemake, which finds what to make again
+    works("results", one)
+    shutil.rmtree(one / ".snakemake")
+    told = refused("results", one, other)
+    assert ".snakemake is gone" in told
+    assert f"rm '{one / 'results' / made_in.MARK}'" in told
+    works("results", one)
+
+
+def test_where_it_is_drawn_and_run_is_not_what_decides_a_result() -> None:
+    config = {"recipes": {}, "results": "results", "plots": {"width": 1}, "device": "cpu"}
+    other = config | {"results": "out", "plots": {"width": 2}, "device": "cuda"}
+    assert made_in.config_digest(config) == made_in.config_digest(other)
+    assert made_in.config_digest(config) != made_in.config_digest(config | {"recipes": {"a": {}}})

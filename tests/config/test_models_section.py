@@ -165,6 +165,10 @@ BAD = {
         "corpus: {sequence: {attend_across_documents: true}}}",
         ["models.moe.sees.domains", "attend_across_documents"],
     ),
+    "learns from less than a sequence": (
+        "models: {moe: {sees: {share: 1.0e-9}}}",
+        ["models.moe.sees.share: 1e-09", "sequences is none"],
+    ),
     "match nobody": ("models: {moe: {match: {active: a}}}", ["models.moe.match.active", "'a'"]),
 }
 

@@ -186,6 +186,23 @@ def test_a_name_that_stands_twice_is_refused_with_its_lines(
     assert f"stands twice, here and in line {first}" in said
 
 
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [("010000", "4096"), ("4:26:40", "16000"), ("0x10", "16"), ("0b11", "3"), ("1:30.5", "90.5")],
+)
+def test_a_number_that_is_not_written_in_tens_is_refused(
+    tmp_path: Path, word: str, read: str
+) -> None:
+    said = refused(tmp_path, f"corpus:\n  tokens: [1, {word}]\n")
+    assert f"config.yaml:2: {word} is to YAML the number {read};" in said
+
+
+def test_numbers_in_tens_and_words_in_quotes_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("a: [0, -1, +2, 450_000, 0.5, 1.0e-3, .5, '010', -0.0, 12:ab]\n")
+    config_files.check_files([path])
+
+
 def test_what_is_merged_may_be_given_again_and_aliases_are_read_once(tmp_path: Path) -> None:
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
     path = tmp_path / "config.yaml"

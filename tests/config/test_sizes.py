@@ -69,6 +69,16 @@ HUGE = {
         "comparisons": {"panel": {"all": ["moe", "dense"]}},
     },
     "number": {"training": {"clip": 10**400}},
+    "layer": {"activations": {"layer": 1e308}},
+    "tied": {"recipes": {"default": {"tied": 1e308}}},
+    "exclusive": {"recipes": {"default": {"exclusive": 1e308}}},
+    "prefix": {"recipes": {"default": {"prefixes": [1e308]}}},
+    "split of next to nothing": {"corpus": {"splits": {"fit": 5e-324}}},
+    "penalty": {"recipes": {"default": {"penalties": {"l1": {"weight": 1e308}}}}},
+    "bandwidth": {"recipes": {"default": {"bandwidth": 1e308}}},
+    "start": {"recipes": {"default": {"start": 5e-324}}},
+    "balance": {"training": {"balance": 1e300}},
+    "planted features": {"planted": {"features": 8, "active": 100}},
 }
 
 

@@ -230,6 +230,7 @@ BAD_LINES = {
     "null": ('{"text": "a", "source": null}', "no value under the group 'source'"),
     "empty": ('{"text": "a", "source": ""}', "no value under the group 'source'"),
     "twice": ('{"text": "a", "text": "b", "source": "c"}', "'text' stands twice"),
+    "twice by number": ('{"text": "a", "te\\u0078t": "b", "source": "c"}', "'text' stands twice"),
     "group twice": ('{"text": "a", "source": "b", "source": "c"}', "'source' stands twice"),
     "two": ('{"text": "a", "source": "b"} {"text": "c"}', "more than one object on a line"),
     "key of two lines": ('{"te\\nxt": "a", "source": "b"}', "keys: te\\nxt, source"),
@@ -246,6 +247,19 @@ def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, case: str, suffix:
     assert message.startswith((f"{path}:7: ", f"{path}#6: "))  # the line, or the row from 0
     assert said in message
     assert len(message) < len(str(tmp_path)) + 200
+
+
+def test_a_field_of_other_letters_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"t\u00e9": "a", "t\u00e9": "b"}', encoding="utf-8")
+    assert "'t\u00e9' stands twice" in refused(tmp_path / "a.jsonl", column="t\u00e9")
+
+
+def test_a_group_is_the_same_however_a_table_writes_it(tmp_path: Path) -> None:
+    groups = ["1", "1.0", "1e0", '"1"', '{"a": 1, "b": 2}', '{"b": 2, "a": 1}', "-0.0", "0", "1.5"]
+    lines = [f'{{"text": "{n}", "source": {group}}}' for n, group in enumerate(groups)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = read(tmp_path / "a.jsonl", group="source").sort("text")["group"].to_list()
+    assert found == ["1"] * 4 + ['{"a": 1, "b": 2}'] * 2 + ["0", "0", "1.5"]
 
 
 def test_a_field_that_nobody_asked_for_may_stand_twice(tmp_path: Path) -> None:

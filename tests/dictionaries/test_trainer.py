@@ -26,6 +26,7 @@ def penalty(weight: float, tied: float = 1.0, ramp: float = 0.0, **more: float) 
 
 CHANGES: dict[str, dict[str, Any]] = {
     "ours": {},
+    "no momentum": {"betas": [0, 0.999]},
     "topk": {"select": "topk"},
     "un-squared": {"loss": "norm"},
     "mixed": {"rank": "mixed", "loss": "norm"},

@@ -117,7 +117,10 @@ def test_a_saved_model_comes_back_whole(architecture, tiny_model, tmp_path: Path
     data = bytearray(weights.read_bytes())
     data[-5] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(DamagedError, match=r"model\.safetensors.*rm "):
+    with pytest.raises(DamagedError, match=r"model\.safetensors.*config\.json beside it.*rm "):
+        loading.open_manifest(tmp_path / "model.json", CPU)
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DamagedError, match=r"config\.json: not JSON.*rm "):
         loading.open_manifest(tmp_path / "model.json", CPU)
 
 

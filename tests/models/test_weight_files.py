@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conftest import DENSE
 from moediff.core import artifact
@@ -92,6 +93,32 @@ def test_a_pickle_that_an_index_names_is_never_opened(sharded: Path, monkeypatch
         )
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_packed_weights_that_nothing_says_how_to_read_are_refused(
+    sharded: Path, kind: torch.dtype
+) -> None:
+    tensors = load_file(sharded / SHARDS[0])
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)
+    save_file(tensors | {name: tensors[name].to(kind)}, sharded / SHARDS[0], {"format": "pt"})
+    refused(sharded, name)
+
+
+def test_whole_numbers_that_are_no_weights_are_let_be(sharded: Path) -> None:
+    tensors = load_file(sharded / SHARDS[0])
+    extra = {
+        "model.position_ids": torch.arange(4),
+        "model.layers.0.attn.bias": torch.ones(2, 2) > 0,
+    }
+    assert not set(extra) & set(tensors)
+    save_file(tensors | extra, sharded / SHARDS[0], {"format": "pt"})
+    index = json.loads((sharded / INDEX).read_text(encoding="utf-8"))
+    index["weight_map"] |= dict.fromkeys(extra, SHARDS[0])
+    (sharded / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(UserError) as caught:  # of names, where transformers has no such part
+        loading.load(sharded)
+    assert "plain weights" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["../good/model.safetensors", "sub/model.safetensors", "..", ""])
 def test_a_name_that_leaves_the_folder_is_refused(sharded: Path, name: str) -> None:
     for folder in (sharded.parent / "good", sharded / "sub"):
@@ -107,13 +134,18 @@ def test_an_absolute_name_is_refused(sharded: Path, tmp_path: Path) -> None:
     refused(sharded, str(tmp_path / "model.safetensors"))
 
 
-def test_a_link_out_of_the_folder_is_refused_but_for_the_hubs_cache(
+def test_a_link_is_followed_and_the_digest_is_of_what_it_leads_to(
     sharded: Path, tmp_path: Path
 ) -> None:
+    before = digest(sharded)
     (tmp_path / "else").mkdir()
-    (sharded / SHARDS[0]).rename(tmp_path / "else" / "x.safetensors")
-    (sharded / SHARDS[0]).symlink_to(tmp_path / "else" / "x.safetensors")
-    refused(sharded, SHARDS[0])
+    elsewhere = tmp_path / "else" / "x.safetensors"
+    (sharded / SHARDS[0]).rename(elsewhere)
+    (sharded / SHARDS[0]).symlink_to(elsewhere)
+    loading.load(sharded)
+    assert digest(sharded) == before
+    elsewhere.write_bytes(elsewhere.read_bytes()[:-1] + b"!")
+    assert digest(sharded) != before
     cache = tmp_path / "models--a--b"
     (cache / "blobs").mkdir(parents=True)
     (cache / "snapshots").mkdir()

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conftest import DENSE, MOE, PLAN, VOCABULARY
+from conftest import DENSE, MOE, PLAN, PRESETS, SCHEMA, VOCABULARY
+from moediff.config.complete import complete
 from moediff.core import checkpoint
 from moediff.core.errors import UserError
 from moediff.corpus.token_shards import TokenSplit
@@ -19,8 +20,9 @@ from moediff.models import autocast, loading
 from moediff.training import loop, objectives
 from moediff.training.history import COLUMNS, final_losses
 from moediff.training.loss_sums import evaluate
-from moediff.training.plan import batch_order
+from moediff.training.plan import Plan, batch_order
 from moediff.training.step import Step
+from workflow import TINY
 
 CPU = torch.device("cpu")
 
@@ -36,6 +38,15 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_its_share() -> None:
     assert max(rates) == rates[9] == pytest.approx(1e-2)
     assert rates[-1] == pytest.approx(1e-3)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_a_plan_has_betas_that_torch_takes_where_a_config_says_0() -> None:
+    config = complete(
+        TINY | {"training": TINY["training"] | {"betas": [0, 0.999]}}, SCHEMA, PRESETS
+    )
+    plan = Plan.of(config["training"], 1e-3, 0)
+    assert [type(beta) for beta in plan.betas] == [float, float]
+    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], betas=plan.betas)
 
 
 def test_every_sequence_comes_once_an_epoch_in_an_order_of_its_seed() -> None:

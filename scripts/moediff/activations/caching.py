@@ -17,6 +17,7 @@ from moediff.activations.massive import merged, standing_out
 from moediff.activations.moments import Moments
 from moediff.activations.shard_writer import ShardWriter
 from moediff.activations.shards import Stored, scale_exponent
+from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
 from moediff.corpus.packing import segment_starts
@@ -146,6 +147,18 @@ def _standing_out(
     sums.add(rows[~left_out])
     found = standing_out(rows.numpy(), sums, left_out.numpy(), kept.columns, 0)
     return found and merged([found], float(sums.spread.sum()))
+
+
+def read_points(path: Path | str, model: str) -> dict[str, dict[str, Any]]:
+    """What `calibrate` found of the model of this digest. Raises UserError where the file is of another."""
+    found = artifact.read_json(path)
+    if found["model"] != model:
+        raise UserError(
+            f"{path}: measured on another model than these weights are of; run rm '{path}' and then the same "
+            "snakemake command again"
+        )
+    points: dict[str, dict[str, Any]] = found["points"]
+    return points
 
 
 def stored_points(

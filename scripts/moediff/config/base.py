@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,36 @@ def as_list(value: Any) -> list[Any]:
 
 
 def matches(pattern: str) -> list[str]:
-    """Paths that a glob matches, sorted; none of one that can be no path."""
-    return [] if "\0" in pattern else sorted(glob.glob(pattern, recursive=True))
+    """Paths that a glob matches, sorted; none of one that can be no path. Links are followed, in `**` too."""
+    if "\0" in pattern:
+        return []
+    before, every, after = (pattern + "/").partition("**/")
+    if not every or (before and not before.endswith("/")):
+        return sorted(glob.glob(pattern, recursive=True))
+    folders = [folder for top in glob.glob(before or ".") for folder in _folders(top)]
+    if not after:  # all that is there
+        return sorted({*glob.glob(before), *_below(folders, "*", before)})
+    return sorted(_below(folders, after.removesuffix("/"), before))
+
+
+def _below(folders: Iterable[str], pattern: str, before: str) -> set[str]:
+    """What a glob matches in each of these folders, named as they are."""
+    found = {
+        path for folder in folders for path in matches(os.path.join(glob.escape(folder), pattern))
+    }
+    return found if before else {os.path.normpath(path) for path in found}
+
+
+def _folders(top: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """A folder and all below it, links followed but for those that lead up again, which have no end."""
+    place = os.path.realpath(top)
+    if place in above or not os.path.isdir(top):
+        return
+    yield top
+    with suppress(PermissionError), os.scandir(top) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if not entry.name.startswith(".") and entry.is_dir():
+                yield from _folders(entry.path, above | {place})
 
 
 def matching_files(pattern: str) -> list[str]:

@@ -51,7 +51,13 @@ def _check(config: Config, schema: Mapping[str, Any]) -> None:
         check_recipe(name, recipe, config, rules)
     for name in config["comparisons"]:
         check_comparison(name, config)
-    seeds_of = config["planted"]["seeds"]
+    planted = config["planted"]
+    if planted["active"] > planted["features"]:
+        raise ConfigError(
+            f"planted.active: {planted['active']} features a row are more than planted.features "
+            f"{planted['features']}"
+        )
+    seeds_of = planted["seeds"]
     for seed in seeds_of["choose"]:
         if seed in seeds_of["score"]:
             raise ConfigError(f"planted.seeds: seed {seed} is both to choose and to score on")

@@ -1,12 +1,14 @@
 """Config files read a second time, strictly: what Snakemake's reading loses without a word is refused.
 
 Of a key that stands twice YAML keeps the last; `no`, `off` and `on` as a name become a truth value, a
-date a day. Only the tree of a file is read here, where every key still has its line.
+date a day; 010000 is 4096, 4:26:40 is 16000. Only the tree of a file is read here, where every key still
+has its line.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +18,10 @@ from moediff.config.plain import unquoted
 from moediff.core.errors import ConfigError, first_line
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_TEXT, _WHOLE, _MERGE = (f"tag:yaml.org,2002:{tag}" for tag in ("str", "int", "merge"))
+_TEXT, _WHOLE, _NUMBER, _MERGE = (
+    f"tag:yaml.org,2002:{tag}" for tag in ("str", "int", "float", "merge")
+)
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 
 
 def check_files(paths: Iterable[Path | str]) -> None:
@@ -42,14 +47,16 @@ def check_files(paths: Iterable[Path | str]) -> None:
 
 
 def _check_keys(name: str, root: yaml.Node | None) -> None:
-    """The keys of every mapping of a file; what is shared by its name (&, *) once."""
+    """The keys of every mapping of a file, and its numbers; what is shared by its name (&, *) once."""
     left, seen = [root], set()
     while left:
         node = left.pop()
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.ScalarNode):
+            _check_number(name, node)
+        elif isinstance(node, yaml.SequenceNode):
             left += node.value
         elif isinstance(node, yaml.MappingNode):
             keys: dict[str, int] = {}
@@ -63,6 +70,18 @@ def _check_keys(name: str, root: yaml.Node | None) -> None:
                     )
                 keys[text] = line
                 left.append(value)
+
+
+def _check_number(name: str, node: yaml.ScalarNode) -> None:
+    """Refuse a number that is not written in tens: YAML reads it by its first 0, by its colons."""
+    word = node.value
+    whole = node.tag == _WHOLE and not _DECIMAL.fullmatch(word)
+    if whole or (node.tag == _NUMBER and ":" in word):
+        read = yaml.safe_load(word)
+        raise ConfigError(
+            f"{name}:{node.start_mark.line + 1}: {word} is to YAML the number {read}; write that, or in "
+            "quotes if it is text"
+        )
 
 
 def _name(where: str, key: yaml.Node) -> str:

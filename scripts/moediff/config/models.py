@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moediff.config.base import Config
 from moediff.config.checkpoints import check_checkpoint
+from moediff.config.corpus import sequences
 from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, kind, kind_of, models_of
 from moediff.config.places import check_loaded
 from moediff.config.rows import check_rows
@@ -111,6 +112,12 @@ def check_model(name: str, model: Config, config: Config) -> None:
             f"models.{name}.train: top_k {train['top_k']} is more than experts {train['experts']}"
         )
     _check_sees(f"models.{name}.sees.domains", model["sees"]["domains"], config["corpus"])
+    share, count = model["sees"]["share"], sequences(config, "train")
+    if share and not round(share * count):
+        raise ConfigError(
+            f"models.{name}.sees.share: {share} of {count} training sequences is none; raise it (0 leaves a "
+            "model untrained)"
+        )
     twin = model["match"].get("active")
     if twin is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from moediff.core.errors import ConfigError
 
 DEEPEST = 50  # mappings and lists in each other; a config has eight
 MOST = 100_000  # values; a few aliases of aliases make more than memory holds
-LARGEST = 10**300  # of whole numbers, in size: one that a float holds
+LARGEST, SMALLEST = 10**30, 1e-30  # of numbers other than 0, in size: float32 holds their products
 # What YAML reads a word without quotes as: by its tag.
 _READ_AS = {
     "bool": "its word for true or false", "null": "its word for nothing", "int": "a number",
@@ -64,12 +65,18 @@ def _key(key: Any, where: tuple[str, ...]) -> str:
 
 
 def _scalar(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, bool | float):
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         if abs(value) > LARGEST:
             raise ConfigError(
                 f"{where}: a whole number of {value.bit_length()} bits is larger than any here"
+            )
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise ConfigError(
+                f"{where}: {value} is too {'small' if abs(value) < 1 else 'large'} for any number here"
             )
         return value
     if not isinstance(value, str):

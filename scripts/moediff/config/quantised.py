@@ -95,9 +95,10 @@ def fault(config: Mapping[str, Any]) -> str | None:
     if method in _REFUSED:
         return f"quantised ({method}); {_REFUSED[method]}"
     if method is None or method not in METHODS:
+        named = "no method" if method is None else f"the method {method}"
         return (
-            f"quantization_config names {'no method' if method is None else f'the method {method}'} "
-            "that transformers knows; take an unquantised copy"
+            f"quantization_config names {named}, and transformers reads none of that name; take an "
+            "unquantised copy"
         )
     missing = missing_packages(METHODS[method])
     if missing:

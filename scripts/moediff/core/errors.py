@@ -110,7 +110,7 @@ def _unwritable(path: Path, error: Exception) -> UserError | None:
 
 def of_the_machine(error: BaseException) -> str | None:
     """What to say of an error that is the machine's alone (space, permission, a disk's fault); else None."""
-    if not isinstance(error, OSError) or error.errno not in _MACHINE:
+    if not isinstance(error, OSError) or error.errno not in _MACHINE | {errno.ELOOP, errno.EISDIR}:
         return None
     return f"{error.filename or 'a file'}: {error.strerror}; see to that and run the same command again"
 

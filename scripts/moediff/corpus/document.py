@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -61,12 +62,21 @@ def _row_document(row: Mapping[str, Any], name: str, column: str, group: str | N
     # NaN is what tables of numbers write for no value, and no number equals itself less.
     if value is None or value != value or value == "":
         raise UserError(f"{name}: no value under the group '{one_line(group, 80)}'")
-    value = str(value)
+    value = _group_name(value)
     if has_half_characters(value):
         raise UserError(
             f"{name}: half a character (a lone surrogate) stands in its group '{one_line(value, 80)}'"
         )
     return Document(text, value, value)
+
+
+def _group_name(value: Any) -> str:
+    """A group in words, the same however a table writes it: 1 and 1.0, fields in any order."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, dict | list):
+        return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return str(value)
 
 
 def _regrouped(named: list[tuple[str, Document]], pattern: str) -> Iterator[Document]:

@@ -132,8 +132,9 @@ def _json_row(text: str, where: str, wanted: list[str]) -> Mapping[str, Any]:
             f"{type(row).__name__}; write one object a line"
         )
     for name in wanted:
-        # A field that stands twice: the last would be taken and the first lost.
-        if text.count(json.dumps(name)) > 1:
+        # A field that stands twice: the last would be taken and the first lost. It may be written in several
+        # ways, as it is or with its letters by number.
+        if text.count(json.dumps(name, ensure_ascii=False)) > 1 or "\\u" in text:
             names = [key for key, _ in json.loads(text, object_pairs_hook=list)]
             if names.count(name) > 1:
                 raise UserError(f"{where}: the field '{one_line(name, 80)}' stands twice; keep one")

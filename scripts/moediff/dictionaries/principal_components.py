@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
 from moediff.core import artifact
+from moediff.core.errors import UserError
 from moediff.core.progress import Progress
 
 
@@ -23,10 +25,15 @@ class Baseline:
     scale: Tensor  # [D], root of the total variance of each column's source
 
     @classmethod
-    def load(cls, path: Path | str) -> Baseline:
-        """Read what the components rule wrote."""
+    def load(cls, path: Path | str, sources: Sequence[str]) -> Baseline:
+        """Read what the components rule wrote of these sources. Raises UserError where it is of others."""
         tensors, metadata = artifact.read_tensors(path)
         artifact.check_format(path, metadata)
+        if metadata["sources"] != list(sources):
+            raise UserError(
+                f"{path}: components of {', '.join(metadata['sources'])}, not of {', '.join(sources)}; run "
+                f"rm '{path}' and then the same snakemake command again"
+            )
         return cls(tensors["vectors"], tensors["variances"], tensors["scale"])
 
     def to(self, device: torch.device) -> Baseline:

@@ -58,8 +58,12 @@ class Fitter:
         self.silent = torch.zeros(features, dtype=torch.int64, device=device)
         self.rule = RULES[recipe["select"]](recipe, features).to(device)
         self.trained = nn.ModuleDict({"dictionary": dictionary, "rule": self.rule})
+        first, second = recipe["betas"]  # torch takes no 0 for 0.0
         self.optimizer = torch.optim.Adam(
-            self.trained.parameters(), lr=self.peak_rate, betas=tuple(recipe["betas"]), fused=True
+            self.trained.parameters(),
+            lr=self.peak_rate,
+            betas=(float(first), float(second)),
+            fused=True,
         )
         self.scratch = Scratch()
         self.step = 0

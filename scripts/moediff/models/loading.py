@@ -19,7 +19,7 @@ from moediff.core.errors import DamagedError, UserError, writing
 from moediff.models import adapters, fetching
 from moediff.models.parameters import count_parameters
 from moediff.models.reading import from_transformers, plain
-from moediff.models.weight_files import digest, digests
+from moediff.models.weight_files import digest, digests, json_object
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
@@ -84,6 +84,17 @@ def write_manifest(
     )
 
 
+def _changed(folder: Path) -> DamagedError:
+    """What to say of a model of ours that is not the one its model.json describes."""
+    try:
+        json_object(folder / CONFIG)
+    except UserError:
+        return DamagedError(folder / CONFIG, "not JSON")
+    return DamagedError(
+        folder / WEIGHTS, f"this file or {CONFIG} beside it is not what model.json describes"
+    )
+
+
 def open_manifest(
     path: Path | str, device: torch.device, device_map: str | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -101,7 +112,7 @@ def open_manifest(
         )
     if facts["digest"] not in digests(folder):
         if facts["folder"] == ".":
-            raise DamagedError(folder / WEIGHTS, "not the weights that model.json describes")
+            raise _changed(folder)
         raise UserError(
             f"{path}: describes other weights than now lie in {folder}; put the former ones back, or, "
             f"if the change was meant, run rm '{path}' and then the same snakemake command again"

@@ -17,6 +17,7 @@ from moediff.config import quantised
 from moediff.config.checkpoints import CONFIG
 from moediff.core.errors import UserError, one_line
 from moediff.models import checkpoint_config
+from moediff.models.families import EXPERT_COUNTS
 from moediff.models.weight_files import check_weights, json_object
 
 # Elements that a number of a quantised file may stand for: 1 bit each, in numbers of 32 bits.
@@ -26,6 +27,15 @@ _CONSTANT = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$"
 )
 
+_PLAIN = {
+    "F16",
+    "BF16",
+    "F32",
+    "F64",
+}  # how safetensors calls the types of weights that are not packed
+_NO_WEIGHT = re.compile(
+    r"(^|\.)position_ids$"
+)  # of whole numbers, which a model computes by itself
 _AHEAD = "eh_proj.weight"  # joins a further token's embedding to the stream
 
 
@@ -47,7 +57,11 @@ def from_transformers(
         checkpoint_config.check_config(folder)
         check_weights(folder)
     try:
-        shapes, settings = _gguf(place) if gguf else (_shapes(folder), json_object(folder / CONFIG))
+        if gguf:
+            shapes, settings = _gguf(place)
+        else:
+            settings = json_object(folder / CONFIG)
+            shapes = _shapes(folder, quantised.quantisation(settings) is not None)
         _check_counts(place, shapes, settings)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **named)
         checkpoint_config.prepare(config)
@@ -111,13 +125,25 @@ def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _shapes(folder: Path) -> dict[str, list[int]]:
-    """Shapes of the tensors of a folder's weights, without reading them."""
+def _shapes(folder: Path, packed: bool) -> dict[str, list[int]]:
+    """Shapes of the tensors of a folder's weights, without reading them.
+
+    Raises UserError where one is of a type that holds packed weights and nothing says that they are.
+    """
     shapes = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118  # no mapping
-                shapes[name] = file.get_slice(name).get_shape()
+        if path.is_file():
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118  # no mapping
+                    part = file.get_slice(name)
+                    shapes[name], kind = part.get_shape(), part.get_dtype()
+                    spare = _CONSTANT.search(name) or _NO_WEIGHT.search(name)
+                    if not packed and kind not in _PLAIN and not spare:
+                        raise UserError(
+                            f"{path}: '{name}' is of type {kind}, which holds no plain weights, and "
+                            "config.json has no quantization_config that says how to read it; take "
+                            "another copy"
+                        )
     return shapes
 
 
@@ -128,7 +154,7 @@ def _gguf(path: Path) -> tuple[dict[str, list[int]], dict[str, Any]]:
 
     reader = GGUFReader(path)
     kind = reader.fields["general.architecture"].contents()
-    names = {"num_hidden_layers": f"{kind}.block_count", "num_experts": f"{kind}.expert_count"}
+    names = {"num_hidden_layers": f"{kind}.block_count", EXPERT_COUNTS[0]: f"{kind}.expert_count"}
     counts = {
         name: reader.fields[key].contents() for name, key in names.items() if key in reader.fields
     }

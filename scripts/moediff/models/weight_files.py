@@ -34,7 +34,8 @@ def digests(folder: Path) -> list[str]:
             [folder / checkpoints.ADAPTER_CONFIG, folder / checkpoints.ADAPTER_WEIGHTS]
         )
         return [artifact.digest([own, base]) for base in digests(fetching.base_folder(folder))]
-    files = artifact.digest_files([folder / CONFIG, *sorted(folder.glob("*.safetensors"))])
+    weights = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    files = artifact.digest_files([folder / CONFIG, *weights])
     indices = sorted(folder.glob(f"*{_INDEX}"))
     return [artifact.digest(files, artifact.digest_files(indices)), files] if indices else [files]
 
@@ -82,17 +83,13 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def _check(folder: Path, name: str, where: Path) -> None:
-    """Refuse a name that leaves the folder, by itself or by a link, or is of another format."""
+    """Refuse a name that leaves the folder, or is of another format. A link in the folder is the user's own
+    (the Hub's cache is full of them), and the digest is of what it leads to."""
     file = folder / name
     if name == file.name and name.endswith((".safetensors", _INDEX)):
         if not file.is_file():
             raise UserError(f"{where}: names '{name}', which is not there; take a whole checkpoint")
-        home = folder.resolve()
-        homes = [home]
-        if home.parent.name == "snapshots":  # the Hub's cache, whose files are links to its blobs
-            homes.append(home.parent.parent / "blobs")
-        if file.resolve().parent in homes:
-            return
+        return
     raise UserError(
         f"{where}: names '{name}', which is no safetensors file of that folder; take a checkpoint "
         f"whose weights are safetensors beside its {CONFIG}"

@@ -43,7 +43,8 @@ class Plan:
         """
         known = {key: settings[key] for key in cls.__dataclass_fields__ if key in settings}
         data_seed = settings["data_seed"] if settings["data_seed"] is not None else seed
-        betas = tuple(settings["betas"])
+        first, second = settings["betas"]  # torch takes no 0 for 0.0
+        betas = float(first), float(second)
         losses = {"balance": settings["balance"], **settings.get("router_losses", {})}
         chosen = {"peak_lr": peak_lr, "data_seed": data_seed, "betas": betas}
         return cls(**known | chosen | {"router_losses": losses})
