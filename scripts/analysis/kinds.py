@@ -17,6 +17,7 @@ with job(snakemake) as log:
     if found["unknown"]:
         log.warning("%s/%s: %s", wildcards.comparison, wildcards.recipe, found["unknown"])
     for row in found.get("judged", []):
-        log.info("%s/%s: %s %s, largest of %d other splits %s, p %.4f", wildcards.comparison,
-                 wildcards.recipe, row["statistic"], row["observed"], row["others"],
-                 row["largest_other"], row["p"])  # fmt: skip
+        if row["statistic"] in ("r2", "total_variation"):
+            log.info("%s/%s: %s %.4f, largest of %d other splits %.4f, p %.4f",
+                     wildcards.comparison, wildcards.recipe, row["statistic"], row["observed"],
+                     row["others"], row["largest_other"], row["p"])  # fmt: skip

@@ -131,7 +131,9 @@ def judged(
     return {
         "observed": _finite(values[0]),
         "largest_other": _finite(values[most]),
-        "largest_other_side": [names[s] for s in np.flatnonzero(labels[most])],
+        "largest_other_side": [
+            name for name, first in zip(names, labels[most], strict=True) if first
+        ],
         "mean_other": _finite(values[1:].mean()),
         "median_other": _finite(np.median(values[1:])),
         "others": len(values) - 1,
