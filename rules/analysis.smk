@@ -202,6 +202,27 @@ rule panel:
         "../scripts/analysis/panel.py"
 
 
+rule kinds:
+    input:
+        explained=of_fit("explained.parquet"),
+    output:
+        of_fit("kinds.json"),
+    log:
+        log_of("kinds/{comparison}/{member}/{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("kinds/{comparison}/{member}/{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
+    params:
+        sources=source_names,
+        kinds=member_kinds,
+        version=VERSIONS["kinds"],
+    script:
+        "../scripts/analysis/kinds.py"
+
+
 rule matching:
     input:
         dictionary=of_fit("dictionary.safetensors"),
@@ -278,6 +299,29 @@ rule gather_panels:
         version=VERSIONS["panel"],
     script:
         "../scripts/analysis/gather_panels.py"
+
+
+rule gather_kinds:
+    input:
+        files_of(roles.panels(config, FITS), "kinds.json"),
+    output:
+        report(
+            result("kinds.json"),
+            category="Numbers",
+            labels={"file": "how well kinds divide the models of a panel"},
+        ),
+    log:
+        log_of("gather_kinds"),
+    benchmark:
+        benchmark_of("gather_kinds")
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
+    params:
+        version=VERSIONS["kinds"],
+    script:
+        "../scripts/analysis/gather_kinds.py"
 
 
 if "corpus" in config:

@@ -32,6 +32,7 @@ from moediff.analysis import (
     deletion,
     divergence,
     examples,
+    kinds,
     linear_map,
     matching,
     moved,
@@ -57,6 +58,7 @@ from moediff.report.budget import clock, rates, rates_together, table
 from moediff.report.charts import dictionaries, features
 from moediff.report.charts.classes import classes_chart
 from moediff.report.charts.experts import affinity_chart
+from moediff.report.charts.kinds import map_chart, splits_chart
 from moediff.report.charts.panel import panel_chart
 from moediff.report.charts.splicing import domains_chart
 from moediff.report.charts.synthetic import planted_chart
@@ -67,11 +69,13 @@ from moediff.synthetic.planted import owned, planted, stored
 from moediff.synthetic.scoring import Found, score
 from routed import made_dictionary
 from spliced import identity, text
+from usages import explained
 from workflow import TINY
 
 CPU = torch.device("cpu")
 NAMES = ["moe.0", "moe.1", "dense.0", "dense.1"]
 KINDS = {"moe": NAMES[:2], "dense": NAMES[2:]}
+FIVE = [*NAMES, "dense.2"]
 Outcome = list[str | float | None]
 
 
@@ -189,6 +193,11 @@ def of_panel(small: Small) -> Outcome:
         panel.by_users(used), panel.counts(groups, KINDS), domains,
         panel.judge(rows, KINDS, intervals),
     ]))  # fmt: skip
+
+
+def of_kinds(small: Small) -> Outcome:
+    told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
+    return list(flat(kinds.graded_usage(told, FIVE, {"moe": FIVE[:2], "dense": FIVE[2:]})))
 
 
 def of_panel_loss(small: Small) -> Outcome:
@@ -459,6 +468,9 @@ def _charts() -> dict[str, Callable[[], alt.TopLevelMixin]]:
         {"side": side, "share": share, "features": 1, "true": share == 0.3}
         for side in (*KINDS, panel.EITHER) for share in (0.3, 0.2, 0.1)
     ], [{"kind": "moe", "statistic": "share", "interval": [0.25, 0.35]}])  # fmt: skip
+    points = np.array([[0, 0], [1, 3], [7, 1], [9, 4.5]])
+    apart = ((points[:, None] - points) ** 2).sum(2)
+    one = about | {"kinds": KINDS, "unknown": None} | kinds.graded(apart, KINDS)
     found = pl.DataFrame([{"factor": "scale", "level": str(level), "part": "score", "method": method,
                            "in_use": True, "precision": 0.5 + level / 20, "recall": right, "f1": right}
                           for level in (1, 2) for method, right in (("m", 0.5), ("n", 0.7))])  # fmt: skip
@@ -476,6 +488,8 @@ def _charts() -> dict[str, Callable[[], alt.TopLevelMixin]]:
         "affinity": lambda: affinity_chart(told, sides, size),
         "domains": lambda: domains_chart(losses, {"moe.0": "moe", "dense.0": "dense"}, size),
         "panel": lambda: panel_chart(splits, size),
+        "splits": lambda: splits_chart([one], size),
+        "model-map": lambda: map_chart([one], size),
         "planted": lambda: planted_chart(found, size),
     }
 
@@ -540,6 +554,7 @@ STAGES: dict[str, Callable[[Small], Outcome]] = {
     "recurrence": of_recurrence,
     "panel": of_panel,
     "panel_loss": of_panel_loss,
+    "kinds": of_kinds,
     "claims": of_claims,
     "splicing": of_splicing,
     "divergence": of_divergence,

@@ -56,12 +56,11 @@ def plot_files(name):
 
 
 NO_PAIR = "no comparison is of two models; write each: [A, B]"
+NO_PANEL = "no comparison is a panel; write all: [A, B], with two seeds of each or more"
 # Files of the tables that charts need, and what this config lacks where a table has none.
 CHART_TABLES = {
-    "panels": (
-        [result("panel.json")] if roles.panels(config, FITS) else [],
-        "no comparison is a panel; write all: [A, B], with two seeds of each or more",
-    ),
+    "panels": ([result("panel.json")] if roles.panels(config, FITS) else [], NO_PANEL),
+    "kinds": ([result("kinds.json")] if roles.panels(config, FITS) else [], NO_PANEL),
     "histories": (histories(), "no model is trained here"),
     "ngrams": (ngrams(), "no model reads text"),
     "fve": ([result("fve.json")], ""),

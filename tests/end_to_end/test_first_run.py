@@ -174,6 +174,9 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert sum(panel["features_by_users"][1:]) == (used > 0).sum()
     every = next(row for row in panel["groups"] if len(row["sources"]) == 4)
     assert every["features"] == (used == 4).sum()
+    (graded,) = json.loads((copied / "results/kinds.json").read_text())["panels"]
+    assert graded["sources"] == ["moe.0", "moe.1", "dense.0", "dense.1"]
+    assert len(graded["values"]["r2"]) == 3
     counted = json.loads((copied / "results/classes.json").read_text())
     rows = counted["rows"]
     assert sum(row["count"] for row in rows if row["member"] == "moe.0_dense.0") == 96
@@ -191,6 +194,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert (table["r2"] < 1).all()
     page = (copied / "results/report.html").read_text()
     assert "against all other labels" in page
+    assert "Kinds among all splits of the models" in page
     judged = json.loads((copied / "results/claims.json").read_text())
     claims = {row["id"]: row for row in judged["claims"]}
     share = claims["panel_moe_only"]

@@ -26,10 +26,12 @@ ROWS = "numpy polars torch"
 MODEL = "h5py jinja2 numpy polars scipy tokenizers torch transformers"  # scipy and Jinja2: transformers'
 NEEDS = {
     "analysis/gather_fve": "",
+    "analysis/gather_kinds": "",
     "analysis/gather_panels": "",
     "training/sweep_best": "",
     "analysis/gather_classes": "numpy",
     "activations/manifest": "numpy",
+    "analysis/kinds": "numpy polars",
     "claims/judge": "numpy polars",
     "corpus/documents": "polars",
     "corpus/tokenizer": "polars tokenizers",

@@ -32,9 +32,12 @@ def test_rules_name_the_files_of_every_table_that_a_chart_needs(tmp_path: Path) 
     # The tiny study has no panel, and one dictionary over its pair.
     assert set(names["PLOTS"]) == {n for n, chart in CHARTS.items() if chart.on_page} - {
         "panel",
+        "splits",
+        "model-map",
         "frontier",
     }
-    assert "no comparison is a panel" in names["lacking"]("panel")
+    for name in ("panel", "splits", "model-map"):
+        assert "no comparison is a panel" in names["lacking"](name)
 
 
 def test_no_two_charts_share_a_title() -> None:

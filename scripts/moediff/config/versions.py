@@ -22,6 +22,7 @@ STAGE_VERSIONS = {
     "recurrence": 1,
     "panel": 3,
     "panel_loss": 3,
+    "kinds": 1,
     "claims": 3,
     "splicing": 2,
     "experts": 1,

@@ -43,6 +43,13 @@ CHARTS = {
         "Features of one kind of model alone, under true and other labels",
         "panel", ("panels",), job="panels",
     ),
+    "splits": Chart(
+        "Kinds among all splits of the models, by what explained variance is spent on",
+        "kinds", ("kinds",), job="panels",
+    ),
+    "model-map": Chart(
+        "The models by what their explained variance is spent on", "kinds", ("kinds",), job="panels",
+    ),
     "training": Chart("Training", "training", ("histories", "ngrams"), job="training"),
     "fve": Chart("Variance explained", "dictionaries", ("fve",)),
     "frontier": Chart("Variance explained against L0", "dictionaries", ("fve",)),

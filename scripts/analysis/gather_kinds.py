@@ -1,0 +1,15 @@
+"""Gather how well the kinds of every panel divide its models into kinds.json."""
+
+from moediff.job import job
+
+with job(snakemake) as log:
+    from moediff.core import artifact
+
+    about = ("format", "stage", "versions")  # of the files, not of the panels
+    if not snakemake.input:
+        log.info(
+            "no comparison is a panel, all: [A, B] with two seeds of each or more: nothing to gather"
+        )
+    panels = [artifact.read_json(path) for path in snakemake.input]
+    rows = [{key: found[key] for key in found if key not in about} for found in panels]
+    artifact.write_json(snakemake.output[0], artifact.made_by("kinds") | {"panels": rows})

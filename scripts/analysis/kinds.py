@@ -1,0 +1,23 @@
+"""How well the kinds of a panel divide its models by what they spend explained variance on."""
+
+from moediff.job import fit_of, job
+
+with job(snakemake) as log:
+    from moediff.analysis import kinds
+    from moediff.core import artifact
+
+    params, wildcards = snakemake.params, snakemake.wildcards
+    names = list(params.sources)
+    table = artifact.read_parquet(
+        snakemake.input.explained, [f"explained_{name}" for name in names]
+    )
+    found = kinds.graded_usage(table.to_numpy(), names, params.kinds)
+    facts = artifact.made_by("kinds") | {**fit_of(wildcards), "kinds": dict(params.kinds)}
+    artifact.write_json(snakemake.output[0], facts | found)
+    if found["unknown"]:
+        log.warning("%s/%s: %s", wildcards.comparison, wildcards.recipe, found["unknown"])
+    for row in found.get("judged", []):
+        if row["statistic"] in ("r2", "total_variation"):
+            log.info("%s/%s: %s %.4f, largest of %d other splits %.4f, p %.4f",
+                     wildcards.comparison, wildcards.recipe, row["statistic"], row["observed"],
+                     row["others"], row["largest_other"], row["p"])  # fmt: skip
