@@ -77,6 +77,30 @@ rule linear_map:
         "../scripts/analysis/linear_map.py"
 
 
+rule similarity:
+    input:
+        validation=linear_map_shards("validation"),
+        anchor=at("baseline", file="anchor.parquet"),
+    output:
+        at("baseline", file="similarity.parquet"),
+    log:
+        log_of("similarity/{comparison}/{member}"),
+    benchmark:
+        benchmark_of("similarity/{comparison}/{member}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        **needs("components"),
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        version=VERSIONS["similarity"],
+    script:
+        "../scripts/analysis/similarity.py"
+
+
 rule moved:
     input:
         validation=moved_shards,

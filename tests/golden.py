@@ -38,6 +38,7 @@ from moediff.analysis import (
     moved,
     panel,
     panel_loss,
+    similarity,
     splicing,
 )
 from moediff.analysis.reruns import Rerun, Text
@@ -119,6 +120,11 @@ def of_anchor(small: Small) -> Outcome:
         linear_map.ridge_r2(*parts, whole, source, target)[0]
         for source, target in (columns, columns[::-1])
     ]
+
+
+def of_similarity(small: Small) -> Outcome:
+    table = similarity.similarities(similarity.sample(small.rows, 512), ["moe.0", "dense.0"])
+    return list(flat(table.drop("calibrated").rows()))
 
 
 def of_moved(small: Small) -> Outcome:
@@ -549,6 +555,7 @@ def of_budget(small: Small) -> Outcome:
 
 STAGES: dict[str, Callable[[Small], Outcome]] = {
     "anchor": of_anchor,
+    "similarity": of_similarity,
     "moved": of_moved,
     "deletion": of_deletion,
     "recurrence": of_recurrence,

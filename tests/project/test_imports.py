@@ -49,6 +49,7 @@ NEEDS = {
     "analysis/linear_map": ROWS,
     "analysis/matching": ROWS,
     "analysis/moved": ROWS,
+    "analysis/similarity": ROWS,
     "analysis/metrics": ROWS,
     "analysis/panel": ROWS,
     "dictionaries/fit": ROWS,

@@ -16,6 +16,7 @@ STAGE_VERSIONS = {
     "dictionaries": 8,
     "metrics": 7,
     "anchor": 1,
+    "similarity": 1,
     "moved": 1,
     "divergence": 1,
     "deletion": 1,

@@ -1,0 +1,190 @@
+"""How alike the rows of two sources are, with no dictionary between them.
+
+Three measures that no rotation, shift or scale of a source's basis changes:
+
+    linear CKA   |X'Y|^2 / (|X'X| |Y'Y|) of rows about their mean (Kornblith et al. 2019, 1905.00414)
+    Procrustes   sum of the singular values of A'B, where A and B are the rows in their first principal
+                 components, of norm 1 (Williams et al. 2021, 2110.14739)
+    neighbours   share of the NEAREST nearest rows of a row in one source that are so in the other too, a
+                 mean over rows (Huh et al. 2024, 2405.07987)
+
+Rows that have nothing in common are alike to some degree too, wide ones more. So each value stands beside
+those of permuted rows of the second source, and the *calibrated* one counts from their 95 % quantile q,
+(s - q) / (1 - q), at least 0 (Groeger et al. 2026, 2602.14486). One less the calibrated similarity is what
+is taken for a squared distance (our definition).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from moediff.activations.rows import AlignedRows
+from moediff.core.errors import UserError
+
+ROWS = 4096  # that are compared: each with every other, for neighbours
+LEAST_ROWS = 64
+COMPONENTS = 32  # principal components of Procrustes
+NEAREST = 10
+PERMUTED = 40  # permutations that a level by chance is read off
+LEVEL = 0.95
+AT_ONCE = 512  # rows whose distances to all others are held at once
+RIDGE = (
+    "ridge"  # of the anchor: the mean of R2 both ways, of which chance leaves nothing on other rows
+)
+COLUMNS = {
+    "measure": pl.String, "first": pl.String, "second": pl.String, "similarity": pl.Float64,
+    "chance": pl.Float64, "calibrated": pl.Float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is made of a source's rows [n, d] once, and how two sources are compared.
+
+    `compare` takes what was made of either, and the order in which the second's rows are taken.
+    """
+
+    prepare: Callable[[Tensor], Tensor]
+    compare: Callable[[Tensor, Tensor, Tensor], float]
+
+
+def sample(data: AlignedRows, most: int = ROWS) -> list[Tensor]:
+    """At most so many rows of every source, spread evenly over its shards: float64 [n, d_s] each.
+
+    Raises UserError where there are fewer than LEAST_ROWS.
+    """
+    if data.count < LEAST_ROWS:
+        raise UserError(
+            f"{data.count} validation rows: fewer than {LEAST_ROWS} tell nothing of how alike sources are; "
+            "raise corpus.tokens.validation"
+        )
+    step = -(-data.count // most)
+    keep = data.select(lambda chunk: (chunk.first + np.arange(chunk.size)) % step == 0)
+    parts = zip(*data.selected(keep, most), strict=True)
+    return [torch.cat(part).double() for part in parts]
+
+
+def similarities(rows: Sequence[Tensor], names: Sequence[str], seed: int = 0) -> pl.DataFrame:
+    """COLUMNS of every measure and pair of sources, from the same rows [n, d_s] of each.
+
+    Permutations are the same for all. Memory: a bit or byte for each two rows of each source. Raises
+    UserError where the rows of a source do not vary.
+    """
+    count = len(rows[0])
+    for name, own in zip(names, rows, strict=True):
+        if not (own - own[0]).any():
+            raise UserError(f"{name}: its rows never vary, so that nothing is like them")
+    as_it_is = torch.arange(count)
+    random = np.random.default_rng(seed)
+    orders = [torch.from_numpy(random.permutation(count)) for _ in range(PERMUTED)]
+    found = []
+    for measure, how in MEASURES.items():
+        made = [how.prepare(own) for own in rows]
+        for a, b in itertools.combinations(range(len(rows)), 2):
+            value = how.compare(made[a], made[b], as_it_is)
+            by_chance = [how.compare(made[a], made[b], order) for order in orders]
+            chance = float(np.quantile(by_chance, LEVEL))
+            found.append((measure, names[a], names[b], value, chance, calibrated(value, chance)))
+    return pl.DataFrame(found, schema=COLUMNS, orient="row")
+
+
+def calibrated(value: float, chance: float) -> float:
+    """A similarity counted from its level by chance: 0 there or below, 1 where it is 1."""
+    return max(0.0, (value - chance) / (1 - chance)) if chance < 1 else 0.0
+
+
+def of_anchor(anchor: pl.DataFrame) -> pl.DataFrame:
+    """COLUMNS of the anchor's ridge regressions, of both directions the mean; R2 below 0 counts as 0."""
+    pairs = anchor.select(
+        pl.min_horizontal("from", "to").alias("low"),
+        pl.max_horizontal("from", "to").alias("high"),
+        pl.col("from").alias("first"), pl.col("to").alias("second"), "r2",
+    )  # fmt: skip
+    return (
+        pairs.group_by("low", "high", maintain_order=True)
+        .agg(pl.col("first", "second").first(), pl.col("r2").mean().alias("similarity"))
+        .select(
+            pl.lit(RIDGE).alias("measure"), "first", "second", "similarity",
+            pl.lit(0.0).alias("chance"), pl.col("similarity").clip(0).alias("calibrated"),
+        )
+    )  # fmt: skip
+
+
+def squared_distances(table: pl.DataFrame, measure: str, names: Sequence[str]) -> np.ndarray:
+    """One less the calibrated similarity by a measure [S, S], in the order of `names`; 0 to itself."""
+    place = {name: number for number, name in enumerate(names)}
+    found = np.zeros((len(names), len(names)))
+    for row in table.filter(measure=measure).iter_rows(named=True):
+        a, b = place[row["first"]], place[row["second"]]
+        found[a, b] = found[b, a] = 1 - row["calibrated"]
+    return found
+
+
+# --- linear CKA ----------------------------------------------------------------------------------
+
+
+def _centred(rows: Tensor) -> Tensor:
+    """Rows about their mean, scaled so that the norm of X'X is 1."""
+    moved = rows - rows.mean(0)
+    return moved / (moved.T @ moved).norm().sqrt()
+
+
+def _cka(one: Tensor, other: Tensor, order: Tensor) -> float:
+    return float((one.T @ other[order]).square().sum())
+
+
+# --- Procrustes ----------------------------------------------------------------------------------
+
+
+def _components(rows: Tensor) -> Tensor:
+    """Rows in their first principal components [n, COMPONENTS], of norm 1; zeros beyond the width."""
+    moved = rows - rows.mean(0)
+    _, vectors = torch.linalg.eigh(moved.T @ moved)  # rising
+    first = moved @ vectors[:, -COMPONENTS:]
+    scores = rows.new_zeros(len(rows), COMPONENTS)
+    scores[:, : first.shape[1]] = first
+    return scores / scores.norm()
+
+
+def _procrustes(one: Tensor, other: Tensor, order: Tensor) -> float:
+    return float(torch.linalg.svdvals(one.T @ other[order]).sum())
+
+
+# --- neighbours ----------------------------------------------------------------------------------
+
+
+def _nearest(rows: Tensor) -> Tensor:
+    """Numbers [n, NEAREST] of each row's nearest others; among equals those first."""
+    near = []
+    for start in range(0, len(rows), AT_ONCE):
+        own = rows[start : start + AT_ONCE]
+        distance = torch.cdist(own, rows, compute_mode="donot_use_mm_for_euclid_dist")
+        here = torch.arange(len(own))
+        distance[here, start + here] = torch.inf
+        near.append(distance.sort(dim=1, stable=True).indices[:, :NEAREST])
+    return torch.cat(near)
+
+
+def _shared(one: Tensor, other: Tensor, order: Tensor) -> float:
+    """With the second source's row order[i] beside row i of the first."""
+    count = len(one)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(count)  # where a row of the second stands
+    there = place[other[order]]  # [n, NEAREST], of the row beside
+    row = torch.arange(count)[:, None] * count
+    return float(torch.isin(row + one, row + there, assume_unique=True).double().mean())
+
+
+# Name -> measure. A new one is two functions and its entry here.
+MEASURES = {
+    "cka": Measure(_centred, _cka),
+    "procrustes": Measure(_components, _procrustes),
+    "neighbours": Measure(_nearest, _shared),
+}

@@ -1,0 +1,135 @@
+"""How alike rows are: what theory says of each measure, and the same from rows one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from moediff.analysis import similarity
+from moediff.analysis.similarity import MEASURES, NEAREST
+from moediff.core.errors import UserError
+
+
+def rows_of(seed: int, count: int = 400, width: int = 24) -> Tensor:
+    """Rows [count, width] whose columns vary by different amounts."""
+    random = torch.Generator().manual_seed(seed)
+    sizes = torch.linspace(0.2, 3, width, dtype=torch.float64)
+    return torch.randn(count, width, generator=random, dtype=torch.float64) * sizes + 5
+
+
+def turned(rows: Tensor, seed: int = 9) -> Tensor:
+    """The same rows in a random basis, shifted and scaled."""
+    random = torch.Generator().manual_seed(seed)
+    square = torch.randn(rows.shape[1], rows.shape[1], generator=random, dtype=torch.float64)
+    return 0.3 * rows @ torch.linalg.qr(square).Q - 7
+
+
+def compare(measure: str, one: Tensor, other: Tensor) -> float:
+    how = MEASURES[measure]
+    return how.compare(how.prepare(one), how.prepare(other), torch.arange(len(one)))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_rows_are_wholly_like_themselves_in_another_basis(measure: str) -> None:
+    rows = rows_of(0)
+    assert compare(measure, rows, turned(rows)) == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_permuted_rows_are_alike_by_chance_alone(measure: str) -> None:
+    """The calibrated similarity of unrelated rows is 0 in about LEVEL of all worlds."""
+    zeros = 0
+    for seed in range(30):
+        rows = rows_of(seed, 200)
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(200))
+        table = similarity.similarities([rows, rows[order]], ["a", "b"], seed=seed + 1000)
+        (found,) = table.filter(measure=measure)["calibrated"].to_list()
+        assert found < 0.05
+        zeros += found == 0
+    assert zeros >= 24  # of 30 at 0.95: fewer in one of 600 runs
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_an_order_is_that_of_the_second_sources_rows(measure: str) -> None:
+    one, other = rows_of(0, 150), rows_of(1, 150)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(150))
+    how = MEASURES[measure]
+    found = how.compare(how.prepare(one), how.prepare(other), order)
+    assert found == pytest.approx(compare(measure, one, other[order]), abs=1e-12)
+
+
+def test_cka_of_two_planted_directions_is_known() -> None:
+    """One source has u and v, the other u alone: |X'Y|^2 = n^2, |X'X| = n sqrt(2), |Y'Y| = n."""
+    sign = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64).repeat(50, 1)
+    assert compare("cka", sign, sign[:, :1]) == pytest.approx(0.5**0.5, abs=1e-12)
+    assert compare("cka", sign[:, :1], sign[:, 1:]) == pytest.approx(0, abs=1e-12)
+
+
+def test_procrustes_of_planted_directions_is_known() -> None:
+    """A has u and v of equal size, B u alone: A'B has one singular value, 1 / sqrt(2)."""
+    sign = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64).repeat(50, 1)
+    assert compare("procrustes", sign, sign[:, :1]) == pytest.approx(0.5**0.5, abs=1e-12)
+
+
+def test_cka_and_procrustes_equal_their_plain_forms() -> None:
+    one, other = rows_of(0), 0.5 * turned(rows_of(0)) + rows_of(1) * 0.2
+    x, y = (part.numpy() - part.numpy().mean(0) for part in (one, other))
+    k, m = x @ x.T, y @ y.T
+    wanted = (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())
+    assert compare("cka", one, other) == pytest.approx(wanted, rel=1e-10)
+    a, b = (part / np.linalg.norm(part) for part in (x, y))  # all components: 24 of at most 32
+    wanted = np.linalg.svd(a.T @ b, compute_uv=False).sum()
+    assert compare("procrustes", one, other) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_neighbours_equal_those_counted_one_by_one() -> None:
+    one, other = rows_of(0, 60), rows_of(0, 60) + rows_of(3, 60) * 0.3
+    shared = 0
+    for i in range(60):
+        sets = []
+        for rows in (one.numpy(), other.numpy()):
+            by_distance = sorted(range(60), key=lambda j: np.linalg.norm(rows[i] - rows[j]))
+            sets.append(set([j for j in by_distance if j != i][:NEAREST]))
+        shared += len(sets[0] & sets[1])
+    assert compare("neighbours", one, other) == pytest.approx(shared / (60 * NEAREST), abs=1e-12)
+
+
+def test_a_calibrated_similarity_counts_from_chance() -> None:
+    assert similarity.calibrated(0.6, 0.2) == pytest.approx(0.5)
+    assert similarity.calibrated(0.1, 0.2) == 0
+    assert similarity.calibrated(1, 0.2) == 1
+
+
+def test_distances_are_symmetric_and_ridge_is_the_mean_of_both_ways() -> None:
+    rows = [rows_of(0), turned(rows_of(0)), rows_of(2)]
+    names = ["moe.0", "moe.1", "dense.0"]
+    table = similarity.similarities(rows, names)
+    distance = similarity.squared_distances(table, "cka", names)
+    assert np.array_equal(distance, distance.T)
+    assert distance[0, 1] == pytest.approx(0, abs=1e-10)
+    assert distance[0, 2] > 0.9
+    anchor = pl.DataFrame(
+        {"from": ["b", "a"], "to": ["a", "b"], "r2": [0.5, -0.1], "alpha": 1.0, "rows": 9}
+    )
+    assert similarity.of_anchor(anchor).rows() == [("ridge", "b", "a", 0.2, 0.0, 0.2)]
+
+
+def test_a_sample_is_spread_evenly_and_the_same_in_all_sources(aligned_rows) -> None:
+    rows = np.arange(3000, dtype=np.float32).reshape(1000, 3)
+    one, other = similarity.sample(aligned_rows([rows, 2 * rows], 300, 70), 250)
+    assert torch.equal(other, 2 * one)
+    numbers = (one[:, 0] / 3).long()
+    assert len(numbers.unique()) == 250
+    shard = torch.bincount(numbers // 300)  # a shard's rows lie shuffled in it
+    assert shard.tolist() == [75, 75, 75, 25]
+
+
+def test_too_few_rows_and_rows_that_never_vary_are_refused(aligned_rows) -> None:
+    few = aligned_rows([np.ones((63, 3), np.float32)], folder="few")
+    with pytest.raises(UserError, match="63 validation rows: fewer than 64"):
+        similarity.sample(few)
+    with pytest.raises(UserError, match=r"dense\.0: its rows never vary"):
+        similarity.similarities([rows_of(0), torch.ones(400, 5)], ["moe.0", "dense.0"])
