@@ -234,6 +234,9 @@ def test_every_verdict_and_p_after_holm(claims: dict, tmp_path: Path) -> None:
         "p 0.01429 in the other direction, which is not claimed"
     )
     assert found["margin"]["p"] == 0.3
+    assert found["margin"]["reason"].startswith(
+        "of density_moe_only_over_common: the interval lies"
+    )
     assert (found["margin"]["estimate"], found["margin"]["interval"]) == (0.1, [-0.2, 0.4])
     assert found["margin"]["beside"] == findings["density_order_margin"]
     assert found["panel"]["reference"] == pytest.approx(0.03)  # the median of the null

@@ -191,8 +191,8 @@ def test_an_order_that_may_be_opposite_is_so_when_each_of_its_steps_is() -> None
     mixed = order((-3, 1.0), (4, 0.001))
     assert verdicts.p_value(mixed, ABOVE, True).p == 1
     assert judged(mixed, ABOVE, opposite=True).verdict == UNDECIDED
-    assert verdicts.weakest(mixed, ABOVE) == 0
-    assert verdicts.weakest(mixed, BELOW) == 1
+    assert verdicts.weakest(mixed, ABOVE) == mixed[0]
+    assert verdicts.weakest(mixed, BELOW) == mixed[1]
 
 
 def test_p_of_a_claim_is_of_the_side_that_it_claims() -> None:

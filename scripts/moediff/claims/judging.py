@@ -163,39 +163,45 @@ def _check_finding(metric: str, finding: Mapping[str, Any]) -> None:
 
 
 class _Row:
-    """A claim with what was found of it: its steps, one where it is no order, and their test."""
+    """A claim with what was found of it, before anything is said about it.
+
+    `steps` are its numbers against their references: one, or those of an order; none where it was not
+    measured, or not against the claim's own null. `weakest` is the one that the row shows.
+    """
 
     def __init__(
         self, name: str, claim: Mapping[str, Any], finding: Mapping[str, Any] | None
     ) -> None:
         self.name, self.claim, self.finding = name, claim, finding or {}
-        found = [] if finding is None else [*finding.get("steps", {"": finding}).values()]
-        self.known = claim["null"] == KNOWN
-        # Against another null than the claim's own nothing is known of it.
-        as_claimed = self.known or all(
-            (each.get("null") or {}).get("kind") == claim["null"] for each in found
-        )
-        self.steps = [self._step(each) for each in found] if as_claimed else []
+        parts = self.finding.get("steps") or ({"": finding} if finding else {})
+        self.steps = [self._step(*part) for part in parts.items() if self._as_claimed(part[1])]
+        if len(self.steps) < len(parts):
+            self.steps = []
+        self.weakest: Step | None = None
         self.test: PValue | None = None
-        self.shown: Mapping[str, Any] = found[0] if found else {}
         if self.steps:
+            self.weakest = verdicts.weakest(self.steps, claim["direction"])
             self.test = verdicts.p_value(self.steps, claim["direction"], claim["opposite"])
-            self.shown = found[verdicts.weakest(self.steps, claim["direction"])]
+        self.shown = parts[self.weakest.name] if self.weakest else self.finding
 
-    def _step(self, found: Mapping[str, Any]) -> Step:
-        reference = self.claim["reference"] if self.known else found["null"]["q50"]
-        tails = None if self.known else found["p"]
-        return Step(found["estimate"], found.get("interval"), reference, tails)
+    def _as_claimed(self, part: Mapping[str, Any]) -> bool:
+        null = self.claim["null"]
+        return null == KNOWN or (part.get("null") or {}).get("kind") == null
+
+    def _step(self, name: str, part: Mapping[str, Any]) -> Step:
+        estimate, interval = part["estimate"], part.get("interval")
+        if self.claim["null"] == KNOWN:
+            return Step(estimate, interval, self.claim["reference"], None, name)
+        return Step(estimate, interval, part["null"]["q50"], part["p"], name)
 
     def judged(self, withheld: Sequence[str], alpha: float) -> dict[str, Any]:
         """The row of claims.json."""
-        claim, test = self.claim, self.test
-        step = self._step(self.shown) if self.steps else None
+        claim, test, step = self.claim, self.test, self.weakest
         verdict, reason = self._decided(withheld, alpha)
         return {
             "id": self.name,
             **claim,
-            "null": dict(self.shown["null"]) if step and step.tails else {"kind": claim["null"]},
+            "null": dict(self.shown["null"]) if test else {"kind": claim["null"]},
             "reference": step.reference if step else claim["reference"],
             **{key: self.shown.get(key) for key in ("estimate", "interval")},
             "effect": step.effect if step else None,

@@ -49,6 +49,7 @@ class Step(NamedTuple):
     interval: Sequence[float] | None
     reference: float
     tails: Mapping[str, float] | None = None
+    name: str = ""  # of a step of an order
 
     @property
     def effect(self) -> float:
@@ -158,16 +159,16 @@ def verdict(
             return Verdict(part, said + ("; the interval reaches further" if further else ""))
     nothing = next((step for step in steps if _nothing(step, least, alpha)), None)
     if nothing is not None:
-        return Verdict(
-            ABSENT, f"the interval lies within {_band(nothing, least)}, its null is not rejected"
-        )
+        of = f"of {nothing.name}: " if nothing.name else ""
+        why = f"the interval lies within {_band(nothing, least)}, its null is not rejected"
+        return Verdict(ABSENT, of + why)
     return Verdict(UNDECIDED, "; ".join(_undecided(steps, least, direction, test, opposite, alpha)))
 
 
-def weakest(steps: Sequence[Step], direction: str) -> int:
-    """The number of the step that goes least in the claimed direction."""
+def weakest(steps: Sequence[Step], direction: str) -> Step:
+    """The step that goes least in the claimed direction."""
     sign = -1 if direction == BELOW else 1
-    return min(range(len(steps)), key=lambda number: sign * steps[number].effect)
+    return min(steps, key=lambda step: sign * step.effect)
 
 
 def _sides(direction: str, both: bool) -> Iterator[tuple[int, str, str]]:
@@ -244,6 +245,8 @@ def _undecided(
         yield said + (", the interval reaches further" if known else ", no interval")
         return
     yield said + _tested(steps, test)
+    if not all(step.interval for step in steps):
+        yield "no interval"
     best = test.smallest if test.smallest_holm is None else test.smallest_holm
     if best > alpha:
         yield f"could not be decided by this design: no p below {best:.4g} with so few labellings"
