@@ -207,6 +207,16 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
         read_claims(tmp_path / "nothing.yaml")
 
 
+def test_the_digest_is_of_what_the_file_says(tmp_path: Path) -> None:
+    text = yaml.safe_dump(CLAIMS)
+    digest = read(tmp_path, text)["digest"]
+    assert read(tmp_path, "# a comment\n" + text)["digest"] == digest
+    assert read(tmp_path, yaml.safe_dump(CLAIMS, sort_keys=False))["digest"] == digest
+    changed = copy.deepcopy(CLAIMS)
+    changed["claims"][0]["minimum_effect"] = 0.4
+    assert read(tmp_path, changed)["digest"] != digest
+
+
 # --- judging ---------------------------------------------------------------------------------
 
 
@@ -298,6 +308,29 @@ def test_a_claim_outside_holm_can_be_absent_and_not_shown(claims: dict) -> None:
     assert found["reason"].endswith("p 0.01429 outside Holm: not a primary claim")
     near = panel(0.03) | {"interval": [0.029, 0.031]}
     assert verdicts(claims, {metric: near})["second"]["verdict"] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("direction", "opposite", "verdict"),
+    [
+        ("either", False, "shown"),
+        ("above", False, "shown"),
+        ("below", True, "opposite"),
+        ("below", False, "undecided"),
+    ],
+)
+def test_a_two_sided_claim_is_shown_or_opposite_by_half_of_alpha(
+    tmp_path: Path, direction: str, opposite: bool, verdict: str
+) -> None:
+    metric = "log2_moe_only_over_dense_only"
+    row = ROW | {"id": "both", "metric": metric, "direction": direction, "primary": True}
+    claims = read(tmp_path, CLAIMS | {"claims": [row | {"opposite": opposite}]})
+    found = verdicts(claims, {metric: permuted(1.5, [1, 2], 1 / 70, 1.0)})["both"]
+    assert found["verdict"] == verdict
+    if opposite or direction == "either":
+        assert found["p_holm"] == pytest.approx(2 / 70)
+        just = verdicts(claims, {metric: permuted(1.5, [1, 2], 2 / 70, 1.0)})["both"]
+        assert just["verdict"] == "undecided"  # 4/70: one side alone would have shown it
 
 
 @pytest.mark.parametrize(
