@@ -8,6 +8,7 @@ rule judge:
         deletion=files_of(roles.pairs(FITS), "deletion.json"),
         panels=files_of(PRIMARY_PANELS, "panel.json"),
         panel_metrics=files_of(PRIMARY_PANELS, "metrics.json"),
+        panel_features=files_of(PRIMARY_PANELS, "features.parquet"),
         known_panels=files_of(KNOWN_PANELS, "panel.json"),
         classes=result("classes.json"),
         panel_losses=files_of(PRIMARY_PANELS, "panel_loss.json") if "corpus" in config else [],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 from moediff import config as settings
-from moediff.claims import reading
+from moediff.claims import fixing, reading
 from moediff.config import (
     config_files,
     layout,
@@ -68,6 +68,7 @@ onstart:
     if workflow.is_main_process:
         try:
             made_in.claim(config["results"], Path.cwd(), made_in.config_digest(config))
+            fixing.fix(Path(config["results"]), CLAIMS["digest"])
         except UserError as error:
             sys.exit(f"config error: {error}")
 

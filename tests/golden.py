@@ -223,7 +223,9 @@ def of_panel_loss(small: Small) -> Outcome:
     rows = panel_loss.loss_rows(losses.table, groups, NAMES)
     intervals = panel_loss.loss_intervals(losses, groups, KINDS)
     judged = panel_loss.judge_loss(rows, KINDS, intervals)
-    kept = [[row[key] for key in ("kind", "observed", "mean_other", "interval")] for row in judged]
+    kept = [
+        [row[key] for key in ("kind", "observed", "median_other", "interval")] for row in judged
+    ]
     return list(flat([panel_loss.source_losses(losses.table, NAMES), kept]))
 
 
@@ -280,10 +282,10 @@ CLAIMS = {
     "limits": {"nats_over_trigram": 0.1, "firings_per_feature": 100, "moved": 0.1, "rotated": 0.05,
                "permuted": 0.95},
     "claims": [
-        _CLAIM | {"id": "order", "metric": "density_order_margin", "null": PERMUTED, "reference": 0,
+        _CLAIM | {"id": "order", "metric": "density_order_margin", "null": PERMUTED,
                   "primary": True},
         _CLAIM | {"id": "fewer", "metric": "log2_moe_only_over_dense_only", "null": PERMUTED,
-                  "direction": "below", "reference": 0, "primary": True},
+                  "direction": "below", "opposite": True, "primary": True},
         _CLAIM | {"id": "panel", "metric": "panel_moe_only_variance", "null": LABELLINGS,
                   "minimum_effect": 0.01, "primary": True},
         _CLAIM | {"id": "level", "metric": "fve_pooled", "null": KNOWN, "direction": "near",
@@ -335,12 +337,17 @@ def of_claims(small: Small) -> Outcome:
     wanted = reading.checked(json.loads(json.dumps(CLAIMS)))
     rows = judging.judge(wanted, measured, CLAIMS["primary"])["claims"]
     withheld = judging.reasons_to_withhold(
-        wanted["limits"], {"moe/seed-0": 2.0}, 2.05, {"pair/0": 40.0}, {}, {"rotated": 0.2}
+        wanted["limits"],
+        {"moe/seed-0": 2.0},
+        2.05,
+        {"pair/0": {"A-only": 40.0}},
+        {},
+        {"rotated": 0.2},
     )
-    keys = ("id", "verdict", "estimate", "interval", "p_holm", "p_against_holm")
+    keys = ("id", "verdict", "estimate", "interval", "effect", "p", "p_holm")
     return list(flat([
         [[row[key] for key in keys] for row in rows],
-        [findings.sensitivity(pairs[:1], 100)[0]["density_order_margin"]],
+        [findings.sensitivity(pairs[:1], 100)[0]["density_moe_only_over_common"]],
         [str(len(withheld)), *withheld],
     ]))  # fmt: skip
 

@@ -3,7 +3,9 @@
 from moediff.job import job
 
 with job(snakemake) as log:
-    from moediff.claims import assembly
+    from pathlib import Path
+
+    from moediff.claims import assembly, fixing
     from moediff.core import artifact
 
     params, primary = snakemake.params, snakemake.params.claims["primary"]
@@ -12,6 +14,10 @@ with job(snakemake) as log:
     judged = assembly.judged(
         params.claims, evidence, params.analysis, params.whole, params.penalties
     )
-    artifact.write_json(snakemake.output[0], artifact.made_by("claims") | judged)
+    digest, results = params.claims["digest"], Path(snakemake.output[0]).parent
+    told = {"claims_digest": digest, "exploratory": fixing.exploratory(results, digest)}
+    artifact.write_json(snakemake.output[0], artifact.made_by("claims") | judged | told)
+    if told["exploratory"]:
+        log.warning("Verdicts are exploratory: %s", told["exploratory"])
     for row in judged["claims"]:
         log.info("%s: %s (%s)", row["id"], row["verdict"], row["reason"])

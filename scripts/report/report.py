@@ -102,7 +102,7 @@ with job(snakemake):
     ]
     shown = {
         **differs,
-        "Claims, fixed before the study ran": sections.claims(claims),
+        "Claims and their verdicts": sections.claims(claims),
         **whole,
         "Figures of each dictionary": sections.of_each(figures, metrics, study["left_out"]),
         **{heading: page.table(rows) for heading, rows in numbers.items()},

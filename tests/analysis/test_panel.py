@@ -103,6 +103,12 @@ def test_nothing_of_its_own_is_no_evidence() -> None:
     assert all(row["p"] == 1 for row in judge(made_rows({}), KINDS))
 
 
+def test_others_stand_beside_by_their_median_which_few_of_them_cannot_move() -> None:
+    judged = judge(made_rows({("m0", "d0", "d1", "d2"): 9}), KINDS)
+    assert {row["median_other"] for row in judged} == {0}
+    assert max(row["largest_other"] for row in judged) == 9
+
+
 def test_documents_say_how_sure_a_share_is() -> None:
     random = np.random.default_rng(0)
     held = np.full((40, 8), 1 / 40)
@@ -127,6 +133,9 @@ def test_documents_say_how_sure_a_share_is() -> None:
     )  # fmt: skip
     assert twice["dense"] == pytest.approx(found["dense"])  # parts of a document are one
     assert document_intervals(lost[:, :9], held[:9], np.arange(9), KINDS)["moe"] is None
+    nothing = document_intervals(np.zeros((2, 40, 8)), held, np.arange(40), KINDS)
+    assert nothing == {name: [0, pytest.approx(1 - 0.025 ** (1 / 40))] for name in found}
+    assert document_intervals(lost[:, :9] * 0, held[:9], np.arange(9), KINDS)["moe"] is None
     judged = judge(made_rows({}), KINDS, found)
     named = {(row["kind"], row["statistic"]): row.get("interval") for row in judged}
     assert named["dense", "share"] == found["dense"]

@@ -21,7 +21,7 @@ def written(folder: Path, fit: Fit, fve: float) -> dict[str, str]:
     names = [source.name for source in fit.member.sources]
     row = {
         "member": fit.member.name, "recipe": fit.recipe, "seed": fit.seed, "mode": "threshold",
-        "rows": 100, "firings_per_feature": 7.0,
+        "rows": 100,
     }  # fmt: skip
     metrics = {
         "format": artifact.FORMAT,
@@ -72,9 +72,8 @@ def gathered(folder: Path, **more) -> assembly.Evidence:
         },
     )
     columns = {name: [path[name] for path in paths] for name in paths[0]}
-    empty = dict.fromkeys(
-        ("panels", "panel_metrics", "panel_losses", "known_panels", "histories", "ngrams"), ()
-    )
+    panels = ("panels", "panel_metrics", "panel_features", "panel_losses", "known_panels")
+    empty = dict.fromkeys((*panels, "histories", "ngrams"), ())
     return assembly.gather(
         PRIMARY, **{**empty, **columns, **more}, classes=str(folder / "classes.json")
     )
@@ -86,7 +85,8 @@ def test_gather_reads_every_pair_and_the_firings_of_those_that_are_judged(tmp_pa
         (("moe.0", "dense.1"), "default"), (("dense.1", "dense.2"), "default"),
         (("moe.0", "dense.1"), "wide"), (("moe.0", "wide.0"), "default"),
     ]  # fmt: skip
-    assert evidence.firings == {"moe.0_dense.1/0": 7.0, "dense.1_dense.2/0": 7.0}
+    medians = {"common": 50.0}
+    assert evidence.firings == {"moe.0_dense.1/0": medians, "dense.1_dense.2/0": medians}
     early, end = evidence.counts["moe.0_dense.1/0"]
     assert early == {"A-only": 4, "common": 5, "B-only": 3}
     assert end == {"A-only": 2, "common": 5, "B-only": 3}
@@ -113,3 +113,17 @@ def test_gather_keeps_the_losses_of_models_that_are_judged_and_the_trigram(tmp_p
     assert evidence.final_losses == {}
     with pytest.raises(UserError, match="not a path like models/"):
         gathered(tmp_path / "other", histories=["history.parquet"])
+
+
+def test_firings_are_those_of_the_median_feature_of_each_free_class() -> None:
+    """Few features that fire often lift the mean, which k fixes, and no median."""
+    fired = {"A-only": [2, 3, 900], "common": [100, 101], "dead": [0] * 9, "tied": [1, 1]}
+    table = pl.DataFrame(
+        [
+            {"class": name, "density": count / 997}
+            for name, counts in fired.items()
+            for count in counts
+        ]
+    )
+    assert assembly.median_firings(table, 997) == {"A-only": 3.0, "common": 100.5}
+    assert assembly.median_firings(table.clear(), 997) == {}

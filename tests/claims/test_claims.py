@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from moediff.claims.judging import judge, reasons_to_withhold
-from moediff.claims.metrics import METRICS
+from moediff.claims.metrics import METRICS, ORDERS
 from moediff.claims.reading import penalties_fault, read_claims
 from moediff.core import artifact
 from moediff.core.errors import ConfigError, UserError
@@ -35,9 +35,9 @@ CLAIMS = {
         "permuted": 0.95,
     },
     "claims": [
-        ROW | {"id": "margin", "metric": "density_order_margin", "reference": 0, "primary": True},
+        ROW | {"id": "margin", "metric": "density_order_margin", "primary": True},
         ROW | {"id": "fewer", "metric": "log2_moe_only_over_dense_only", "direction": "below",
-               "primary": True, "reference": 0},
+               "primary": True},
         ROW | {"id": "panel", "metric": "panel_moe_only_variance", "null": LABELLINGS,
                "primary": True, "minimum_effect": 0.01},
         ROW | {"id": "level", "metric": "fve_pooled", "null": KNOWN, "direction": "near",
@@ -70,6 +70,11 @@ def permuted(estimate: float, interval: list, above: float, below: float) -> dic
     }
 
 
+def order(first: dict, second: dict) -> dict:
+    """A finding of the order of three densities."""
+    return {"steps": dict(zip(ORDERS["density_order_margin"], (first, second), strict=True))}
+
+
 def panel(true: float, largest: float = 0.04) -> dict:
     """A finding of a panel of 4 + 4 models, its null from 0.02 to `largest`."""
     return relabelled([true, *np.linspace(0.02, largest, 69)], LABELLINGS) | {
@@ -94,8 +99,8 @@ def test_the_shipped_claims_are_whole() -> None:
     # With 4 + 4 models no p is below 1 in 70: with more primary claims none could be shown.
     assert len(primary) / 70 <= claims["alpha"] < (len(primary) + 1) / 70
     wanted = {
-        "fve_pooled": ("near", 0.87, 0.05), "log2_moe_only_over_dense_only": ("below", 0, 1),
-        "density_order_margin": ("above", 0, 0.1), "relative_norm_side_modes": ("near", 0, 0.1),
+        "fve_pooled": ("near", 0.87, 0.05), "log2_moe_only_over_dense_only": ("below", None, 1),
+        "density_order_margin": ("above", None, 0.1), "relative_norm_side_modes": ("near", 0, 0.1),
         "common_cosine_median": ("near", 0, 0.1), "tied_cosine_lowest": ("near", 1, 1e-6),
         "panel_moe_only_variance": ("above", None, 0.01),
     }  # fmt: skip
@@ -153,6 +158,9 @@ def test_a_column_called_null_needs_no_quotes(tmp_path: Path) -> None:
         ("id", "fewer", "claims: the id 'fewer' stands twice"),
         ("id", None, "claims: row 1 has no id"),
         ("direction", "near", "claims.margin.null: a claim that is near a value"),
+        ("direction", "either", "claims.margin.direction: density_order_margin is an order"),
+        ("reference", 0, "claims.margin.reference: that of null 'labels of models permuted over"),
+        ("opposite", "yes", "claims.margin.opposite: 'yes' is"),
         ("null", KNOWN, "claims.margin.primary: null 'a known value' gives no p"),
         (
             "null",
@@ -180,7 +188,8 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
     unreferenced = copy.deepcopy(CLAIMS)
     del unreferenced["claims"][3]["reference"]
     without = {key: value for key, value in CLAIMS.items() if key != "limits"}
-    falling, alike = copy.deepcopy(CLAIMS), copy.deepcopy(CLAIMS)
+    falling, alike, both = (copy.deepcopy(CLAIMS) for _ in range(3))
+    both["claims"][3]["opposite"] = True
     falling["primary"]["bounds"] = [0.7, 0.3]
     alike["primary"]["dense"] = "moe"
     for claims, message in (
@@ -189,6 +198,7 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
         ("claims: {a: 1}", "must be a list"),
         ("a: [", "cannot be read as YAML"),
         (unreferenced, "claims.level.reference: the key is missing"),
+        (both, "claims.level.opposite: of above or below against other labellings alone"),
         (without, "the key 'limits' is missing"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -197,12 +207,24 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
         read_claims(tmp_path / "nothing.yaml")
 
 
+def test_the_digest_is_of_what_the_file_says(tmp_path: Path) -> None:
+    text = yaml.safe_dump(CLAIMS)
+    digest = read(tmp_path, text)["digest"]
+    assert read(tmp_path, "# a comment\n" + text)["digest"] == digest
+    assert read(tmp_path, yaml.safe_dump(CLAIMS, sort_keys=False))["digest"] == digest
+    changed = copy.deepcopy(CLAIMS)
+    changed["claims"][0]["minimum_effect"] = 0.4
+    assert read(tmp_path, changed)["digest"] != digest
+
+
 # --- judging ---------------------------------------------------------------------------------
 
 
 def test_every_verdict_and_p_after_holm(claims: dict, tmp_path: Path) -> None:
     findings = {
-        "density_order_margin": permuted(0.1, [-0.2, 0.4], 0.3, 0.71),
+        "density_order_margin": order(
+            permuted(0.1, [-0.2, 0.4], 0.3, 0.71), permuted(0.9, [0.8, 1], 1 / 70, 1.0)
+        ),
         "log2_moe_only_over_dense_only": permuted(1.5, [1, 2], 1 / 70, 1.0),
         "panel_moe_only_variance": panel(0.09),
         "fve_pooled": {"estimate": 0.9, "interval": [0.88, 0.93], "seeds": {"within": 0.01}},
@@ -210,16 +232,25 @@ def test_every_verdict_and_p_after_holm(claims: dict, tmp_path: Path) -> None:
     found = verdicts(claims, findings)
     assert found["level"]["beside"] == {"seeds": {"within": 0.01}}
     assert {name: row["verdict"] for name, row in found.items()} == {
-        "margin": "absent", "fewer": "opposite", "panel": "shown", "level": "undecided",
+        "margin": "absent", "fewer": "undecided", "panel": "shown", "level": "undecided",
         "second": "not measured", "gain": "not measured",
     }  # fmt: skip
-    # Towards the claims: 0.3, 1 and 1/70. Against: 0.71, 1/70 and 1.
+    # Of an order the largest, 0.3; 1 and 1/70.
     assert found["panel"]["p_holm"] == pytest.approx(3 / 70)
     assert found["margin"]["p_holm"] == pytest.approx(0.6)
     assert found["fewer"]["p_holm"] == 1
-    assert (found["margin"]["p"], found["margin"]["p_against"]) == (0.3, 0.71)
-    assert found["fewer"]["p_against_holm"] == pytest.approx(3 / 70)
+    assert found["fewer"]["tails"] == {"above": 1 / 70, "below": 1.0, "smallest": 1 / 70}
+    assert found["fewer"]["reason"].endswith(
+        "p 0.01429 in the other direction, which is not claimed"
+    )
+    assert found["margin"]["p"] == 0.3
+    assert found["margin"]["reason"].startswith(
+        "of density_moe_only_over_common: the interval lies"
+    )
+    assert (found["margin"]["estimate"], found["margin"]["interval"]) == (0.1, [-0.2, 0.4])
+    assert found["margin"]["beside"] == findings["density_order_margin"]
     assert found["panel"]["reference"] == pytest.approx(0.03)  # the median of the null
+    assert found["panel"]["effect"] == pytest.approx(0.06)
     assert found["panel"]["null"]["kind"] == LABELLINGS
     assert found["panel"]["null"]["labellings"] == 69
     assert found["panel"]["reason"] == "effect 0.06 against at least 0.01, p 0.04286 after Holm"
@@ -244,7 +275,25 @@ def test_an_effect_that_too_few_models_cannot_show_is_said_to_be_so(claims: dict
     claims["claims"]["another"] = row | {"metric": "panel_dense_only_variance"}
     found = verdicts(claims, {"panel_moe_only_variance": panel(0.09)})["panel"]
     assert found["verdict"] == "undecided"
-    assert found["reason"].endswith("p is the smallest that so few models allow")
+    assert "could not be decided by this design: no p below 0.05714" in found["reason"]
+
+
+def test_the_effect_of_every_claim_is_the_estimate_less_the_median_of_its_null(
+    claims: dict,
+) -> None:
+    away = permuted(-0.6, [-0.65, -0.55], 0.5, 0.51)
+    away["null"] |= {"q50": -0.58}  # pairs of one kind show the same
+    findings = {
+        "density_order_margin": order(away, away),
+        "log2_moe_only_over_dense_only": away | {"estimate": -1.0},
+        "panel_moe_only_variance": panel(0.04, largest=0.1),
+    }
+    found = verdicts(claims, findings)
+    for name, effect in (("margin", -0.02), ("fewer", -0.42), ("panel", -0.02)):
+        row = found[name]
+        assert row["effect"] == pytest.approx(effect)
+        assert row["effect"] == row["estimate"] - row["null"]["q50"]
+    assert found["margin"]["verdict"] == "absent"
 
 
 def test_a_claim_against_null_is_not_shown_by_its_height(claims: dict) -> None:
@@ -257,8 +306,31 @@ def test_a_claim_outside_holm_can_be_absent_and_not_shown(claims: dict) -> None:
     found = verdicts(claims, {metric: panel(0.9)})["second"]
     assert found["verdict"] == "undecided"
     assert found["reason"].endswith("p 0.01429 outside Holm: not a primary claim")
-    near = panel(0.001) | {"interval": [0.0, 0.002]}
+    near = panel(0.03) | {"interval": [0.029, 0.031]}
     assert verdicts(claims, {metric: near})["second"]["verdict"] == "absent"
+
+
+@pytest.mark.parametrize(
+    ("direction", "opposite", "verdict"),
+    [
+        ("either", False, "shown"),
+        ("above", False, "shown"),
+        ("below", True, "opposite"),
+        ("below", False, "undecided"),
+    ],
+)
+def test_a_two_sided_claim_is_shown_or_opposite_by_half_of_alpha(
+    tmp_path: Path, direction: str, opposite: bool, verdict: str
+) -> None:
+    metric = "log2_moe_only_over_dense_only"
+    row = ROW | {"id": "both", "metric": metric, "direction": direction, "primary": True}
+    claims = read(tmp_path, CLAIMS | {"claims": [row | {"opposite": opposite}]})
+    found = verdicts(claims, {metric: permuted(1.5, [1, 2], 1 / 70, 1.0)})["both"]
+    assert found["verdict"] == verdict
+    if opposite or direction == "either":
+        assert found["p_holm"] == pytest.approx(2 / 70)
+        just = verdicts(claims, {metric: permuted(1.5, [1, 2], 2 / 70, 1.0)})["both"]
+        assert just["verdict"] == "undecided"  # 4/70: one side alone would have shown it
 
 
 @pytest.mark.parametrize(
@@ -267,7 +339,9 @@ def test_a_claim_outside_holm_can_be_absent_and_not_shown(claims: dict) -> None:
         ([0.01, 0.03], "shown"),
         ([-0.001, 0.041], "undecided"),  # it reaches beyond the known value
         ([-0.03, -0.01], "opposite"),
-        ([0.001, 0.009], "absent"),
+        ([0.001, 0.009], "there, smaller than asked for"),
+        ([-0.009, -0.001], "opposite, smaller than asked for"),
+        ([-0.001, 0.009], "absent"),
         (None, "undecided"),
     ],
 )
@@ -283,7 +357,7 @@ def test_a_claim_against_a_known_value_is_judged_by_its_interval(
 
 def test_absence_is_not_told_by_a_panel_that_was_never_seen_to_see(claims: dict) -> None:
     metric = "panel_either_variance"
-    none = panel(0.001) | {"interval": [0.0, 0.0], "blind": "nothing shows that it would be seen"}
+    none = panel(0.03) | {"blind": "nothing shows that it would be seen"}
     found = verdicts(claims, {metric: none})["second"]
     assert found["verdict"] == "no verdict"
     assert found["reason"].endswith("but nothing shows that it would be seen")
@@ -328,6 +402,12 @@ def test_no_verdict_where_something_stands_against_it(claims: dict, where: str) 
         ("fve_pooled", {"interval": [0, 1]}, "must be finite numbers"),
         ("fve_pooled", {"estimate": 1.0, "interval": [2.0, 1.0]}, "does not rise"),
         ("fve_pooled", {"estimate": 1.0, "null": {"kind": PERMUTED}}, "with a null goes p"),
+        ("density_order_margin", {"estimate": 1.0}, "an order has the steps density_moe_only_over"),
+        (
+            "density_order_margin",
+            order({"estimate": 1.0}, {"estimate": float("inf")}),
+            "'density_common_over_dense_only': estimate and interval must be finite",
+        ),
     ],
 )
 def test_findings_that_are_none_are_refused(
@@ -342,7 +422,7 @@ def test_findings_that_are_none_are_refused(
 GOOD: dict[str, Any] = {
     "losses": {"moe": 4.0, "dense": 4.1},
     "trigram": 4.3,
-    "firings": {"panel": 100.0},
+    "firings": {"panel": {"live": 100.0}},
     "counts": {"pair": ({"A-only": 450, "common": 10}, {"A-only": 500, "common": 16})},
     "controls": {"rotated": 0.05, "permuted": 0.95, "other seed": 0.3},
 }
@@ -358,7 +438,10 @@ GOOD: dict[str, Any] = {
         ),
         ({"trigram": None}, ["it is not known whether the models beat n-grams"]),
         ({"losses": {}}, ["it is not known whether the models beat n-grams"]),
-        ({"firings": {"pair": 300, "panel": 99.9}}, ["fewer than 100 firings a feature in panel"]),
+        (
+            {"firings": {"pair": {"A-only": 900, "common": 99.5}, "panel": {"live": 120}}},
+            ["fewer than 100 firings of the median feature of a class: pair (common 99.5)"],
+        ),
         ({"firings": {}}, ["firings a feature are not known"]),
         (
             {"counts": {"pair": ({"A-only": 449}, {"A-only": 500})}},

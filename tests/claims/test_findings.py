@@ -56,7 +56,6 @@ def test_metrics_of_a_pair_by_hand() -> None:
     assert found["log2_moe_only_over_dense_only"] == pytest.approx(math.log2(3.5 / 7.5))
     assert found["density_moe_only_over_common"] == pytest.approx(1)
     assert found["density_common_over_dense_only"] == pytest.approx(1)
-    assert found["density_order_margin"] == pytest.approx(1)
     assert found["domain_share_moe_only_less_dense_only"] == pytest.approx(0.2)
     assert found["common_cosine_median"] == -0.95
     assert found["common_cosine_negative_share"] == 1
@@ -72,7 +71,7 @@ def test_exchanging_the_sides_exchanges_their_classes() -> None:
     for metric in ("log2_moe_only_over_dense_only", "domain_share_moe_only_less_dense_only"):
         assert other[metric] == pytest.approx(-found[metric])
     assert other["density_moe_only_over_common"] == pytest.approx(-1)
-    assert other["density_order_margin"] == pytest.approx(-1)
+    assert other["density_common_over_dense_only"] == pytest.approx(-1)
     assert other["relative_norm_side_modes"] == found["relative_norm_side_modes"]
     again = one.swapped().swapped().features
     assert again["class"].equals(one.features["class"])
@@ -83,16 +82,46 @@ def test_densities_that_go_both_ways_have_no_order() -> None:
     found = pair_values(Pair(("m0", "d0"), "default", 0.9, 0.88, both, 0.1, 1000))
     assert found["density_moe_only_over_common"] == pytest.approx(1)
     assert found["density_common_over_dense_only"] == pytest.approx(-1)
-    assert found["density_order_margin"] == 0
+
+
+def test_an_order_is_its_steps_each_with_its_own_null() -> None:
+    """The MoEs' own features are densest, and the common ones as dense as the dense models' own."""
+
+    def made(one: str, two: str) -> Pair:
+        own = {name: [0.1 if name in MOES else 0.01] * 3 for name in (one, two)}
+        features = table(A=own[one], common=[0.01] * 10, B=own[two])
+        return Pair((one, two), "default", 0.9, 0.88, features, 0.1, 1000)
+
+    pairs = [made(*both) for both in itertools.combinations([*MOES, *DENSES], 2)]
+    found = pair_findings(pairs, set(MOES))
+    assert found["density_order_margin"].keys() == {"steps"}
+    first, second = found["density_order_margin"]["steps"].values()
+    assert first == found["density_moe_only_over_common"]
+    assert (first["estimate"], first["p"]["above"]) == pytest.approx((1, 1 / 70))
+    assert (second["estimate"], second["p"]["above"]) == pytest.approx((0, 1 / 70))
+    # Two MoEs have steps of 1 and -1: what is there without kinds is in the median of the null.
+    assert (first["null"]["q50"], second["null"]["q50"]) == pytest.approx((0.5, -0.5))
+
+
+@pytest.mark.parametrize("models", [2, 4])
+def test_a_share_of_0_in_every_model_has_the_bound_of_so_many_models(models: int) -> None:
+    moes, denses = MOES[:models], DENSES
+    pairs = [pair(one, two, a=0) for one, two in itertools.product(moes, denses)]
+    found = pair_findings(pairs, set(moes))
+    bound = 1 - 0.025 ** (1 / models)
+    assert found["moe_only_feature_share"]["interval"] == pytest.approx([0, bound])
+    assert found["moe_only_feature_share"]["estimate"] == 0
+    assert found["dense_only_feature_share"]["interval"] == pytest.approx([7 / 17, 7 / 17])
+    (one, *_) = pairs
+    assert "interval" not in pair_findings([one], set(moes))["moe_only_feature_share"]
 
 
 def test_an_empty_class_has_no_density() -> None:
     found = pair_values(pair("m0", "d0", a=0))
-    assert math.isnan(found["density_order_margin"])
     assert math.isnan(found["density_moe_only_over_common"])
     assert found["moe_only_feature_share"] == 0
     other = pair_values(pair("m0", "d0", b=0))
-    assert math.isnan(other["density_order_margin"])
+    assert math.isnan(other["density_common_over_dense_only"])
     assert other["density_moe_only_over_common"] == pytest.approx(1)
 
 
@@ -149,7 +178,8 @@ def test_the_order_of_a_dictionary_and_its_seeds_change_nothing() -> None:
     for other in (turned, [*pairs, *pairs]):
         found = pair_findings(other, set(MOES))
         assert set(found) == set(wanted)
-        for metric, finding in wanted.items():
+        for metric in (*LEVELS, *CONTRASTS, "exclusive_variance_excess"):
+            finding = wanted[metric]
             assert found[metric]["estimate"] == pytest.approx(finding["estimate"])
             assert found[metric].get("p") == pytest.approx(finding.get("p")), metric
 
@@ -293,5 +323,5 @@ def test_sensitivity_has_a_row_for_every_recipe_and_two_models() -> None:
     assert rows["default", "moe", "dense"]["moe_only_feature_share"] == pytest.approx(
         (2 / 19 + 4 / 21) / 2
     )
-    assert rows["wide", "moe", "dense"]["density_order_margin"] is None
+    assert rows["wide", "moe", "dense"]["density_moe_only_over_common"] is None
     assert rows["wide", "moe", "dense"]["moe_only_feature_share"] == 0

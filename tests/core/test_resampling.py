@@ -348,3 +348,22 @@ def test_seeds_and_pairs_have_their_own_variance() -> None:
     assert found["within"] == pytest.approx(4, rel=0.05)
     same = resampling.between_and_within(random.normal(size=(2, 2)) * 0 + [[1, 2], [1, 2]])
     assert same["between"] == 0
+
+
+@pytest.mark.parametrize("units", [1, 4, 40, 1000])
+def test_nothing_in_n_units_has_the_upper_bound_of_clopper_and_pearson(units: int) -> None:
+    exact = stats.binomtest(0, units).proportion_ci(0.95, method="exact")
+    assert resampling.zero_bound(units) == pytest.approx(exact.high)
+    assert resampling.zero_bound(units, 0.9) == pytest.approx(1 - 0.05 ** (1 / units))
+
+
+def test_no_bound_comes_of_no_units() -> None:
+    with pytest.raises(UserError, match="no bound from 0 units"):
+        resampling.zero_bound(0)
+
+
+def test_the_median_of_a_null_is_that_which_its_quantiles_have() -> None:
+    found = resampling.relabelled([5.0, 0.0, 0.0, 0.1, 9.0], LABELLINGS)
+    assert found["null"]["q50"] == resampling.null_median([0.0, 9.0, 0.1, 0.0]) == 0.05
+    with pytest.raises(UserError, match="not a finite number"):
+        resampling.null_median([np.nan])

@@ -208,6 +208,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     analyses = {(row["A"], row["B"]): row["pairs"] for row in judged["sensitivity"]}
     assert analyses == {("moe", "dense"): 1, ("dense", "narrow"): 1}
     assert {row["verdict"] for row in claims.values()} == {"no verdict", "not measured"}
+    assert judged["exploratory"] is None  # the run noted its claims before it measured anything
     assert any("do not beat the trigram" in reason for reason in judged["withheld"])
     assert any("not the primary analysis" in reason for reason in judged["withheld"])
     pair = "results/dictionaries/moe-dense/moe.0_dense.0/default/seed-0"

@@ -47,7 +47,7 @@ def judged(observed: float, others: int = 34, least: float = 0.029) -> dict:
     return {"kinds": {"moe": [], "dense": []}, "judged": [row | {"kind": "moe", "p": 0.9}, row]}
 
 
-def test_shown_comes_before_absent_and_models_before_the_fit() -> None:
+def test_what_is_there_comes_before_absent_and_models_before_the_fit() -> None:
     absent = {"verdict": verdicts.ABSENT, "primary": True, "statement": "absent"}
     shown = {"verdict": verdicts.SHOWN, "statement": "shown"}
     fit = {
@@ -57,9 +57,11 @@ def test_shown_comes_before_absent_and_models_before_the_fit() -> None:
         "primary": True,
     }
     opposite = {"verdict": verdicts.OPPOSITE, "statement": "opposite"}
+    small = {"verdict": verdicts.SMALLER, "statement": "small"}
     for rows, first in (
         ([fit, absent, opposite, shown], "Shown: shown Measured"),
         ([fit, absent, opposite], "The opposite was shown: opposite"),
+        ([fit, absent, small], "There, but smaller than the claim asks for: small"),
         ([fit, absent], "Absent: absent"),
         ([fit], "Shown: of the fit"),
         ([shown, shown | {"primary": True, "statement": "primary"}], "Shown: primary"),
@@ -80,6 +82,16 @@ def test_a_claim_says_its_numbers_its_reason_and_the_error_of_primary_ones() -> 
         "Held against every other labelling of the panel: the interval. The chance of any false primary "
         "claim is 5 % at most."
     )
+
+
+def test_every_word_of_a_verdict_that_decides_has_its_sentence_and_its_rank() -> None:
+    assert set(finding.SAID) == set(verdicts.VERDICTS) - {verdicts.UNDECIDED}
+
+
+def test_a_claim_that_changed_after_its_numbers_is_said_to_be_exploratory() -> None:
+    found = finding.claim(claims({"verdict": verdicts.SHOWN}), 0.05, "the claims changed")
+    assert found.sentence.startswith("Exploratory. Shown: MoEs have more.")
+    assert found.error.endswith(" Exploratory: the claims changed.")
 
 
 def test_a_panel_is_held_against_its_other_labels() -> None:
@@ -142,6 +154,6 @@ def test_without_controls_the_baseline_stands_beside_what_is_explained() -> None
     ],
 )
 def test_the_strongest_is_taken(verdict: str, panels: list, rates: list, says: str) -> None:
-    study = {"claims": claims({"verdict": verdict}), "alpha": 0.05}
+    study = {"claims": claims({"verdict": verdict}), "alpha": 0.05, "exploratory": None}
     found = finding.strongest(study, panels, counted(*rates), [PAIR], PAIR)
     assert found.sentence.startswith(says)

@@ -117,7 +117,7 @@ def test_claims_without_a_verdict_fold_into_one_line_that_says_why() -> None:
     rows = [claim(verdicts.SHOWN), claim(verdicts.NO_VERDICT), claim(verdicts.NO_VERDICT),
             claim(verdicts.NOT_MEASURED, reason="nothing measured x")]  # fmt: skip
     named = {"moe": "moe", "dense": "dense"}
-    about = {"primary": named, "analysis": named}
+    about = {"primary": named, "analysis": named, "exploratory": None}
     html = sections.claims(about | {"claims": rows, "withheld": ["few tokens", "no control"]})
     above, folded = html.split("<details", 1)
     assert "it is shown" in above
@@ -135,6 +135,21 @@ def test_claims_without_a_verdict_fold_into_one_line_that_says_why() -> None:
     assert none.startswith("<details")
     assert "No verdict on 2 claims: the reason stands beside each" in none
     assert "they are about a Mixture of Experts called moe and a dense model called dense" in none
+
+
+def test_claims_that_are_exploratory_say_so_before_anything_else() -> None:
+    named = {"moe": "moe", "dense": "dense"}
+    about = {
+        "primary": named,
+        "analysis": named,
+        "withheld": [],
+        "claims": [claim(verdicts.SMALLER)],
+    }
+    html = sections.claims(about | {"exploratory": "the claims changed"})
+    before, table = html.split("<table", 1)
+    assert "Exploratory, not confirmatory: the claims changed." in before
+    assert verdicts.SMALLER in table  # which is a verdict like others
+    assert "Exploratory" not in sections.claims(about | {"exploratory": None})
 
 
 def record(member: str = "moe.0_dense.0", comparison: str = "c") -> dict:

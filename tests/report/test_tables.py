@@ -68,7 +68,7 @@ def test_panels_are_judged_and_their_domains_named_row_by_row() -> None:
     (judged,) = tables.judged([panel])
     assert judged == {
         "dictionary": CALLED, "kind": "moe", "statistic": "share", "observed": 0.1, "interval": None,
-        "largest_other": None, "mean_other": None, "others": None, "p": 0.2,
+        "largest_other": None, "median_other": None, "others": None, "p": 0.2,
     }  # fmt: skip
     named = [(row["domain"], row["features"], row["share of what they explain"])
              for row in tables.domains([panel])]  # fmt: skip

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moediff.core.resampling import document_interval, exact_p, labellings
+from moediff.core.resampling import (
+    LEAST_DOCUMENTS,
+    document_interval,
+    exact_p,
+    labellings,
+    null_median,
+    zero_bound,
+)
 
 EITHER = "either kind"  # both sides of a split together
 REST = -1  # group of features whose users are no group that is asked about
@@ -149,7 +156,7 @@ def judge(
     """What each kind has of its own, and both together, against every other labelling.
 
     Arguments as of `splits`. Of each statistic: its value under the true labels, the largest and the
-    mean under others, and the exact p; of the share its interval, where `intervals` have one by kind.
+    median under others, and the exact p; of the share its interval, where `intervals` have one by kind.
     """
     found = null_rows(rows, kinds)
     return [
@@ -181,7 +188,8 @@ def document_intervals(
     """Interval of the share that goes with each kind's own features, and of the mean of both.
 
     Validation documents are resampled; the models, the dictionary, and whose its features are, stay as
-    they are: a kind without any has 0 to 0. Of a side's sources the sums are averaged before their ratio.
+    they are. A kind without any lost nothing in n documents, and has the bound of `zero_bound`. Of a side's
+    sources the sums are averaged before their ratio.
     `lost` [kind, n, S] is what goes with them in `documents` [n], `held` [n, S] what there is, both as
     shares of a source's sum over all documents. None where documents are too few.
     """
@@ -191,7 +199,14 @@ def document_intervals(
     there = np.stack([held[:, side].mean(1) for side in sides])  # [kind, n]
     names = dict(zip(kinds, zip(gone, there, strict=True), strict=True))
     names[EITHER] = gone.mean(0), there.mean(0)
-    return {name: document_interval(*pair, documents) for name, pair in names.items()}
+    return {name: _interval(*pair, documents) for name, pair in names.items()}
+
+
+def _interval(lost: np.ndarray, held: np.ndarray, documents: np.ndarray) -> list[float] | None:
+    count = len(np.unique(documents))
+    if not lost.any() and count >= LEAST_DOCUMENTS:
+        return [0.0, zero_bound(count)]
+    return document_interval(lost, held, documents)
 
 
 def _against(values: Sequence[float]) -> dict[str, Any]:
@@ -200,7 +215,7 @@ def _against(values: Sequence[float]) -> dict[str, Any]:
     return {
         "observed": observed,
         "largest_other": max(others),
-        "mean_other": float(np.mean(others)),
+        "median_other": null_median(others),
         "others": len(others),
         "p": p,
         "smallest_p": smallest,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
+import polars as pl
+
 from moediff.analysis.measured import at_inference
 from moediff.claims import findings, judging
 from moediff.config import layout
@@ -28,7 +30,8 @@ class Evidence:
     panels: list[dict[str, Any]] = field(default_factory=list)  # of the primary analysis
     panel_losses: list[dict[str, Any]] = field(default_factory=list)
     known_panels: list[dict[str, Any]] = field(default_factory=list)  # whose answer is known
-    firings: dict[str, float] = field(default_factory=dict)  # a feature, mean, by dictionary
+    # Of the median feature of each class, by dictionary.
+    firings: dict[str, dict[str, float]] = field(default_factory=dict)
     counts: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # by class: early, at the end
     final_losses: dict[str, float] = field(default_factory=dict)  # by model, over all domains
     trigram: float | None = None  # cross-entropy of the same tokens
@@ -42,6 +45,7 @@ def gather(
     deletion: Sequence[str],
     panels: Sequence[str],
     panel_metrics: Sequence[str],
+    panel_features: Sequence[str],
     panel_losses: Sequence[str],
     known_panels: Sequence[str],
     histories: Sequence[str],
@@ -57,7 +61,7 @@ def gather(
         evidence.pairs.append(pair)
         if pair.recipe == primary["recipe"] and kinds.issuperset(pair.kinds):
             name = f"{row['member']}/{row['seed']}"
-            evidence.firings[name] = row["firings_per_feature"]
+            evidence.firings[name] = median_firings(pair.features, row["rows"])
             early, end = (
                 {kind: counted["classes"][kind] for kind in findings.FREE_CLASSES}
                 for counted in (about["early"], about)
@@ -67,10 +71,13 @@ def gather(
         [artifact.read_json(path) for path in paths]
         for paths in (panels, panel_losses, known_panels)
     )
-    for panel, path in zip(evidence.panels, panel_metrics, strict=True):
+    for panel, path, features_path in zip(
+        evidence.panels, panel_metrics, panel_features, strict=True
+    ):
         (row, *_) = artifact.read_json(path)["fve"]
         name = f"{row['member']}/{row['seed']}"
-        evidence.firings[name] = row["firings_per_feature"]
+        table = artifact.read_parquet(features_path, ["class", "density"])
+        evidence.firings[name] = median_firings(table, row["rows"])
         evidence.counts[name] = panel["early"], panel["end"]
     for path in histories:
         where = layout.parse("model", path)
@@ -102,6 +109,17 @@ def read_pair(
     early = metrics["early"]["fve"]
     pair = findings.Pair(sources, row["recipe"], row["fve"], early, table, exclusive, row["rows"])
     return pair, row
+
+
+def median_firings(features: pl.DataFrame, rows: int) -> dict[str, float]:
+    """On how many of so many rows the median feature of each class fires; dead and tied ones are in none.
+
+    A class without features is left out: nothing rests on it.
+    """
+    free = features.filter(~pl.col("class").is_in(["dead", "tied"]))
+    medians = free.group_by("class").agg(pl.col("density").median()).sort("class")
+    # A median of counts is a multiple of one half, which a share times rows is but for rounding.
+    return {name: round(2 * share * rows) / 2 for name, share in medians.iter_rows()}
 
 
 def judged(

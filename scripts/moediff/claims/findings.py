@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from moediff.analysis.panel import EITHER, null_rows
-from moediff.claims.metrics import METRICS
+from moediff.claims.metrics import METRICS, ORDERS, SHARES
 from moediff.config.layout import Source
 from moediff.core.resampling import (
     EXCESS,
@@ -24,6 +24,7 @@ from moediff.core.resampling import (
     pair_interval,
     pair_permutation,
     relabelled,
+    zero_bound,
 )
 from moediff.core.terms import LABELLINGS
 
@@ -38,8 +39,8 @@ LEVELS = (
 )  # fmt: skip
 # Of pairs of all models, held against permuted labels.
 CONTRASTS = (
-    "log2_moe_only_over_dense_only", "density_order_margin", "density_moe_only_over_common",
-    "density_common_over_dense_only", "domain_share_moe_only_less_dense_only",
+    "log2_moe_only_over_dense_only", "density_moe_only_over_common", "density_common_over_dense_only",
+    "domain_share_moe_only_less_dense_only",
 )  # fmt: skip
 EXCESSES = ("exclusive_variance_excess",)
 
@@ -89,7 +90,6 @@ def pair_values(pair: Pair) -> dict[str, float]:
     density = {name: _log_median(part["density"]) for name, part in classes.items()}
     share = {name: _mean(part["top_domain_share"]) for name, part in classes.items()}
     cosine = classes[COMMON]["decoder_cosine"].drop_nulls()
-    first, second = density[A] - density[COMMON], density[COMMON] - density[B]
     return {
         "fve_pooled": pair.fve,
         "fve_gain_last_quarter": pair.fve - pair.fve_early,
@@ -102,19 +102,11 @@ def pair_values(pair: Pair) -> dict[str, float]:
         "common_cosine_median": math.nan if cosine.is_empty() else float(cosine.median()),
         "common_cosine_negative_share": _mean((cosine < OPPOSED).cast(pl.Float64)),
         "log2_moe_only_over_dense_only": math.log2((counts[A] + 0.5) / (counts[B] + 0.5)),
-        "density_order_margin": _margin(first, second),
-        "density_moe_only_over_common": first,
-        "density_common_over_dense_only": second,
+        "density_moe_only_over_common": density[A] - density[COMMON],
+        "density_common_over_dense_only": density[COMMON] - density[B],
         "domain_share_moe_only_less_dense_only": share[A] - share[B],
         "exclusive_variance_excess": pair.exclusive,
     }
-
-
-def _margin(first: float, second: float) -> float:
-    """The smaller of two steps that go one way, 0 where they do not: then there is no order at all."""
-    if first * second <= 0:
-        return 0.0
-    return float(np.copysign(np.minimum(abs(first), abs(second)), first))  # NaN stays NaN
 
 
 def _mean(values: pl.Series) -> float:
@@ -176,7 +168,7 @@ def pair_findings(pairs: Sequence[Pair], moes: set[str]) -> dict[str, dict[str, 
             key: v for key, v in table[metric].items() if labels[key[0]] and not labels[key[1]]
         }
         if mixed and np.isfinite(list(mixed.values())).all():
-            found[metric] = _level(mixed, labels)
+            found[metric] = _level(mixed, labels, metric in SHARES)
             if len(mixed) > 1:
                 seeds = [[seed[metric] for seed in values[key]] for key in mixed]
                 found[metric]["variance"] = between_and_within(seeds)
@@ -190,6 +182,9 @@ def pair_findings(pairs: Sequence[Pair], moes: set[str]) -> dict[str, dict[str, 
             found[metric] = pair_interval(*columns, labels, EXCESS) | pair_permutation(
                 *columns, labels, EXCESS
             )
+    for metric, steps in ORDERS.items():
+        if found.keys() >= set(steps):
+            found[metric] = {"steps": {step: found[step] for step in steps}}
     return found
 
 
@@ -198,11 +193,20 @@ def _columns(values: Mapping[tuple[int, int], float]) -> tuple[list[float], list
     return list(values.values()), [a for a, _ in values], [b for _, b in values]
 
 
-def _level(mixed: Mapping[tuple[int, int], float], labels: np.ndarray) -> dict[str, Any]:
-    """Mean over pairs of two kinds, with its interval where there are several models of each."""
-    if len({a for a, _ in mixed}) > 1 and len({b for _, b in mixed}) > 1:
-        return pair_interval(*_columns(mixed), labels)
-    return {"estimate": float(np.mean(list(mixed.values())))}
+def _level(
+    mixed: Mapping[tuple[int, int], float], labels: np.ndarray, share: bool = False
+) -> dict[str, Any]:
+    """Mean over pairs of two kinds, with its interval where there are several models of each.
+
+    A share that is 0 in all pairs is held to be below the bound that so many models give: as many as form
+    pairs without a model in common.
+    """
+    models = min(len({key[side] for key in mixed}) for side in (0, 1))
+    if models < 2:
+        return {"estimate": float(np.mean(list(mixed.values())))}
+    if share and not any(mixed.values()):
+        return {"estimate": 0.0, "interval": [0.0, zero_bound(models)]}
+    return pair_interval(*_columns(mixed), labels)
 
 
 def penalty_findings(

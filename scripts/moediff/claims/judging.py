@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moediff.claims import verdicts
-from moediff.claims.metrics import METRICS
-from moediff.claims.verdicts import ABSENT, NO_VERDICT, NOT_MEASURED
+from moediff.claims.metrics import METRICS, ORDERS
+from moediff.claims.verdicts import (
+    ABSENT,
+    NO_VERDICT,
+    NOT_MEASURED,
+    SMALLEST,
+    PValue,
+    Step,
+    Verdict,
+)
 from moediff.core.errors import UserError
-from moediff.core.terms import ABOVE, BELOW, KNOWN, NEAR
+from moediff.core.terms import ABOVE, BELOW, KNOWN
 
 # Keys of a finding that are judged.
 _FINDING = ("estimate", "interval", "p", "null", "withheld", "blind")
@@ -20,14 +28,15 @@ def reasons_to_withhold(
     limits: Mapping[str, float],
     losses: Mapping[str, float],
     trigram: float | None,
-    firings: Mapping[str, float],
+    firings: Mapping[str, Mapping[str, float]],
     counts: Mapping[str, tuple[Mapping[str, int], Mapping[str, int]]],
     controls: Mapping[str, float | None],
 ) -> list[str]:
     """Why no verdict may be given, one sentence each (our definition).
 
     `losses` is each model's validation cross-entropy and `trigram` that of the n-gram, in nats a
-    token; `firings` the mean validation firings a feature of each dictionary; `counts` its features of the
+    token; `firings` how many validation rows the median feature of each class fires on, by dictionary: the
+    mean over all is fixed by k, rows and features, whatever they are; `counts` its features of the
     classes that claims count, after 75 % of fitting and at the end. A class still moves when it
     changed by more than `moved` of its size and by more than twice the root of it, which small classes
     do by chance. `controls` is the share of live free features that a control of known answer calls
@@ -46,10 +55,15 @@ def reasons_to_withhold(
                 f"models do not beat the trigram by more than {limits['nats_over_trigram']:g} nats a token "
                 f"({', '.join(weak)})"
             )
-    few = [name for name, mean in firings.items() if mean < limits["firings_per_feature"]]
+    few = [
+        f"{name} ({kind} {median:g})"
+        for name, medians in firings.items()
+        for kind, median in medians.items()
+        if median < limits["firings_per_feature"]
+    ]
     if few or not firings:
         reasons.append(
-            f"fewer than {limits['firings_per_feature']:g} firings a feature in {few[0]}"
+            f"fewer than {limits['firings_per_feature']:g} firings of the median feature of a class: {few[0]}"
             if few
             else "firings a feature are not known"
         )
@@ -90,15 +104,17 @@ def judge(
     """Every claim with what was found and its verdict, for claims.json.
 
     `claims` as `read_claims` gives them. `findings` maps a metric to `estimate` and, where there are
-    such, `interval` [low, high], `p` and `null` (as `statistics.relabelled` gives them), `withheld`
-    (sentences), `blind` (why absence cannot be told), and whatever else is to stand `beside` them.
+    such, `interval` [low, high], `p` and `null` (as `resampling.relabelled` gives them), `withheld`
+    (sentences), `blind` (why absence cannot be told), and whatever else is to stand `beside` them. That of
+    an order has only `steps`, by metric: the row shows the one that goes least in the claimed direction.
     `analysis` says how they were measured, by the keys of the primary analysis: any other analysis is
     a row of the sensitivity table, without verdicts. `withheld` are sentences that hold for all
     (`reasons_to_withhold`).
 
-    Holm counts every primary claim, measured or not, so that none is made easier by leaving another
-    out; p of the two tails are two families, each at alpha. Claims against a known value are judged by
-    their interval. Others that are not primary have no p after Holm: absent by their interval, or undecided.
+    `effect` is the estimate less `reference`: the median of the null, or the known value. Holm counts every
+    primary claim, measured or not, so that none is made easier by leaving another out; a claim that may be
+    made in both directions has one p for them. Claims against a known value are judged by their interval.
+    Others that are not primary have no p after Holm: absent by their interval, or undecided.
     Raises UserError for a finding that is none.
     """
     for metric, finding in findings.items():
@@ -110,85 +126,105 @@ def judge(
     ]
     withheld = [*withheld, *([f"not the primary analysis ({', '.join(other)})"] if other else [])]
     rows = {
-        name: _row(name, row, findings.get(row["metric"])) for name, row in claims["claims"].items()
+        name: _Row(name, claim, findings.get(claim["metric"]))
+        for name, claim in claims["claims"].items()
     }
-    primary = [row for row in rows.values() if row["primary"]]
-    for tail in ("p", "p_against"):
-        # What was not measured has not been shown: p is 1.
-        adjusted = verdicts.holm([1.0 if row[tail] is None else row[tail] for row in primary])
-        for row, p in zip(primary, adjusted, strict=True):
-            row[f"{tail}_holm"] = None if row[tail] is None else float(p)
-    for row in rows.values():
-        _decide(row, findings.get(row["metric"]), withheld, claims["alpha"])
+    primary = [row for row in rows.values() if row.claim["primary"]]
+    adjusted = verdicts.after_holm([row.test for row in primary])
+    for row, test in zip(primary, adjusted, strict=True):
+        row.test = test
     return {
         "alpha": claims["alpha"],
         "primary": claims["primary"],
         "analysis": dict(analysis),
         "withheld": withheld,
-        "claims": list(rows.values()),
+        "claims": [row.judged(withheld, claims["alpha"]) for row in rows.values()],
     }
 
 
 def _check_finding(metric: str, finding: Mapping[str, Any]) -> None:
     if metric not in METRICS:
         raise UserError(f"finding '{metric}' is not a metric; metrics: {', '.join(METRICS)}")
+    if metric in ORDERS:
+        if tuple(finding.get("steps") or ()) != ORDERS[metric]:
+            raise UserError(
+                f"finding '{metric}': an order has the steps {', '.join(ORDERS[metric])}"
+            )
+        for step, found in finding["steps"].items():
+            _check_finding(step, found)
+        return
     numbers = [finding.get("estimate"), *(finding.get("interval") or ())]
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise UserError(f"finding '{metric}': estimate and interval must be finite numbers")
     if finding.get("interval") and not finding["interval"][0] <= finding["interval"][1]:
         raise UserError(f"finding '{metric}': its interval {finding['interval']} does not rise")
-    if finding.get("null") and not {ABOVE, BELOW, "smallest"} <= set(finding.get("p") or ()):
+    if finding.get("null") and not {ABOVE, BELOW, SMALLEST} <= set(finding.get("p") or ()):
         raise UserError(f"finding '{metric}': with a null goes p, above, below and the smallest")
 
 
-def _row(name: str, claim: Mapping[str, Any], finding: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A claim with what was found of it, before anything is said about it."""
-    found = finding or {}
-    null = found.get("null")
-    row = {"id": name, **claim, "null": {"kind": claim["null"]}}
-    row |= {key: found.get(key) for key in ("estimate", "interval")}
-    row["beside"] = {key: value for key, value in found.items() if key not in _FINDING}
-    row |= {
-        "p": None,
-        "p_against": None,
-        "p_smallest": None,
-        "p_holm": None,
-        "p_against_holm": None,
-    }
-    if null and null["kind"] == claim["null"]:
-        against = BELOW if claim["direction"] == ABOVE else ABOVE
-        row["null"] = dict(null)
-        if row["reference"] is None:  # what is to be expected without an effect
-            row["reference"] = null["q50"]
-        row["p"], row["p_against"] = found["p"][claim["direction"]], found["p"][against]
-        row["p_smallest"] = found["p"]["smallest"]
-    return row
+class _Row:
+    """A claim with what was found of it, before anything is said about it.
 
+    `steps` are its numbers against their references: one, or those of an order; none where it was not
+    measured, or not against the claim's own null. `weakest` is the one that the row shows.
+    """
 
-def _decide(
-    row: dict[str, Any], finding: Mapping[str, Any] | None, withheld: Sequence[str], alpha: float
-) -> None:
-    """Put the verdict and its reason into a row."""
-    if finding is None:
-        row["verdict"], row["reason"] = NOT_MEASURED, f"nothing measured {row['metric']}"
-        return
-    reasons = [*withheld, *finding.get("withheld", ())]
-    directed, known = row["direction"] != NEAR, row["null"]["kind"] == KNOWN
-    if not known and "labellings" not in row["null"]:
-        reasons.append(f"it was not measured against {row['null']['kind']}")
-    found = verdicts.verdict(
-        row["estimate"], row["interval"], row["reference"] or 0.0, row["minimum_effect"],
-        row["direction"], row["p_holm"], row["p_against_holm"], reasons, alpha, known,
-    )  # fmt: skip
-    row["verdict"], row["reason"] = found
-    if found.verdict == ABSENT and finding.get("blind"):
-        row["verdict"], row["reason"] = NO_VERDICT, f"{found.reason}, but {finding['blind']}"
-    if found.verdict == verdicts.UNDECIDED and directed and not (row["primary"] or known):
-        own = "" if row["p"] is None else f" {row['p']:.4g}"
-        row["reason"] = row["reason"].replace(
-            ", no p", f", p{own} outside Holm: not a primary claim"
-        )
-    elif found.verdict == verdicts.UNDECIDED and row["primary"]:
-        for tail in ("p", "p_against"):
-            if row[tail] == row["p_smallest"] and row[f"{tail}_holm"] > alpha:
-                row["reason"] += "; p is the smallest that so few models allow"
+    def __init__(
+        self, name: str, claim: Mapping[str, Any], finding: Mapping[str, Any] | None
+    ) -> None:
+        self.name, self.claim, self.finding = name, claim, finding or {}
+        parts = self.finding.get("steps") or ({"": finding} if finding else {})
+        self.steps = [self._step(*part) for part in parts.items() if self._as_claimed(part[1])]
+        if len(self.steps) < len(parts):
+            self.steps = []
+        self.weakest: Step | None = None
+        self.test: PValue | None = None
+        if self.steps:
+            self.weakest = verdicts.weakest(self.steps, claim["direction"])
+            self.test = verdicts.p_value(self.steps, claim["direction"], claim["opposite"])
+        self.shown = parts[self.weakest.name] if self.weakest else self.finding
+
+    def _as_claimed(self, part: Mapping[str, Any]) -> bool:
+        null = self.claim["null"]
+        return null == KNOWN or (part.get("null") or {}).get("kind") == null
+
+    def _step(self, name: str, part: Mapping[str, Any]) -> Step:
+        estimate, interval = part["estimate"], part.get("interval")
+        if self.claim["null"] == KNOWN:
+            return Step(estimate, interval, self.claim["reference"], None, name)
+        return Step(estimate, interval, part["null"]["q50"], part["p"], name)
+
+    def judged(self, withheld: Sequence[str], alpha: float) -> dict[str, Any]:
+        """The row of claims.json."""
+        claim, test, step = self.claim, self.test, self.weakest
+        verdict, reason = self._decided(withheld, alpha)
+        return {
+            "id": self.name,
+            **claim,
+            "null": dict(self.shown["null"]) if test else {"kind": claim["null"]},
+            "reference": step.reference if step else claim["reference"],
+            **{key: self.shown.get(key) for key in ("estimate", "interval")},
+            "effect": step.effect if step else None,
+            "beside": {key: value for key, value in self.finding.items() if key not in _FINDING},
+            "tails": dict(step.tails) if step and step.tails else None,
+            "p": test.p if test else None,
+            "p_smallest": test.smallest if test else None,
+            "p_holm": test.holm if test else None,
+            "verdict": verdict,
+            "reason": reason,
+        }
+
+    def _decided(self, withheld: Sequence[str], alpha: float) -> Verdict:
+        claim = self.claim
+        if not self.finding:
+            return Verdict(NOT_MEASURED, f"nothing measured {claim['metric']}")
+        reasons = [*withheld, *self.finding.get("withheld", ())]
+        if not self.steps:
+            reasons.append(f"it was not measured against {claim['null']}")
+        found = verdicts.verdict(
+            self.steps, claim["minimum_effect"], claim["direction"], self.test, claim["opposite"],
+            alpha, reasons,
+        )  # fmt: skip
+        if found.verdict == ABSENT and self.finding.get("blind"):
+            return Verdict(NO_VERDICT, f"{found.reason}, but {self.finding['blind']}")
+        return found

@@ -22,7 +22,7 @@ METRICS = {
     "tied_cosine_lowest": "lowest decoder cosine of a dictionary's features tied by direction",
     # contrasts of kinds, of every ordered pair of models
     "log2_moe_only_over_dense_only": "log2 of A-only over B-only features, each count plus one half",
-    "density_order_margin": "the smaller of the two steps below where both go one way, else 0",
+    "density_order_margin": "the two steps below, each judged by itself: of both the smaller effect",
     "density_moe_only_over_common": "log10 median density of A-only features less that of common ones",
     "density_common_over_dense_only": "log10 median density of common features less that of B-only ones",
     "domain_share_moe_only_less_dense_only": "mean top-domain share of A-only less B-only features",
@@ -37,4 +37,13 @@ METRICS = {
     "panel_either_variance": "mean of the two shares",
     "panel_moe_only_loss": "mean share of the MoEs' recovered loss that goes with features used by every "
     "MoE and no dense model",
+}  # fmt: skip
+# Orders of several groups: the steps from one to the next, metrics that all must go the claimed way.
+ORDERS = {
+    "density_order_margin": ("density_moe_only_over_common", "density_common_over_dense_only"),
+}
+# From 0 to 1, so that 0 in every model has an upper bound.
+SHARES = {
+    "moe_only_feature_share", "dense_only_feature_share", "common_feature_share", "relative_norm_side_modes",
+    "common_cosine_negative_share",
 }  # fmt: skip

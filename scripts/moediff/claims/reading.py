@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from moediff.claims.metrics import FIDELITY, METRICS, STRONG_RATIO, WEAK_RATIO
+from moediff.claims.metrics import FIDELITY, METRICS, ORDERS, STRONG_RATIO, WEAK_RATIO
 from moediff.config.schema import fill
+from moediff.core import artifact
 from moediff.core.errors import ConfigError, first_line
-from moediff.core.terms import DIRECTIONS, KNOWN, LABELLINGS, NEAR, NULLS
+from moediff.core.terms import ABOVE, BELOW, DIRECTIONS, KNOWN, LABELLINGS, NEAR, NULLS
 
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 1}
@@ -33,6 +35,7 @@ _ROW = {
         "minimum_effect": _POSITIVE,
         "fidelity": {"enum": list(FIDELITY)},
         "primary": {"type": "boolean", "default": False},
+        "opposite": {"type": "boolean", "default": False},  # may be claimed too; alpha is then shared
     },
 }  # fmt: skip
 _ANALYSIS = {
@@ -81,7 +84,10 @@ _SCHEMA: dict[str, Any] = {
 
 
 def read_claims(path: Path | str) -> dict[str, Any]:
-    """The claims of a YAML file, checked: alpha, primary analysis, limits, and claims by id.
+    """The claims of a YAML file, checked: alpha, primary analysis, limits, claims by id, and their digest.
+
+    The digest is of what stands in the file, without comments, order of keys and defaults: a key that the
+    schema gains leaves it as it was.
 
     Raises ConfigError with one line that names the file, the claim and the key.
     """
@@ -107,28 +113,49 @@ def checked(found: Any) -> dict[str, Any]:
         # YAML reads the key `null`, which a claim has, as nothing.
         named = {"null" if key is None else key: value for key, value in row.items()}
         rows[row["id"]] = {key: value for key, value in named.items() if key != "id"}
-    claims = fill(found | {"claims": rows}, _SCHEMA, {})
+    written = found | {"claims": rows}
+    claims = fill(written, _SCHEMA, {})
     for name, row in claims["claims"].items():
-        where = f"claims.{name}"
-        if row["direction"] == NEAR and row["null"] != KNOWN:
-            raise ConfigError(
-                f"{where}.null: a claim that is near a value is judged by its interval; write {KNOWN}"
-            )
-        if row["null"] == KNOWN and row["reference"] is None:
-            raise ConfigError(f"{where}.reference: the key is missing; null '{KNOWN}' needs it")
-        if row["null"] == KNOWN and row["primary"]:
-            raise ConfigError(f"{where}.primary: null '{KNOWN}' gives no p for Holm")
-        of_panel = row["metric"].startswith("panel_")
-        if row["null"] != KNOWN and (row["null"] == LABELLINGS) != of_panel:
-            raise ConfigError(
-                f"{where}.null: '{row['null']}' does not go with {row['metric']}; labellings are of panels"
-            )
+        _check(f"claims.{name}", row)
     low, high = claims["primary"]["bounds"]
     if not low <= high:
         raise ConfigError(f"primary.bounds: [{low:g}, {high:g}] do not rise")
     if claims["primary"]["moe"] == claims["primary"]["dense"]:
         raise ConfigError("primary.dense: the same model as primary.moe")
-    return claims
+    # Not artifact.digest: the Snakefile reads this each time that it is parsed, and needs no NumPy for it.
+    digest = hashlib.sha256(artifact.canonical(written).encode()).hexdigest()[:32]
+    return claims | {"digest": digest}
+
+
+def _check(where: str, row: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a claim whose keys do not go together."""
+    known, directed = row["null"] == KNOWN, row["direction"] in (ABOVE, BELOW)
+    if row["direction"] == NEAR and not known:
+        raise ConfigError(
+            f"{where}.null: a claim that is near a value is judged by its interval; write {KNOWN}"
+        )
+    if known and row["primary"]:
+        raise ConfigError(f"{where}.primary: null '{KNOWN}' gives no p for Holm")
+    if known and row["reference"] is None:
+        raise ConfigError(f"{where}.reference: the key is missing; null '{KNOWN}' needs it")
+    if not known and row["reference"] is not None:
+        raise ConfigError(
+            f"{where}.reference: that of null '{row['null']}' is its median; leave the key out"
+        )
+    of_panel = row["metric"].startswith("panel_")
+    if not known and (row["null"] == LABELLINGS) != of_panel:
+        raise ConfigError(
+            f"{where}.null: '{row['null']}' does not go with {row['metric']}; labellings are of panels"
+        )
+    if row["metric"] in ORDERS and not directed:
+        raise ConfigError(
+            f"{where}.direction: {row['metric']} is an order; write {ABOVE} or {BELOW}"
+        )
+    if row["opposite"] and (known or not directed):
+        raise ConfigError(
+            f"{where}.opposite: of {ABOVE} or {BELOW} against other labellings alone; all other claims "
+            "cover both directions as they are"
+        )
 
 
 def penalties_fault(strong: Mapping[str, Any] | None, weak: Mapping[str, Any] | None) -> str:

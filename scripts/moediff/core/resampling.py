@@ -59,7 +59,8 @@ def relabelled(values: ArrayLike, kind: str) -> dict[str, Any]:
     """Estimate, p and null of a statistic [labelling] under every labelling, the true one first.
 
     `p` has one for each tail, `above` and `below`, and the smallest possible; `null` the quantiles of
-    the others and its kind. Each tail is a test by itself: a claim names its direction beforehand.
+    the others and its kind. Each tail is a test by itself: a claim names its direction beforehand, or
+    the two share one alpha.
     """
     values = finite("values under labellings", values)
     observed, others = float(values[0]), values[1:]
@@ -73,9 +74,19 @@ def relabelled(values: ArrayLike, kind: str) -> dict[str, Any]:
         "null": {
             "kind": kind,
             "labellings": len(others),
-            **{f"q{share:02}": float(np.quantile(others, share / 100)) for share in (5, 50, 95)},
+            **{f"q{share:02}": float(np.quantile(others, share / 100)) for share in (5, 95)},
+            "q50": null_median(others),
         },
     }
+
+
+def null_median(others: ArrayLike) -> float:
+    """What a statistic is held against: its median under all other labellings, `others` [labelling].
+
+    Of every statistic alike, so that effects can be compared. The mean of a null that is 0 but for a few
+    labellings lies above what most of them give; the largest of it grows with their number.
+    """
+    return float(np.median(finite("values under other labellings", others)))
 
 
 def pair_permutation(
@@ -251,6 +262,18 @@ def document_interval(
     if len(np.unique(np.asarray(documents))) < LEAST_DOCUMENTS:
         return None
     return document_bootstrap(numerators, denominators, documents)["interval"]
+
+
+def zero_bound(units: int, level: float = LEVEL) -> float:
+    """Upper end of the interval of a share that is 0 in each of so many units (Clopper and Pearson 1934).
+
+    Units are what is resampled: models or documents. Where `units` drawn at random all have none, a share
+    of this size of all units could have some (about 3.7 / units at 0.95, the rule of three with two tails);
+    a mean of shares from 0 to 1 lies below it, whatever their distribution.
+    """
+    if units < 1 or not 0 < level < 1:
+        raise UserError(f"no bound from {units} units at level {level}")
+    return float(1 - ((1 - level) / 2) ** (1 / units))
 
 
 def t_quantile(level: float, freedom: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 ALL = "all"  # domains together, and in counts of a panel all models
 
 # Directions of a claim and its verdicts.
-ABOVE, BELOW, NEAR = DIRECTIONS = ("above", "below", "near")
+ABOVE, BELOW, NEAR, EITHER_WAY = DIRECTIONS = ("above", "below", "near", "either")
 # Kinds of null.
 PERMUTED = "labels of models permuted over pairs"
 LABELLINGS = "every other labelling of the panel"

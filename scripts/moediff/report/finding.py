@@ -1,8 +1,8 @@
 """The strongest true sentence of a study, and how often such a sentence is false.
 
-In this order: a claim with a verdict, shown before absent; a panel of models enough against its other
-labels; classes of the pair beside their controls; a smaller panel; else how much a dictionary explains,
-beside principal components.
+In this order: a claim with a verdict, what is there before what is absent; a panel of models enough against
+its other labels; classes of the pair beside their controls; a smaller panel; else how much a dictionary
+explains, beside principal components.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from moediff.core.terms import KNOWN
 from moediff.report.labels import class_names, member_label, percent, sides_of
 
 Record = Mapping[str, Any]
-RANK = (verdicts.SHOWN, verdicts.OPPOSITE, verdicts.ABSENT)
+# The strongest first, and what the sentence begins with.
 SAID = {
-    verdicts.SHOWN: "Shown", verdicts.OPPOSITE: "The opposite was shown", verdicts.ABSENT: "Absent",
-}  # fmt: skip
+    verdicts.SHOWN: "Shown",
+    verdicts.OPPOSITE: "The opposite was shown",
+    verdicts.SMALLER: "There, but smaller than the claim asks for",
+    verdicts.OPPOSITE_SMALLER: "The opposite is there, but smaller than the claim asks for",
+    verdicts.ABSENT: "Absent",
+}
+RANK = tuple(SAID)
 FREE = (*controls.EXCLUSIVE, controls.COMMON)
 # Metrics of how a dictionary was fitted: true of the method, and said of no model.
 OF_FITTING = {
@@ -53,7 +58,7 @@ def strongest(
     that is drawn, one of `metrics`.
     """
     return (
-        claim(study["claims"], study["alpha"])
+        claim(study["claims"], study["alpha"], study["exploratory"])
         or panel(panels, study["alpha"])
         or classes(pair, counted)
         or panel(panels)
@@ -61,9 +66,9 @@ def strongest(
     )
 
 
-def claim(claims: Sequence[Record], alpha: float) -> Finding | None:
-    """The claim with the strongest verdict: one about models before one about fitting, shown before absent,
-    primary before others, and then as they were listed."""
+def claim(claims: Sequence[Record], alpha: float, exploratory: str | None = None) -> Finding | None:
+    """The claim with the strongest verdict: one about models before one about fitting, by its word as SAID
+    lists them, primary before others, and then as they were listed. `exploratory` says why all are."""
     decided = [one for one in claims if one["verdict"] in RANK]
     if not decided:
         return None
@@ -77,16 +82,17 @@ def claim(claims: Sequence[Record], alpha: float) -> Finding | None:
     if best["interval"]:
         low, high = best["interval"]
         numbers += f" (95 % interval {low:.3g} to {high:.3g})"
-    against = f", against {best['reference'] or 0:.3g}"
+    against = f", against {best['reference']:.3g}"
     error = f"Judged by the whole interval against a value fixed before: {best['reason']}."
     if best["null"]["kind"] != KNOWN:
         error = f"Held against {best['null']['kind']}: {best['reason']}."
     if best["primary"]:
         error += f" The chance of any false primary claim is {100 * alpha:g} % at most."
+    if exploratory:
+        error += f" Exploratory: {exploratory}."
     chart = "panel" if best["metric"].startswith("panel_") else "classes"
-    return Finding(
-        f"{SAID[best['verdict']]}: {best['statement']} Measured: {numbers}{against}.", error, chart
-    )
+    begins = f"Exploratory. {SAID[best['verdict']]}" if exploratory else SAID[best["verdict"]]
+    return Finding(f"{begins}: {best['statement']} Measured: {numbers}{against}.", error, chart)
 
 
 def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:

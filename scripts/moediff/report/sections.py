@@ -76,6 +76,8 @@ def claims(study: Record) -> Markup:
     """Claims with a verdict as a table, and one line for all others, which opens to them."""
     with_verdict, without = tables.decided(tables.claims(study))
     parts = [page.table(with_verdict)] if with_verdict else []
+    if study["exploratory"]:
+        parts.insert(0, page.text(f"Exploratory, not confirmatory: {study['exploratory']}."))
     if without:
         why = tables.why_undecided(without, study)
         parts.append(page.folded(why, page.table(without)))

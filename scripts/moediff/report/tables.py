@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 Row = dict[str, Any]
 
 JUDGED = (
-    "kind", "statistic", "observed", "interval", "largest_other", "mean_other", "others", "p",
+    "kind", "statistic", "observed", "interval", "largest_other", "median_other", "others", "p",
 )  # fmt: skip
 EXPLAINED = (
     "source", "mode", "fve", "baseline_pca", "baseline_mean", "k", "l0", "dead_share",
@@ -40,7 +40,6 @@ SENSITIVITY = {
     "log10 density common / only second": "density_common_over_dense_only",
     "exclusive variance": "exclusive_variance",
 }  # fmt: skip
-DECIDED = (verdicts.SHOWN, verdicts.OPPOSITE, verdicts.ABSENT, verdicts.UNDECIDED)
 
 
 def of_study(
@@ -99,8 +98,8 @@ def claims(study: Record) -> list[Row]:
 
 def decided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Claims that have a verdict, and those that have none or were not measured."""
-    with_verdict = [row for row in rows if row["verdict"] in DECIDED]
-    return with_verdict, [row for row in rows if row["verdict"] not in DECIDED]
+    with_verdict = [row for row in rows if row["verdict"] in verdicts.VERDICTS]
+    return with_verdict, [row for row in rows if row["verdict"] not in verdicts.VERDICTS]
 
 
 def why_undecided(rows: Sequence[Row], study: Record) -> str:
