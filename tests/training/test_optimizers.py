@@ -12,12 +12,15 @@ import torch
 from torch import nn
 from transformers.models.qwen3_moe import Qwen3MoeForCausalLM
 
+from configured import completed
 from conftest import DENSE, MOE, PLAN
+from moediff.config.training import training_params
 from moediff.core import checkpoint
 from moediff.core.errors import UserError
 from moediff.corpus.token_shards import TokenSplit
 from moediff.training import loop, muon
 from moediff.training.optimizers import OPTIMIZERS, hidden_matrices
+from moediff.training.plan import Plan
 from moediff.training.step import Step
 
 CPU = torch.device("cpu")
@@ -108,6 +111,16 @@ def test_adamw_holds_what_it_held_before_there_was_a_choice(architecture, tiny_m
 def test_results_of_adamw_tell_the_plan_that_they_told_before_there_was_a_choice() -> None:
     assert "optimizer" not in PLAN.facts()
     assert MUON.facts() == PLAN.facts() | {"optimizer": "muon"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_model_is_trained_by_the_optimizer_that_the_config_names(name: str, tiny_model) -> None:
+    config = completed(f"models: {{moe: {{training: {{optimizer: {name}}}}}}}")
+    for model, wanted in (("moe", name), ("dense", "adamw")):
+        plan = Plan.of(training_params(config, model), 1e-2, 0)
+        optimizers = Step(tiny_model(MOE), plan, CPU).optimizers
+        made = {"adamw": ["AdamW"], "muon": ["Muon", "AdamW"]}[wanted]
+        assert [type(optimizer).__name__ for optimizer in optimizers] == made
 
 
 # --- the step ---
