@@ -25,8 +25,9 @@ from moediff.models.autocast import follow_autocast
 from moediff.models.inputs import model_inputs
 from moediff.report.budget.made import MadeTokens
 from moediff.training.loss_sums import LossSums
+from moediff.training.optimizers import OPTIMIZERS
 from moediff.training.plan import Plan
-from moediff.training.step import Step, make_optimizer
+from moediff.training.step import Step
 
 DENSE = {
     "d_model": 128, "layers": 5, "heads": 4, "ffn": 512, "experts": 1, "top_k": 1,
@@ -80,7 +81,7 @@ def measure(
     step, sums = Step(model, plan, device), LossSums(data.domains)
     if step.precision != torch.float32:
         follow_autocast(other)
-    optimizer = make_optimizer(other, plan)
+    (optimizer,) = OPTIMIZERS[plan.optimizer](other, plan)
 
     def ours() -> None:
         loss, router_losses = step.take(data, rows, 1e-3)

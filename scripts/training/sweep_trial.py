@@ -5,7 +5,7 @@ from moediff.job import job, state_folder
 JUDGED = 100_000  # tokens at most, the last of the train split
 
 with job(snakemake, torch_threads=True) as log:
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from moediff.core import artifact
     from moediff.core.device import pick_device
@@ -39,7 +39,7 @@ with job(snakemake, torch_threads=True) as log:
     )  # fmt: skip
     model = inits.begin(init, start)
     inputs = [train.digest, judge.digest]
-    facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
+    facts = {"architecture": params.architecture, "plan": plan.facts(), "inputs": inputs}
     facts |= inits.provenance(init, start)
     state = state_folder(snakemake, "trial", name, facts, params.version, device.type)
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from moediff.job import job, state_folder
 
 with job(snakemake, torch_threads=True) as log:
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from moediff.core import artifact
     from moediff.core.device import pick_device
@@ -39,7 +39,7 @@ with job(snakemake, torch_threads=True) as log:
     counts = parameters.count_parameters(model)
     log.info("%s: %s parameters, %s active", name, f"{counts.total:,}", f"{counts.active:,}")
     inputs = [train.digest, validation.digest, vocabulary.digest]
-    facts = {"architecture": params.architecture, "plan": asdict(plan), "inputs": inputs}
+    facts = {"architecture": params.architecture, "plan": plan.facts(), "inputs": inputs}
     facts |= inits.provenance(init, start)
     state = state_folder(snakemake, "train", name, facts, params.version, device.type)
     history = loop.train(model, plan, train, validation, state, device, name)

@@ -32,6 +32,7 @@ from moediff.hooks.points import HOOKS
 from moediff.report import tables
 from moediff.synthetic import methods
 from moediff.training import history
+from moediff.training.optimizers import OPTIMIZERS
 from moediff.training.trainable import TRAINABLE
 from workflow import ROOT
 
@@ -44,6 +45,8 @@ REGISTRIES: dict[str, Any] = {
     "recipe.tie": TIES,
     "recipe.scale": SCALES,
     "recipe.loss": LOSSES,
+    "training.optimizer": OPTIMIZERS,
+    "model.train.training.optimizer": OPTIMIZERS,
     "training.trainable": TRAINABLE,
     "model.train.training.trainable": TRAINABLE,
     "comparison.each.control": VIEWS,

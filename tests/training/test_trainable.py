@@ -46,10 +46,11 @@ def test_the_optimizer_holds_what_learns_and_nothing_else(data, tiny_model) -> N
     model = tiny_model(MOE)
     step = Step(model, ROUTER, CPU)
     step.take(data, np.arange(4), 1e-2)
-    held = {id(p) for group in step.optimizer.param_groups for p in group["params"]}
+    (adamw,) = step.optimizers
+    held = {id(p) for group in adamw.param_groups for p in group["params"]}
     routers = {id(layer.mlp.gate.weight) for layer in model.model.layers}
     assert held == routers
-    assert {id(parameter) for parameter in step.optimizer.state} == routers
+    assert {id(parameter) for parameter in adamw.state} == routers
 
 
 def test_a_killed_run_of_routers_ends_with_the_same_bytes(

@@ -20,6 +20,7 @@ from moediff.models import autocast, loading
 from moediff.training import loop, objectives
 from moediff.training.history import COLUMNS, final_losses
 from moediff.training.loss_sums import evaluate
+from moediff.training.optimizers import OPTIMIZERS
 from moediff.training.plan import Plan, batch_order
 from moediff.training.step import Step
 from workflow import TINY
@@ -132,8 +133,9 @@ def test_micro_batches_take_the_same_step(data, tiny_model) -> None:
         torch.testing.assert_close(found[0][name], found[1][name], atol=1e-4, rtol=1e-3)
 
 
-def test_it_learns(data, architecture, tiny_model, tmp_path: Path) -> None:
-    plan = replace(PLAN, epochs=10)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_it_learns(optimizer: str, data, architecture, tiny_model, tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=10, optimizer=optimizer)
     history = loop.train(tiny_model(architecture), plan, data, data, tmp_path, CPU)
     assert history.columns == list(COLUMNS)
     first = history.filter(split="validation", domain="all", name="cross_entropy")["value"][0]
@@ -146,11 +148,12 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_killed_run_ends_with_the_same_bytes(
-    data, architecture, tiny_model, tmp_path: Path, monkeypatch
+    optimizer: str, data, architecture, tiny_model, tmp_path: Path, monkeypatch
 ) -> None:
-    whole = tiny_model(architecture)
-    history = loop.train(whole, PLAN, data, data, tmp_path / "whole", CPU)
+    plan, whole = replace(PLAN, optimizer=optimizer), tiny_model(architecture)
+    history = loop.train(whole, plan, data, data, tmp_path / "whole", CPU)
 
     model, steps = tiny_model(architecture), 0
     plain = Step.take
@@ -164,14 +167,14 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
     monkeypatch.setattr(Step, "take", kill)
     with pytest.raises(Killed):
-        loop.train(model, PLAN, data, data, tmp_path / "killed", CPU)
+        loop.train(model, plan, data, data, tmp_path / "killed", CPU)
     newest = max((tmp_path / "killed").glob("step-*"))
     cut = newest.with_name("step-000000099.safetensors")
     cut.write_bytes(newest.read_bytes()[:1000])  # a later one that is not whole is passed over
 
     resumed = tiny_model(architecture, seed=5)  # nothing of the initial weights may remain
     steps = 100
-    again = loop.train(resumed, PLAN, data, data, tmp_path / "killed", CPU)
+    again = loop.train(resumed, plan, data, data, tmp_path / "killed", CPU)
     assert steps < 100 + 12
     assert again.equals(history)
     loading.save(whole, tmp_path / "a")

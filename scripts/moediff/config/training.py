@@ -9,7 +9,7 @@ from moediff.core.errors import ConfigError
 
 # Keys that came when models had been trained without them. At these values, their defaults, they
 # change nothing and are left out of a job's parameters, so that no such model is trained again.
-YOUNGER: Config = {"router_losses": {}, "trainable": "all"}
+YOUNGER: Config = {"router_losses": {}, "trainable": "all", "optimizer": "adamw"}
 SCRATCH = "scratch"  # the init of a model that names none
 
 

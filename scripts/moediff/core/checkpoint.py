@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError
 
+# What an optimizer keeps of each parameter after its first step, by the name of its class.
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
+_KEPT = {"Adam": _ADAM, "AdamW": _ADAM, "Muon": ("momentum_buffer",)}
 
 
 def save(
@@ -48,22 +50,25 @@ def finished(path: Path) -> dict[str, Any] | None:
 def _learning(
     module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of a module that its optimizer holds; the others have no moments."""
+    """The parameters of a module that an optimizer of it holds; the others have no moments there."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return ((name, p) for name, p in module.named_parameters() if id(p) in held)
 
 
-def state_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor of a module and of its Adam optimizer."""
+def state_of(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Every tensor of a module and of its optimizers, no two of which hold the same parameter."""
     tensors = {f"model/{name}": value for name, value in module.state_dict().items()}
-    for name, parameter in _learning(module, optimizer):
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{name}/{key}"] = value
+    for optimizer in optimizers:
+        for name, parameter in _learning(module, optimizer):
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"optimizer/{name}/{key}"] = value
     return tensors
 
 
 def restore(
-    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    module: nn.Module,
+    optimizers: Iterable[torch.optim.Optimizer],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """Take up `state_of`, every tensor; KeyError when one is missing."""
     weights = {
@@ -72,8 +77,10 @@ def restore(
         if name.startswith("model/")
     }
     module.load_state_dict(weights, strict=True)
-    for name, parameter in _learning(module, optimizer):
-        if parameter.numel():  # an empty block has no moments
-            for key in _ADAM:
-                value = tensors[f"optimizer/{name}/{key}"]
-                optimizer.state[parameter][key] = value.to(parameter.device)
+    for optimizer in optimizers:
+        kept = _KEPT[type(optimizer).__name__]
+        for name, parameter in _learning(module, optimizer):
+            if parameter.numel():  # an empty block has no moments
+                for key in kept:
+                    value = tensors[f"optimizer/{name}/{key}"]
+                    optimizer.state[parameter][key] = value.to(parameter.device)

@@ -26,6 +26,13 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     return getattr(torch, wanted)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are done by instructions of their own."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
     """Within it products are computed at a precision; nothing changes at float32."""
     if precision == torch.float32:

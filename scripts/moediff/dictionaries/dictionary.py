@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from moediff.core import artifact
+from moediff.core.device import has_bfloat16
 from moediff.dictionaries.blocks import (
     EXCLUSIVE,
     FREE,
@@ -39,7 +40,6 @@ from moediff.dictionaries.scores import (
     Scores,
     Scratch,
     ScreenedScores,
-    has_bfloat16,
     scores_at,
 )
 from moediff.dictionaries.selection import KEEPS_K

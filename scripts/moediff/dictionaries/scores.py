@@ -255,13 +255,6 @@ def kth(values: Tensor, k: int) -> Tensor:
     return values.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are done by instructions of their own."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def where(entries: Entries, scores: Tensor, mask: Tensor) -> tuple[Entries, Tensor]:
     kept = mask.nonzero().squeeze(1)
     return (entries[0][kept], entries[1][kept]), scores[kept]

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from moediff.config.base import count_of
 from moediff.core import checkpoint
+from moediff.core.device import has_bfloat16
 from moediff.dictionaries.blocks import Block, widen
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.objectives import LOSSES, PENALTIES, Code
 from moediff.dictionaries.products import selected_values, sparse_decode
-from moediff.dictionaries.scores import DenseScores, Linear, Scratch, has_bfloat16
+from moediff.dictionaries.scores import DenseScores, Linear, Scratch
 from moediff.dictionaries.selection import KEEPS_K, RULES, row_top
 
 # The peak learning rate of a recipe that names none is PEAK_RATE over the root of D in runs of at most
@@ -236,10 +237,10 @@ class Fitter:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on."""
-        return checkpoint.state_of(self.trained, self.optimizer) | {"silent": self.silent}
+        return checkpoint.state_of(self.trained, [self.optimizer]) | {"silent": self.silent}
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Take up `state` after `step` steps, every tensor."""
-        checkpoint.restore(self.trained, self.optimizer, tensors)
+        checkpoint.restore(self.trained, [self.optimizer], tensors)
         self.silent = tensors["silent"].to(self.silent.device)
         self.step = step

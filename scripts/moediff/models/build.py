@@ -9,6 +9,10 @@ import torch
 from transformers import PreTrainedModel, Qwen3MoeConfig
 from transformers.models.qwen3_moe import Qwen3MoeForCausalLM
 
+# Matrices of one shape that lie under one another in a parameter, by the end of its name: an expert's gate
+# and up projections, which a dense feed-forward has apart.
+FUSED = {"gate_up_proj": 2}
+
 
 def build(
     settings: Mapping[str, Any], vocabulary: int, context: int, end_of_text: int, seed: int

@@ -45,7 +45,7 @@ def train(
             f"{plan.used(len(data))}"
         )
     step = Step(model, plan, device)
-    history, first = _resume(state, model, step.optimizer)
+    history, first = _resume(state, model, step)
     marks = _marks(steps, plan.evaluations)
     sums = LossSums(data.domains)
     batch_tokens = plan.batch * data.tokens.shape[1]
@@ -66,8 +66,9 @@ def train(
             log.info("%s: step %d of %d, validation cross-entropy %.4f", name, done, steps,
                      measured.cross_entropies()[ALL])  # fmt: skip
             sums = LossSums(data.domains)
-            tensors = checkpoint.state_of(model, step.optimizer)
-            checkpoint.save(state, done, tensors, {"history": history})
+            tensors = checkpoint.state_of(model, step.optimizers)
+            facts = {"history": history, "optimizer": plan.optimizer}
+            checkpoint.save(state, done, tensors, facts)
         progress.advance(batch_tokens)
     progress.close()
     return pl.DataFrame(history, schema=COLUMNS)
@@ -95,14 +96,21 @@ def _refuse_divergence(measured: LossSums, name: str, step: int) -> None:
         )
 
 
-def _resume(
-    state: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[list[dict[str, Any]], int]:
-    """Restore the newest whole checkpoint of `state`; history and steps done."""
+def _resume(state: Path, model: nn.Module, step: Step) -> tuple[list[dict[str, Any]], int]:
+    """Restore the newest whole checkpoint of `state`; history and steps done.
+
+    Raises UserError where it is of another optimizer.
+    """
     newest = checkpoint.newest(state)
     if newest is None:
         return [], 0
     tensors, metadata = newest
-    checkpoint.restore(model, optimizer, tensors)
+    found, wanted = metadata.get("optimizer", "adamw"), step.plan.optimizer  # it went unsaid before
+    if found != wanted:
+        raise UserError(
+            f"{state}: its checkpoints are of the optimizer {found}, this run's is {wanted}; remove the "
+            f"folder to begin anew, or set training.optimizer to {found}"
+        )
+    checkpoint.restore(model, step.optimizers, tensors)
     log.info("resumed after step %d", metadata["step"])
     return metadata["history"], metadata["step"]

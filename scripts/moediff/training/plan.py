@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,13 @@ class Plan:
     micro_batch: int | None = None
     sequences: int | None = None  # of the train split; None is all
     trainable: str = "all"  # name in `trainable.TRAINABLE`
+    optimizer: str = "adamw"  # name in `optimizers.OPTIMIZERS`
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], peak_lr: float, seed: int) -> Plan:
         """The plan of a config's `training`; without a data seed of its own the order follows `seed`.
 
-        `router_losses` and `trainable` may be left out: they came after `balance` and the rest
-        (`config.training.YOUNGER`).
+        Keys of `config.training.YOUNGER` may be left out: they came after `balance` and the rest.
         """
         known = {key: settings[key] for key in cls.__dataclass_fields__ if key in settings}
         data_seed = settings["data_seed"] if settings["data_seed"] is not None else seed
@@ -48,6 +48,16 @@ class Plan:
         losses = {"balance": settings["balance"], **settings.get("router_losses", {})}
         chosen = {"peak_lr": peak_lr, "data_seed": data_seed, "betas": betas}
         return cls(**known | chosen | {"router_losses": losses})
+
+    def facts(self) -> dict[str, Any]:
+        """The plan as results say it.
+
+        AdamW goes unsaid: before there was a choice it did, and the same work gives the same bytes.
+        """
+        facts = asdict(self)
+        if self.optimizer == "adamw":
+            del facts["optimizer"]
+        return facts
 
     def steps(self, available: int) -> int:
         """Optimizer steps over `available` sequences."""

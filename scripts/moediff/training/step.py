@@ -12,6 +12,7 @@ from moediff.corpus.token_shards import TokenSplit
 from moediff.models.autocast import follow_autocast
 from moediff.models.families import routers, top_k
 from moediff.training.objectives import token_losses
+from moediff.training.optimizers import OPTIMIZERS
 from moediff.training.plan import Plan
 from moediff.training.router_losses import summed_over_layers
 from moediff.training.router_tap import tapped
@@ -28,7 +29,7 @@ class Step:
         if self.precision != torch.float32:
             follow_autocast(model)
         train_only(model, plan.trainable)
-        self.optimizer = make_optimizer(model, plan)
+        self.optimizers = OPTIMIZERS[plan.optimizer](model, plan)
         self.routed, self.top_k = bool(routers(model)), top_k(model) or 1
 
     def take(
@@ -55,18 +56,9 @@ class Step:
             objective.backward()
             losses.append(loss.detach())
         nn.utils.clip_grad_norm_(self.model.parameters(), plan.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return torch.cat(losses), measured
-
-
-def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters that learn; weight decay on matrices only."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": plan.weight_decay},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.peak_lr, betas=plan.betas, fused=True)
