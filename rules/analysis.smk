@@ -79,8 +79,7 @@ rule linear_map:
 
 rule similarity:
     input:
-        validation=linear_map_shards("validation"),
-        anchor=at("baseline", file="anchor.parquet"),
+        validation=linear_map_shards("validation", "similarity.parquet"),
     output:
         at("baseline", file="similarity.parquet"),
     log:
@@ -229,8 +228,10 @@ rule panel:
 rule kinds:
     input:
         explained=of_fit("explained.parquet"),
+        similarity=at("baseline", file="similarity.parquet"),
     output:
-        of_fit("kinds.json"),
+        kinds=of_fit("kinds.json"),
+        features=of_fit("differential.parquet"),
     log:
         log_of("kinds/{comparison}/{member}/{recipe}-{seed}"),
     benchmark:

@@ -40,15 +40,15 @@ def panel_shards(wildcards):
     return shards_of(member, "validation")
 
 
-def linear_map_shards(split):
-    """Input function: shards of several sources, which alone can be predicted from each other."""
+def linear_map_shards(split, file="anchor.parquet"):
+    """Input function: shards of several sources, which alone can be held against each other."""
 
     def shards(wildcards):
         member = member_of(wildcards)
         if len(member.sources) < 2:
             refuse(
-                f"{member.comparison}/{member.name}/anchor.parquet",
-                "a linear map needs several sources",
+                f"{member.comparison}/{member.name}/{file}",
+                "it is about several sources",
             )
         return shards_of(member, split)
 

@@ -3,7 +3,7 @@
 from moediff.job import fit_of, job
 
 with job(snakemake) as log:
-    from moediff.analysis import kinds
+    from moediff.analysis import differential, kinds
     from moediff.core import artifact
 
     params, wildcards = snakemake.params, snakemake.wildcards
@@ -11,9 +11,18 @@ with job(snakemake) as log:
     table = artifact.read_parquet(
         snakemake.input.explained, [f"explained_{name}" for name in names]
     )
-    found = kinds.graded_usage(table.to_numpy(), names, params.kinds)
+    explained = table.to_numpy()
+    found = kinds.graded_usage(explained, names, params.kinds)
+    features, found["catalogue"] = differential.NOTHING, []
+    if found["unknown"] is None:
+        used = kinds.ordered_usage(explained, names, params.kinds)
+        features = differential.differential(used, len(next(iter(params.kinds.values()))))
+        found["catalogue"] = differential.catalogue(features, used, params.kinds)
+    similarities = artifact.read_parquet(snakemake.input.similarity)
+    found["without_dictionary"] = kinds.graded_rows(similarities, params.kinds)
     facts = artifact.made_by("kinds") | {**fit_of(wildcards), "kinds": dict(params.kinds)}
-    artifact.write_json(snakemake.output[0], facts | found)
+    artifact.write_json(snakemake.output.kinds, facts | found)
+    artifact.write_parquet(snakemake.output.features, features, facts)
     if found["unknown"]:
         log.warning("%s/%s: %s", wildcards.comparison, wildcards.recipe, found["unknown"])
     for row in found.get("judged", []):

@@ -3,20 +3,15 @@
 from moediff.job import job
 
 with job(snakemake, torch_threads=True) as log:
-    import polars as pl
-
     from moediff.activations.rows import AlignedRows
     from moediff.analysis import similarity
     from moediff.core import artifact
 
     params = snakemake.params
     rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
-    anchor = similarity.of_anchor(artifact.read_parquet(snakemake.input.anchor))
-    table = pl.concat(
-        [anchor, similarity.similarities(similarity.sample(rows), list(params.sources))]
-    )
+    table = similarity.similarities(similarity.sample(rows), list(params.sources))
     made_by = artifact.made_by("similarity", origins=rows.origins)
     artifact.write_parquet(snakemake.output[0], table, made_by)
-    for measure, part in table.group_by("measure", maintain_order=True):
-        log.info("%s: calibrated %.4f to %.4f over %d pairs", measure[0], part["calibrated"].min(),
+    for (measure,), part in table.group_by("measure", maintain_order=True):
+        log.info("%s: calibrated %.4f to %.4f over %d pairs", measure, part["calibrated"].min(),
                  part["calibrated"].max(), len(part))  # fmt: skip

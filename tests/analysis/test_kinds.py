@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from moediff.analysis import kinds, panel, permanova
+from moediff.analysis import differential, kinds, panel, permanova, similarity
 from moediff.core import artifact
 from snake import run_script
 from usages import explained
@@ -147,16 +148,29 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
         path = tmp_path / name / "explained.parquet"
         path.parent.mkdir()
         artifact.write_parquet(path, table, artifact.made_by("panel"))
+        pairs = [("cka", *two, 0.6, 0.2, 0.5) for two in itertools.combinations(NAMES, 2)]
+        alike = pl.DataFrame(pairs, schema=similarity.COLUMNS, orient="row")
+        artifact.write_parquet(tmp_path / "alike.parquet", alike, artifact.made_by("similarity"))
         run_script(
             "analysis/kinds", tmp_path,
-            input={"explained": path}, output=[path.parent / "kinds.json"],
+            input={"explained": path, "similarity": tmp_path / "alike.parquet"},
+            output={"kinds": path.parent / "kinds.json", "features": path.parent / "own.parquet"},
             params={"sources": NAMES, "kinds": KINDS},
             wildcards={"comparison": name, "member": "m", "recipe": "r", "seed": "3"},
         )  # fmt: skip
         return artifact.read_json(path.parent / "kinds.json")
 
     found, nothing = run("c", told), run("d", -told)
-    wanted = json.loads(json.dumps(kinds.graded_usage(told, NAMES, KINDS)))
+    used = kinds.ordered_usage(told, NAMES, KINDS)
+    table = differential.differential(used, len(next(iter(KINDS.values()))))
+    assert artifact.read_parquet(tmp_path / "c" / "own.parquet").equals(table)
+    assert artifact.read_parquet(tmp_path / "d" / "own.parquet").is_empty()
+    alike = found["without_dictionary"]
+    assert [row["measure"] for row in alike] == ["cka"]
+    assert alike[0]["judged"][0]["p"] == 1  # all pairs are equally far apart
+    wanted = kinds.graded_usage(told, NAMES, KINDS)
+    wanted |= {"catalogue": differential.catalogue(table, used, KINDS), "without_dictionary": alike}
+    wanted = json.loads(json.dumps(wanted))
     about = {"comparison": "c", "member": "m", "recipe": "r", "seed": 3, "kinds": KINDS}
     assert {key: found[key] for key in (*wanted, *about)} == wanted | about
     assert "no feature explains anything in m0" in nothing["unknown"]
@@ -164,7 +178,8 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     run_script("analysis/gather_kinds", tmp_path, input=files, output=[tmp_path / "kinds.json"])
     panels = artifact.read_json(tmp_path / "kinds.json")["panels"]
     assert panels[0] == wanted | about
-    assert panels[1] == {"unknown": nothing["unknown"], **about, "comparison": "d"}
+    left = {"unknown": nothing["unknown"], "catalogue": [], "without_dictionary": alike}
+    assert panels[1] == {**left, **about, "comparison": "d"}
 
 
 # --- made panels --------------------------------------------------------------------------------

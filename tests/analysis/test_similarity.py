@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from torch import Tensor
 
 from moediff.analysis import similarity
+from moediff.analysis.kinds import graded_rows
 from moediff.analysis.similarity import MEASURES, NEAREST
 from moediff.core.errors import UserError
 
@@ -103,18 +103,18 @@ def test_a_calibrated_similarity_counts_from_chance() -> None:
     assert similarity.calibrated(1, 0.2) == 1
 
 
-def test_distances_are_symmetric_and_ridge_is_the_mean_of_both_ways() -> None:
-    rows = [rows_of(0), turned(rows_of(0)), rows_of(2)]
-    names = ["moe.0", "moe.1", "dense.0"]
-    table = similarity.similarities(rows, names)
-    distance = similarity.squared_distances(table, "cka", names)
-    assert np.array_equal(distance, distance.T)
-    assert distance[0, 1] == pytest.approx(0, abs=1e-10)
-    assert distance[0, 2] > 0.9
-    anchor = pl.DataFrame(
-        {"from": ["b", "a"], "to": ["a", "b"], "r2": [0.5, -0.1], "alpha": 1.0, "rows": 9}
-    )
-    assert similarity.of_anchor(anchor).rows() == [("ridge", "b", "a", 0.2, 0.0, 0.2)]
+def test_pairs_are_graded_in_the_order_of_kinds() -> None:
+    rows = [rows_of(0), rows_of(2), turned(rows_of(0)), turned(rows_of(2))]
+    table = similarity.similarities(rows, ["dense.0", "moe.0", "dense.1", "moe.1"])
+    for found in graded_rows(table, {"moe": ["moe.0", "moe.1"], "dense": ["dense.0", "dense.1"]}):
+        distance = np.array(found["squared_distances"])
+        assert np.array_equal(distance, distance.T)
+        assert distance[0, 1] == pytest.approx(0, abs=1e-10)
+        assert distance[2, 3] == pytest.approx(0, abs=1e-10)
+        assert distance[:2, 2:].min() > 0.9
+        by_name = {row["statistic"]: row for row in found["judged"]}
+        assert by_name["r2"]["observed"] == pytest.approx(1, abs=1e-6)
+        assert by_name["r2"]["rank"] == 1
 
 
 def test_a_sample_is_spread_evenly_and_the_same_in_all_sources(aligned_rows) -> None:

@@ -54,6 +54,7 @@ def test_a_bad_config_ends_in_one_line_before_any_job(tmp_path: Path, name: str)
             "one source",
         ),
         ("results/baselines/moe/moe.0/anchor.parquet", "several sources"),
+        ("results/baselines/moe/moe.0/similarity.parquet", "several sources"),
         ("results/baselines/moe/moe.0/divergence.parquet", "only two sources have a divergence"),
         ("results/dictionaries/moe/moe.0/default/seed-0/deletion.json", "only two sources"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moediff.analysis import similarity
 from moediff.report import tables
 
 NAMED = {"comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 1}
@@ -75,6 +76,32 @@ def test_panels_are_judged_and_their_domains_named_row_by_row() -> None:
     assert named == [("code", 3, 0.8), ("tales", 1, 0.2)]
 
 
+def test_kinds_are_graded_by_features_and_by_rows_and_their_features_counted() -> None:
+    r2 = {
+        "statistic": "r2",
+        "observed": 0.4,
+        "largest_other": 0.3,
+        "rank": 1,
+        "others": 34,
+        "p": 1 / 35,
+    }
+    other = {"statistic": "pseudo_f", "observed": 4.0}
+    own = {"kind": "moe", "features": 7, "q": 0.1, "share": 0.2, "elsewhere": 0.05}
+    rows = [{"measure": name, "judged": [r2 | {"observed": 0.1}]} for name in similarity.MEASURES]
+    panel = NAMED | {"judged": [r2, other], "without_dictionary": rows, "catalogue": [own]}
+    found = tables.graded([panel])
+    assert [row["R2"] for row in found] == [0.4, 0.1, 0.1, 0.1]
+    assert len({row["measured by"] for row in found}) == 4
+    assert found[0]["rank"] == "1 of 35"
+    (counted,) = tables.catalogue([panel])
+    assert counted == {
+        "dictionary": CALLED, "used more by": "moe", "features": 7, "at most false": 0.1,
+        "their share there": 0.2, "in the other kind": 0.05,
+    }  # fmt: skip
+    unknown = NAMED | {"unknown": "why", "without_dictionary": [], "catalogue": []}
+    assert tables.graded([unknown]) == tables.catalogue([unknown]) == []
+
+
 def test_external_rows_are_told_by_split_and_rows_kept_once() -> None:
     external = {"theirs": {"array": "h", "fit": ["a", "b"], "validation": "c"}}
     assert tables.external_rows(external) == [
@@ -96,7 +123,7 @@ def test_a_study_has_only_the_tables_that_have_rows() -> None:
     counted = {"rows": [], "error_rates": []}
     fve = dict.fromkeys(tables.EXPLAINED, 0.5)
     metrics = [NAMED | {"sources": ["moe.0"], "fve": [fve], "rows": []}]
-    found = tables.of_study(study, [], counted, metrics, {"moe": {"total": 7}}, {}, {})
+    found = tables.of_study(study, [], [], counted, metrics, {"moe": {"total": 7}}, {}, {})
     assert found == {
         "Fraction of validation variance explained": [{"dictionary": CALLED, **fve}],
         "Models: parameters": [{"model": "moe", "total": 7}],

@@ -42,9 +42,8 @@ def test_the_schedule_rises_to_the_peak_and_falls_to_its_share() -> None:
 
 
 def test_a_plan_has_betas_that_torch_takes_where_a_config_says_0() -> None:
-    config = complete(
-        TINY | {"training": TINY["training"] | {"betas": [0, 0.999]}}, SCHEMA, PRESETS
-    )
+    corpus = TINY["corpus"] | {"domains": {"made": {"source": "tales"}}}
+    config = complete(TINY | {"corpus": corpus, "training": {"betas": [0, 0.999]}}, SCHEMA, PRESETS)
     plan = Plan.of(config["training"], 1e-3, 0)
     assert [type(beta) for beta in plan.betas] == [float, float]
     torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], betas=plan.betas)

@@ -32,6 +32,8 @@ COLUMNS = {
     "q": pl.Float64,
 }
 
+NOTHING = pl.DataFrame(schema=COLUMNS)
+
 
 def moderated_t(values: np.ndarray, first: np.ndarray) -> np.ndarray:
     """t [F] of values [F, S] in the sources of `first` [S] of bool against the others.
@@ -81,7 +83,7 @@ def differential(usage: np.ndarray, first: int) -> pl.DataFrame:
     count = usage.shape[1]
     used = np.flatnonzero((usage > 0).any(1))
     if min(first, count - first) < 2 or not len(used):
-        return pl.DataFrame(schema=COLUMNS)
+        return NOTHING
     values = np.log(usage[used] / _sizes(usage) + OFFSET / len(usage))
     values = values + _JITTER * np.arange(count)  # equal usages have a variance too
     every = labellings(count, first, unordered=2 * first == count)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from moediff.analysis import permanova
 from moediff.core.resampling import exact_p
@@ -26,6 +27,14 @@ def usage(explained: np.ndarray) -> np.ndarray:
     """
     gained = explained.clip(0)
     return gained / gained.sum(0)
+
+
+def ordered_usage(
+    explained: np.ndarray, names: Sequence[str], kinds: Mapping[str, Sequence[str]]
+) -> np.ndarray:
+    """`usage` [F, S] in the order of `kinds`, of columns that are called `names`."""
+    columns = [list(names).index(name) for members in kinds.values() for name in members]
+    return usage(np.ascontiguousarray(explained[:, columns]))  # sums in one order, however it lies
 
 
 def unexplained(explained: np.ndarray, names: Sequence[str]) -> list[str]:
@@ -103,8 +112,7 @@ def graded_usage(
     if nothing := unexplained(explained, names):
         return {"unknown": f"no feature explains anything in {', '.join(nothing)}"}
     order = [name for members in kinds.values() for name in members]
-    columns = [list(names).index(name) for name in order]
-    used = usage(np.ascontiguousarray(explained[:, columns]))  # sums in one order, however it lies
+    used = ordered_usage(explained, names, kinds)
     found = graded(hellinger(used), kinds)
     labels = permanova.every_labelling(len(order), len(next(iter(kinds.values()))))
     differs = total_variation(used, labels)
@@ -116,6 +124,26 @@ def graded_usage(
         "judged": [*found["judged"], row],
         "values": found["values"] | {"total_variation": differs.tolist()},
     }
+
+
+def graded_rows(
+    similarities: pl.DataFrame, kinds: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """`graded` by each measure of how alike rows are, with no dictionary: of similarity.parquet's rows.
+
+    One less the calibrated similarity is taken for a squared distance, as `similarity` says.
+    """
+    place = {
+        name: s for s, name in enumerate(name for members in kinds.values() for name in members)
+    }
+    found = []
+    for (measure,), part in similarities.group_by("measure", maintain_order=True):
+        d2 = np.zeros((len(place), len(place)))
+        for row in part.iter_rows(named=True):
+            a, b = place[row["first"]], place[row["second"]]
+            d2[a, b] = d2[b, a] = max(0.0, 1 - row["calibrated"])  # rounding passes 1
+        found.append({"measure": measure} | graded(d2, kinds))
+    return found
 
 
 def judged(

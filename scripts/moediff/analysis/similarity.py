@@ -100,33 +100,6 @@ def calibrated(value: float, chance: float) -> float:
     return max(0.0, (value - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
-def of_anchor(anchor: pl.DataFrame) -> pl.DataFrame:
-    """COLUMNS of the anchor's ridge regressions, of both directions the mean; R2 below 0 counts as 0."""
-    pairs = anchor.select(
-        pl.min_horizontal("from", "to").alias("low"),
-        pl.max_horizontal("from", "to").alias("high"),
-        pl.col("from").alias("first"), pl.col("to").alias("second"), "r2",
-    )  # fmt: skip
-    return (
-        pairs.group_by("low", "high", maintain_order=True)
-        .agg(pl.col("first", "second").first(), pl.col("r2").mean().alias("similarity"))
-        .select(
-            pl.lit(RIDGE).alias("measure"), "first", "second", "similarity",
-            pl.lit(0.0).alias("chance"), pl.col("similarity").clip(0).alias("calibrated"),
-        )
-    )  # fmt: skip
-
-
-def squared_distances(table: pl.DataFrame, measure: str, names: Sequence[str]) -> np.ndarray:
-    """One less the calibrated similarity by a measure [S, S], in the order of `names`; 0 to itself."""
-    place = {name: number for number, name in enumerate(names)}
-    found = np.zeros((len(names), len(names)))
-    for row in table.filter(measure=measure).iter_rows(named=True):
-        a, b = place[row["first"]], place[row["second"]]
-        found[a, b] = found[b, a] = 1 - row["calibrated"]
-    return found
-
-
 # --- linear CKA ----------------------------------------------------------------------------------
 
 

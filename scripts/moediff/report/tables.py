@@ -41,10 +41,19 @@ SENSITIVITY = {
     "exclusive variance": "exclusive_variance",
 }  # fmt: skip
 
+# By what kinds are graded: the usage of features, and measures of similarity.parquet.
+BY = {
+    "usage": "explained variance by feature",
+    "cka": "rows, linear CKA",
+    "procrustes": "rows, Procrustes",
+    "neighbours": "rows, nearest neighbours",
+}
+
 
 def of_study(
     study: Record,
     panels: Sequence[Record],
+    kinds: Sequence[Record],
     counted: Record,
     metrics: Sequence[Record],
     parameters: Mapping[str, Record],
@@ -53,13 +62,15 @@ def of_study(
 ) -> dict[str, list[Row]]:
     """Every table of the page that has rows, by its heading and in order.
 
-    `study` is what claims.json holds, `counted` what classes.json does, `parameters` the counts and
-    `losses` the cross-entropies of each language model, `external` the settings of models whose rows
-    other code wrote.
+    `study` is what claims.json holds, `kinds` the panels of kinds.json, `counted` what classes.json does,
+    `parameters` the counts and `losses` the cross-entropies of each language model, `external` the
+    settings of models whose rows other code wrote.
     """
     tables = {
         "The panel: features of one kind of model alone, against all other labels": judged(panels),
         "Domains of the features of one kind alone": domains(panels),
+        "Kinds, graded: how well they divide the models, against all other splits": graded(kinds),
+        "Features that one kind uses more": catalogue(kinds),
         "Features by class, beside what controls of known answer show": classes(metrics, counted),
         "Share of each source's variance that goes with a class": class_shares(counted),
         "Fraction of validation variance explained": explained(metrics),
@@ -139,6 +150,43 @@ def judged(panels: Sequence[Record]) -> list[Row]:
         {"dictionary": label_of(panel), **{key: row.get(key) for key in JUDGED}}
         for panel in panels
         for row in panel["judged"]
+    ]
+
+
+def graded(kinds: Sequence[Record]) -> list[Row]:
+    """How well kinds divide the models of every panel: by its features, and by rows without it."""
+    return [
+        {
+            "dictionary": label_of(panel),
+            "measured by": BY[measure],
+            "R2": row["observed"],
+            "largest of others": row["largest_other"],
+            "rank": f"{row['rank']} of {row['others'] + 1}",
+            "p": row["p"],
+        }
+        for panel in kinds
+        for measure, found in (
+            ("usage", panel),
+            *((one["measure"], one) for one in panel["without_dictionary"]),
+        )
+        for row in found.get("judged", [])
+        if row["statistic"] == "r2"
+    ]
+
+
+def catalogue(kinds: Sequence[Record]) -> list[Row]:
+    """Features that a kind uses more, of every panel, and what explained variance goes to them."""
+    return [
+        {
+            "dictionary": label_of(panel),
+            "used more by": row["kind"],
+            "features": row["features"],
+            "at most false": row["q"],
+            "their share there": row["share"],
+            "in the other kind": row["elsewhere"],
+        }
+        for panel in kinds
+        for row in panel["catalogue"]
     ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from moediff.activations.kept_rows import kept_rows
 from moediff.activations.rows import AlignedRows
-from moediff.analysis import divergence, matching, moved, panel_loss, splicing
+from moediff.analysis import divergence, matching, moved, panel_loss, similarity, splicing
 from moediff.analysis.reruns import Text
 from moediff.analysis.sides import Side
 from moediff.config import activations
@@ -45,6 +45,15 @@ def matches(first: MadeFit, others: Sequence[MadeFit]) -> Cost:
 def distances(one: MadeFit) -> Cost:
     """How far rows of two sources lie apart, by validation rows."""
     return cost(lambda size: moved.moved(one.rows(size), 4096), ROWS)
+
+
+def similarities(one: MadeFit) -> Cost:
+    """How alike sources are, by the rows that are compared."""
+
+    def work(size: int) -> None:
+        similarity.similarities(similarity.sample(one.rows(size)), one.names)
+
+    return cost(work, similarity.ROWS // 8)
 
 
 def affinities(one: MadeFit, source: int) -> Cost:

@@ -13,6 +13,7 @@ import torch
 
 from moediff.activations.caching import CALIBRATION_SEQUENCES
 from moediff.activations.shards import TYPES
+from moediff.analysis import similarity
 from moediff.config import activations, base, models, training
 from moediff.config.base import Config
 from moediff.config.corpus import sequences, shard_count
@@ -202,6 +203,7 @@ AMOUNTS: dict[str, Callable[[Config, Fit], int]] = {
     **dict.fromkeys(
         ("metrics", "deletion", "panel", "examples", "matching", "moved"), _validation_rows
     ),
+    "similarity": lambda config, fit: min(_validation_rows(config, fit), similarity.ROWS),
     **dict.fromkeys(("splicing", "divergence", "panel_loss"), _sequences),
     **dict.fromkeys(("figures", "charts"), _features),
 }
