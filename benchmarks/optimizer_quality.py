@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if min(options.points, options.turns) < 1:
+        parser.error("--points and --turns are at least 1")
     torch.set_num_threads(options.threads)
     measured: dict[str, Any] = {}
     for model in options.models:
@@ -157,10 +159,10 @@ def show(model: str, measured: dict[str, Any], domains: tuple[str, ...]) -> None
     )
     print("|---|" + "---|" * (len(domains) + 5))
     for run, points in runs.items():
-        last, half = points[-1], points[len(points) // 2 - 1]
+        last, half = points[-1], points[max(0, len(points) // 2 - 1)]
         losses = " | ".join(f"{last['losses'][name]:.3f}" for name in ("all", *domains))
         found = reached(points, goal)
-        when = f"{found[0] / last['tokens']:.0%} of tokens, {found[1]:.0f} s" if found else "never"
+        when = f"{found[0] / last['tokens']:.0%} of tokens, {found[1]:.0f} s" if found else ""
         cost = measured["step_cost"][run.split(":")[0]]
         print(
             f"| {run} | {losses} | {half['losses']['all']:.3f} | {cost:.2f} | {last['seconds']:.0f} "
