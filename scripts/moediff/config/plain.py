@@ -10,7 +10,7 @@ from moediff.core.errors import ConfigError
 
 DEEPEST = 50  # mappings and lists in each other; a config has eight
 MOST = 100_000  # values; a few aliases of aliases make more than memory holds
-LARGEST, SMALLEST = 10**30, 1e-30  # of numbers other than 0, in size: float32 holds their products
+LARGEST, SMALLEST = 10**36, 1e-36  # of numbers other than 0, in size: float32 holds those
 # What YAML reads a word without quotes as: by its tag.
 _READ_AS = {
     "bool": "its word for true or false", "null": "its word for nothing", "int": "a number",
