@@ -1,6 +1,6 @@
 """Gather how well the kinds of every panel divide its models into kinds.json."""
 
-from moediff.job import job
+from moediff.job import job, of_fits
 
 with job(snakemake) as log:
     from moediff.core import artifact
@@ -10,6 +10,6 @@ with job(snakemake) as log:
         log.info(
             "no comparison is a panel, all: [A, B] with two seeds of each or more: nothing to gather"
         )
-    panels = [artifact.read_json(path) for path in snakemake.input]
+    panels = of_fits(snakemake.input)
     rows = [{key: found[key] for key in found if key not in about} for found in panels]
     artifact.write_json(snakemake.output[0], artifact.made_by("kinds") | {"panels": rows})

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from moediff.analysis import differential, kinds, panel, permanova, similarity
+from moediff.config import layout
 from moediff.core import artifact
 from snake import run_script
 from usages import explained
@@ -143,10 +144,14 @@ def test_a_model_that_explains_nothing_is_named() -> None:
 def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     told = explained(np.random.default_rng(6), 60, times=3)
 
+    def folder(name: str) -> Path:
+        place = {"comparison": name, "member": "m", "recipe": "r", "seed": "3"}
+        return tmp_path / layout.path("dictionary", **place, file="")
+
     def run(name: str, values: np.ndarray) -> dict:
         table = pl.DataFrame({f"explained_{n}": values[:, s] for s, n in enumerate(NAMES)})
-        path = tmp_path / name / "explained.parquet"
-        path.parent.mkdir()
+        path = folder(name) / "explained.parquet"
+        path.parent.mkdir(parents=True)
         artifact.write_parquet(path, table, artifact.made_by("panel"))
         pairs = [("cka", *two, 0.6, 0.2, 0.5) for two in itertools.combinations(NAMES, 2)]
         alike = pl.DataFrame(pairs, schema=similarity.COLUMNS, orient="row")
@@ -163,8 +168,8 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     found, nothing = run("c", told), run("d", -told)
     used = kinds.ordered_usage(told, NAMES, KINDS)
     table = differential.differential(used, len(next(iter(KINDS.values()))))
-    assert artifact.read_parquet(tmp_path / "c" / "own.parquet").equals(table)
-    assert artifact.read_parquet(tmp_path / "d" / "own.parquet").is_empty()
+    assert artifact.read_parquet(folder("c") / "own.parquet").equals(table)
+    assert artifact.read_parquet(folder("d") / "own.parquet").is_empty()
     alike = found["without_dictionary"]
     assert [row["measure"] for row in alike] == ["cka"]
     assert alike[0]["judged"][0]["p"] == 1  # all pairs are equally far apart
@@ -174,7 +179,7 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     about = {"comparison": "c", "member": "m", "recipe": "r", "seed": 3, "kinds": KINDS}
     assert {key: found[key] for key in (*wanted, *about)} == wanted | about
     assert "no feature explains anything in m0" in nothing["unknown"]
-    files = [tmp_path / name / "kinds.json" for name in ("c", "d")]
+    files = [str(folder(name) / "kinds.json") for name in ("c", "d")]
     run_script("analysis/gather_kinds", tmp_path, input=files, output=[tmp_path / "kinds.json"])
     panels = artifact.read_json(tmp_path / "kinds.json")["panels"]
     assert panels[0] == wanted | about

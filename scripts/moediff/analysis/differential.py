@@ -23,7 +23,9 @@ from moediff.core.resampling import labellings
 # Added to every usage before its logarithm, as a part of an equal share 1 / F: what is smaller counts as
 # nothing, and a feature that one model does not use at all is not infinitely far from the others.
 OFFSET = 0.1
-_JITTER = 1e-9
+LEAST_VARIANCE = (
+    1e-5  # of a feature, as a part of the median's: an equal usage has no logarithm of it
+)
 Q = 0.1  # share of false ones at which features are counted
 COLUMNS = {
     "feature": pl.Int64,
@@ -32,6 +34,7 @@ COLUMNS = {
     "q": pl.Float64,
 }
 
+_NOTHING = 1e-18  # a variance that is rounding
 NOTHING = pl.DataFrame(schema=COLUMNS)
 
 
@@ -47,6 +50,7 @@ def moderated_t(values: np.ndarray, first: np.ndarray) -> np.ndarray:
     degrees = values.shape[1] - 2
     squares = sum(((side - side.mean(1, keepdims=True)) ** 2).sum(1) for side in sides)
     variance = squares / degrees
+    variance = np.maximum(variance, max(LEAST_VARIANCE * np.median(variance), _NOTHING))
     logs = np.log(variance) - digamma(degrees / 2) + np.log(degrees / 2)
     spread = float(logs.var(ddof=1)) - float(polygamma(1, degrees / 2))
     if spread > 0:
@@ -85,7 +89,6 @@ def differential(usage: np.ndarray, first: int) -> pl.DataFrame:
     if min(first, count - first) < 2 or not len(used):
         return NOTHING
     values = np.log(usage[used] / _sizes(usage) + OFFSET / len(usage))
-    values = values + _JITTER * np.arange(count)  # equal usages have a variance too
     every = labellings(count, first, unordered=2 * first == count)
     sides = np.zeros((len(every), count), bool)
     for number, chosen in enumerate(every):

@@ -12,7 +12,6 @@ model gives to a token that the other cannot predict is left out.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,14 +21,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moediff.analysis.reruns import Pass, Text, passes
+from moediff.analysis.reruns import Pass, Text, passes, warn_of_few
 from moediff.core.errors import UserError
 from moediff.core.resampling import LEAST_DOCUMENTS, document_interval
 from moediff.core.terms import ALL
 from moediff.corpus.token_shards import TokenShard
 from moediff.hooks.proofs import prove_packing
 
-log = logging.getLogger("moediff")
 AT_ONCE = 2**23  # probabilities of a model in memory at once, of 8 bytes
 COLUMNS = {
     "domain": pl.String, "tokens": pl.Int64, "kl_first_second": pl.Float64, "kl_low": pl.Float64,
@@ -81,7 +79,7 @@ def divergence(
             "divergence: a model gives no finite prediction of some token (a probability of 0 for one that "
             "the other expects, or no number)"
         )
-    _warn_of_few(found, domains)
+    warn_of_few("divergence", found["document"].to_numpy(), found["domain"].to_numpy(), domains)
     each = [_row(domains[int(number)], rows) for (number,), rows in found.group_by("domain")]
     each.sort(key=lambda row: (-row["kl_first_second"], row["domain"]))
     return pl.DataFrame([_row(ALL, found), *each], schema=COLUMNS)
@@ -132,16 +130,3 @@ def _row(name: str, found: pl.DataFrame) -> dict[str, Any]:
     interval = document_interval(found["kl_first_second"], found["tokens"], found["document"])
     low, high = interval or (None, None)
     return {"domain": name, "tokens": tokens, "kl_low": low, "kl_high": high} | means
-
-
-def _warn_of_few(found: pl.DataFrame, domains: Sequence[str]) -> None:
-    """Name the domains with too few documents to resample, and all together where that has too few."""
-    counts = {ALL: found["document"].n_unique()}
-    for number, name in enumerate(domains):
-        counts[name] = found.filter(domain=number)["document"].n_unique()
-    few = {name: count for name, count in counts.items() if 0 < count < LEAST_DOCUMENTS}
-    if few:
-        log.warning(
-            "divergence: no interval over fewer than %d documents (%s); raise reruns.sequences",
-            LEAST_DOCUMENTS, ", ".join(f"{name} {count}" for name, count in few.items()),
-        )  # fmt: skip

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from moediff.activations.chunks import Chunk
 from moediff.activations.rows import AlignedRows
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
+from moediff.core.resampling import LEAST_DOCUMENTS
+from moediff.core.terms import ALL
 from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard
@@ -32,6 +35,7 @@ from moediff.hooks.points import Point
 from moediff.hooks.routing import routing, silence
 from moediff.models.inputs import packed_inputs
 
+log = logging.getLogger("moediff")
 NO_LABEL = -100  # of a position at which nothing is predicted
 
 # --- over text ----------------------------------------------------------------------------------
@@ -170,6 +174,23 @@ def _chosen(document: np.ndarray, count: int, seen: set[int], least: int) -> np.
         seen = seen | held[best]
         chosen.append(best)
     return np.array(sorted(chosen))
+
+
+def warn_of_few(
+    name: str, document: np.ndarray, domain: np.ndarray, domains: Sequence[str]
+) -> None:
+    """Say in the log of which domains, or of all together, too few documents were read to be resampled.
+
+    `document` and `domain` [n] are those of what was read, in any order, repeats counted once.
+    """
+    counts = {ALL: len(np.unique(document))}
+    counts |= {name: len(np.unique(document[domain == n])) for n, name in enumerate(domains)}
+    few = ", ".join(f"{of} {count}" for of, count in counts.items() if 0 < count < LEAST_DOCUMENTS)
+    if few:
+        log.warning(
+            "%s: no interval over fewer than %d documents (%s); raise reruns.sequences",
+            name, LEAST_DOCUMENTS, few,
+        )  # fmt: skip
 
 
 # --- over text whose rows are stored ------------------------------------------------------------

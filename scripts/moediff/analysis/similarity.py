@@ -74,8 +74,8 @@ def sample(data: AlignedRows, most: int = ROWS) -> list[Tensor]:
 def similarities(rows: Sequence[Tensor], names: Sequence[str], seed: int = 0) -> pl.DataFrame:
     """COLUMNS of every measure and pair of sources, from the same rows [n, d_s] of each.
 
-    Permutations are the same for all. Memory: a bit or byte for each two rows of each source. Raises
-    UserError where the rows of a source do not vary.
+    Permutations are the same for all. Memory: the rows of all sources twice, and AT_ONCE times all rows
+    of one in distances. Raises UserError where the rows of a source do not vary.
     """
     count = len(rows[0])
     for name, own in zip(names, rows, strict=True):

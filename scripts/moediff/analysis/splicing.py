@@ -28,10 +28,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from moediff.analysis.reruns import Pass, Text, passes
+from moediff.analysis.reruns import Pass, Text, passes, warn_of_few
 from moediff.analysis.sides import Side
 from moediff.core.errors import UserError
-from moediff.core.resampling import LEAST_DOCUMENTS, document_interval
+from moediff.core.resampling import document_interval
 from moediff.core.terms import ALL
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.hooks.capture import Capture
@@ -107,14 +107,12 @@ class _Sums:
         values, counts = more[inside].astype(float), tokens[inside].astype(float)
         return document_interval(values, counts, document[inside].astype(np.int64))
 
-    def few_documents(self) -> dict[str, int]:
-        """Documents of each domain, and of all, that has too few to resample."""
-        batches = next(iter(self.added.values()))
-        document, domain, *_ = np.concatenate(batches, axis=1)
-        counts = {ALL: len(set(document))}
-        for number, name in enumerate(self.domains):
-            counts[name] = len(set(document[domain == number]))
-        return {name: count for name, count in counts.items() if 0 < count < LEAST_DOCUMENTS}
+    def warn_of_few(self, source: str) -> None:
+        """Name the domains of which too few documents were read to be resampled."""
+        document, domain, *_ = np.concatenate(next(iter(self.added.values())), axis=1)
+        warn_of_few(
+            f"splicing: {source}", document.astype(np.int64), domain.astype(np.int64), self.domains
+        )
 
     def documents(self, source: str) -> pl.DataFrame:
         """One row a routing, kind and document; one that two batches cut has its parts in one row."""
@@ -215,12 +213,7 @@ def splice(
     if not totals or not all(sums.count.any() for sums in totals):
         raise UserError("splicing: no token is predicted; use more sequences")
     for side, sums in zip(sides, totals, strict=True):
-        if few := sums.few_documents():
-            counts = ", ".join(f"{name} {count}" for name, count in few.items())
-            log.warning(
-                "splicing: %s: no interval over fewer than %d documents (%s); raise reruns.sequences",
-                side.name, LEAST_DOCUMENTS, counts,
-            )  # fmt: skip
+        sums.warn_of_few(side.name)
     rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
     each = [sums.documents(side.name) for side, sums in zip(sides, totals, strict=True)]
     return Losses(pl.DataFrame(rows, schema=COLUMNS), pl.concat(each))

@@ -49,16 +49,22 @@ def _below(folders: Iterable[str], pattern: str, before: str) -> set[str]:
     return found if before else {os.path.normpath(path) for path in found}
 
 
-def _folders(top: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+def _folders(top: str) -> Iterator[str]:
     """A folder and all below it, links followed but for those that lead up again, which have no end."""
-    place = os.path.realpath(top)
-    if place in above or not os.path.isdir(top):
-        return
-    yield top
-    with suppress(PermissionError), os.scandir(top) as entries:
+    if os.path.isdir(top):
+        yield from _below_place(top, os.path.realpath(top), frozenset())
+
+
+def _below_place(folder: str, place: str, above: frozenset[str]) -> Iterator[str]:
+    """The same of a folder that lies at `place` when links are followed, below those `above`."""
+    yield folder
+    with suppress(PermissionError), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not entry.name.startswith(".") and entry.is_dir():
-                yield from _folders(entry.path, above | {place})
+                inside = os.path.join(place, entry.name)
+                there = os.path.realpath(inside) if entry.is_symlink() else inside
+                if there not in above | {place}:
+                    yield from _below_place(entry.path, there, above | {place})
 
 
 def matching_files(pattern: str) -> list[str]:

@@ -131,11 +131,12 @@ def _json_row(text: str, where: str, wanted: list[str]) -> Mapping[str, Any]:
             f"{where}: each line must be a JSON object with named fields, not a "
             f"{type(row).__name__}; write one object a line"
         )
-    for name in wanted:
-        # A field that stands twice: the last would be taken and the first lost. It may be written in several
-        # ways, as it is or with its letters by number.
-        if text.count(json.dumps(name, ensure_ascii=False)) > 1 or "\\u" in text:
-            names = [key for key, _ in json.loads(text, object_pairs_hook=list)]
+    # A field that stands twice: the last would be taken and the first lost. It may be written in several
+    # ways, as it is or with its letters by number.
+    written = (json.dumps(name, ensure_ascii=False) for name in wanted)
+    if "\\u" in text or any(text.count(word) > 1 for word in written):
+        names = [key for key, _ in json.loads(text, object_pairs_hook=list)]
+        for name in wanted:
             if names.count(name) > 1:
                 raise UserError(f"{where}: the field '{one_line(name, 80)}' stands twice; keep one")
     return row
