@@ -36,7 +36,7 @@ ELSEWHERE = {
     "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
     "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),
     "report/budget": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
-    "synthetic/planted": ("synthetic/test_methods.py", "test_the_job_takes_up_worlds_that_are_done"),
+    "synthetic/planted": ("synthetic/test_grid.py", "test_the_job_takes_up_worlds_that_are_done"),
 }  # fmt: skip
 EVERY = sorted(
     script_name(path) for path in SCRIPTS.glob("*/*.py") if path.parent.name != "moediff"
