@@ -22,7 +22,12 @@ def test_steps_are_those_of_torch_to_the_bit() -> None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             assert parameter.grad is None
-        found.append([parameter.detach(), *(optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq"))])
+        found.append(
+            [
+                parameter.detach(),
+                *(optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")),
+            ]
+        )
     for wanted, ours, again in zip(*found, strict=True):
         assert torch.equal(wanted, ours)
         assert torch.equal(wanted, again)  # torch's own is as it was

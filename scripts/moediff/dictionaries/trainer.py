@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from moediff.config.base import count_of
 from moediff.core import checkpoint
-from moediff.dictionaries.adam import Adam
 from moediff.core.device import has_bfloat16
+from moediff.dictionaries.adam import Adam
 from moediff.dictionaries.blocks import Block, widen
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.entries import Entries, localise
