@@ -83,7 +83,7 @@ rule report:
         recurs=pair_file("recurs.parquet") if PAIR and roles.saes_of(config, FITS, PAIR) else [],
         experts=routed_files("affinity.parquet"),
         splicing=pair_file("splicing.parquet") if RERUN else [],
-        moved=pair_baseline("moved.parquet"),
+        moved=moved_file(),
         divergence=divergence_file(),
     output:
         report(result("report.html"), category="Report", labels={"file": "report"}),

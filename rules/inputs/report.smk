@@ -30,6 +30,11 @@ def pair_baseline(name):
     return [at("baseline", comparison=member.comparison, member=member.name, file=name)]
 
 
+def moved_file():
+    """How far the rows of the pair lie apart, where they share a basis."""
+    return pair_baseline("moved.parquet") if roles.share_a_basis(config, PAIR) else []
+
+
 def divergence_file():
     """How far the predictions of the pair lie apart, where the page says it."""
     return pair_baseline("divergence.parquet") if roles.tells_divergence(config, PAIR) else []

@@ -194,6 +194,22 @@ def test_the_page_tells_the_divergence_of_two_loaded_models_alone(config: dict) 
     assert not roles.tells_divergence(config, pair)
 
 
+def test_rows_are_held_against_each_other_where_models_were_not_trained_apart(config: dict) -> None:
+    pair = roles.drawn_pair(fits(config), PRIMARY)
+    assert not roles.share_a_basis(config, None)
+    assert not roles.share_a_basis(config, pair)  # both from scratch
+    config["models"]["moe"]["init"] = {"checkpoint": "dense"}
+    assert roles.share_a_basis(config, pair)
+    config["models"]["dense"]["init"] = {"checkpoint": "narrow"}
+    assert roles.share_a_basis(config, pair)
+    config["models"]["moe"]["init"] = {"checkpoint": "narrow"}
+    assert roles.share_a_basis(config, pair)
+    config["models"]["moe"] = {"load": "a/b"}
+    assert not roles.share_a_basis(config, pair)
+    config["models"]["dense"] = {"load": "a/c"}
+    assert roles.share_a_basis(config, pair)
+
+
 def test_a_kind_is_told_by_the_key_of_its_settings(config: dict) -> None:
     for key, kind in KINDS.items():
         assert kind_of({key: {}, "tokenizer": "own"}) is kind

@@ -46,6 +46,7 @@ FIT = DICTIONARY.removeprefix("dictionaries/")
 ASKED_FOR = [
     "results/baselines/moe-dense/moe.0_dense.0/anchor.parquet",
     "results/baselines/moe-dense/moe.0_dense.0/divergence.parquet",
+    "results/baselines/moe-dense/moe.0_dense.0/moved.parquet",
     "results/baselines/moe-dense/moe.0_dense.0/similarity.parquet",
     f"results/{DICTIONARY}/experts/moe.0/masked.parquet",
     f"results/exports/hub/{FIT}/README.md",

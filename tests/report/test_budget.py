@@ -145,7 +145,7 @@ def test_every_stage_of_the_default_has_its_amount_and_hours(monkeypatch) -> Non
         **{("dictionary", name): 50_000 for name in (pair, moe, dense)},
         **{("metrics", name): 6_400 for name in (pair, moe, dense)},
         **{("examples", name): 6_400 for name in (pair, moe, dense)},
-        **{(stage, pair): 6_400 for stage in ("deletion", "matching", "moved")},
+        **{(stage, pair): 6_400 for stage in ("deletion", "matching")},
         ("splicing", pair): 64,
         ("affinity", f"{pair}/moe.0"): 6_400,
         **{("figures", name): 64 for name in (moe, dense)},

@@ -13,6 +13,7 @@ from moediff.config.base import Config
 from moediff.config.comparisons import is_panel
 from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, has_experts, kind, models_of
 from moediff.config.layout import Fit, Member, Source
+from moediff.config.training import init_of
 
 SHOWN = 24  # dictionaries on the page: of 2,048 features each its browser has 12 MB, figures 0.1 MB each
 
@@ -76,6 +77,25 @@ def _reads(config: Config, model: str) -> tuple[str, bool]:
     """By whose tokenizer a model reads the text, and whether a beginning is put before it."""
     settings = config["models"][model]
     return settings.get("tokenizer", "corpus"), settings.get("begin_of_text", False)
+
+
+def share_a_basis(config: Config, pair: Fit | None) -> bool:
+    """Whether rows of the drawn pair can be held against each other number by number: not of models that
+    were trained here from scratch, each in a basis of its own."""
+    if pair is None:
+        return False
+    return len({_beginning(config, source) for source in pair.member.sources}) == 1
+
+
+def _beginning(config: Config, source: Source) -> tuple[str, int] | None:
+    """The run trained here that a model came from in the end; None of one that began elsewhere."""
+    model = source.model
+    while kind(config, model) is TRAINED:
+        _, earlier = init_of(config, model)
+        if earlier is None:
+            return model, source.seed
+        model = earlier
+    return None
 
 
 def tells_divergence(config: Config, pair: Fit | None) -> bool:

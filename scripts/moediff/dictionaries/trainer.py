@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moediff.config.base import count_of
 from moediff.core import checkpoint
 from moediff.core.device import has_bfloat16
+from moediff.dictionaries.adam import Adam
 from moediff.dictionaries.blocks import Block, widen
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.entries import Entries, localise
@@ -60,7 +61,7 @@ class Fitter:
         self.rule = RULES[recipe["select"]](recipe, features).to(device)
         self.trained = nn.ModuleDict({"dictionary": dictionary, "rule": self.rule})
         first, second = recipe["betas"]  # torch takes no 0 for 0.0
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             self.trained.parameters(),
             lr=self.peak_rate,
             betas=(float(first), float(second)),

@@ -46,7 +46,7 @@ def asked(config: Config, primary: Mapping[str, Any]) -> dict[str, list[Fit]]:
         "panel_loss": roles.primary_panels(config, fits, primary) if "corpus" in config else [],
         "examples": [fit for fit in shown if roles.has_text(config, fit)],
         "matching": [fit for fit in of_pair if roles.saes_of(config, fits, fit)],
-        "moved": of_pair,
+        "moved": of_pair if roles.share_a_basis(config, pair) else [],
         "similarity": roles.panels(config, fits),
         "affinity": of_pair if roles.routed_sources(config, pair) else [],
         "splicing": [fit for fit in of_pair if roles.has_text(config, fit)],
