@@ -35,7 +35,8 @@ def test_steps_are_those_of_torch_to_the_bit() -> None:
 
 def test_a_step_imports_no_compiler() -> None:
     told = (
-        "import sys, torch; from moediff.dictionaries.adam import Adam; p = torch.nn.Parameter(torch.ones(3));"
+        "import sys, torch; from moediff.dictionaries.adam import Adam;"
+        "p = torch.nn.Parameter(torch.ones(3));"
         "o = Adam([p], lr=0.1, fused=True); p.sum().backward(); o.step(); o.zero_grad();"
         "print('torch._dynamo' in sys.modules)"
     )
