@@ -61,7 +61,9 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     corpus = folder / "made.parquet"
     artifact.write_parquet(corpus, table, {"format": artifact.FORMAT})
     packed = packing.pack({"made": corpus}, {"made": 1}, tokenizer, 0, "train", 20, 32, 0)
-    found["token_shards"] = artifact.digest(packed["tokens"], packed["document"])
+    found["token_shards"] = artifact.digest(
+        *(packed[name] for name in ("tokens", "document", "group"))
+    )
 
     shard = token_shard(sequences=40)
     split = token_shards.TokenSplit([shard])

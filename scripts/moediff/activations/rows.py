@@ -55,6 +55,8 @@ class AlignedRows:
             refuse_two_origins(shards, point)
             for own, other in zip(first, shards, strict=True):
                 prove_aligned(own, other)
+        told = [s for s, shards in enumerate(self.sources) if shards[0].facts["groups_digest"]]
+        self._grouped = told[0] if told else 0  # the source that knows the groups of the rows
         self.widths = [s[0].width(p) for s, p in zip(self.sources, self.points, strict=True)]
         self.domains = tuple(first[0].facts["domains"])
         self._exponents = [origin["exponent"] for origin in self.origins]
@@ -104,8 +106,9 @@ class AlignedRows:
 
     @property
     def digest(self) -> str:
-        """Digest of what the rows are: their tokens, their models, and the values by their moments."""
+        """Digest of what the rows are: tokens and groups, models, and the values by their moments."""
         tokens = [shard.facts["tokens_digest"] for shard in self.sources[0]]
+        groups = [shard.facts["groups_digest"] for shard in self.sources[self._grouped]]
         values = [
             shard.read(f"{point}.{name}")
             for shards, point in zip(self.sources, self.points, strict=True)
@@ -113,7 +116,7 @@ class AlignedRows:
             for name in ("mean", "spread")
         ]
         most = [s[0].points[p]["most"] for s, p in zip(self.sources, self.points, strict=True)]
-        return artifact.digest(tokens, self.origins, most, *values)
+        return artifact.digest(tokens, groups, self.origins, most, *values)
 
     @property
     def origins(self) -> list[dict[str, Any]]:
@@ -132,6 +135,7 @@ class AlignedRows:
 
     def column_of(self, chunk: Chunk, name: str, source: int = 0) -> np.ndarray:
         """One of COLUMNS, or experts.3, gates.3 and the like of a source, for the rows of a chunk."""
+        source = self._grouped if name == "group" else source
         values = self.sources[source][chunk.shard].read(name, chunk.start, chunk.stop)
         left_out = self._left_out(chunk.shard, chunk.start, chunk.stop)
         return values if left_out is None else values[~left_out]

@@ -8,10 +8,10 @@ from __future__ import annotations
 STAGE_VERSIONS = {
     "documents": 2,
     "tokenizer": 2,
-    "token_shards": 3,
+    "token_shards": 4,
     "ngrams": 2,
     "models": 2,
-    "activations": 4,
+    "activations": 5,
     "baselines": 4,
     "dictionaries": 8,
     "metrics": 7,
@@ -31,7 +31,7 @@ STAGE_VERSIONS = {
     "exports": 1,
     "planted": 1,
     "plots": 5,
-    "budget": 2,
+    "budget": 3,
 }
 # What the files of a stage call it in their provenance where they do not bear its name: a stage that writes
 # several kinds of tables, and a dictionary that another library fitted.
