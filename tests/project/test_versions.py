@@ -54,7 +54,8 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     settings = {"source": "files", "paths": [pattern], "column": "text", "group": None,
                 "group_pattern": None}  # fmt: skip
     table = sources.documents("made", settings, {"fit": 0.3, "validation": 0.2}, None)
-    table = table.with_columns(pl.lit("train").alias("split"))
+    name = pl.col("group").str.split("/").list.last()  # without the test's folder
+    table = table.with_columns(pl.lit("train").alias("split"), name)
     found["documents"] = artifact.digest(table["document"].to_list())
     tokenizer = train_tokenizer(table["text"], 300)
     found["tokenizer"] = artifact.digest(sorted(tokenizer.get_vocab().items()))
