@@ -320,18 +320,20 @@ class AlignedRows:
                     yield [part[start : start + batch] for part in rows]
 
     def held_out(self, rows: int, seed: int) -> Selection:
-        """The rows of whole documents, drawn at random, at least `rows` rows together.
+        """The rows of whole groups of documents, drawn at random, at least `rows` rows together.
 
         Each domain gives its share of the rows: documents of some domains are a hundred times
-        longer than of others. Raises UserError when most rows of a domain would be taken.
+        longer than of others. A group much larger than what is wanted is cut between documents.
+        Raises UserError when most rows of a domain would be taken.
         """
-        domain, document, counts = self._documents()
+        domain, group, document, counts = self._documents()
         chosen = [np.empty(0, np.int64) for _ in self.domains]
         for index in np.unique(domain):
             inside = domain == index
             chosen[index] = draw(
-                document[inside], counts[inside], rows, int(counts.sum()), [seed, int(index)]
-            )
+                group[inside], document[inside], counts[inside], rows, int(counts.sum()),
+                [seed, int(index)],
+            )  # fmt: skip
 
         def mask(chunk: Chunk) -> np.ndarray:
             domains = self.column_of(chunk, "domain")
@@ -343,16 +345,16 @@ class AlignedRows:
 
         return self.select(mask)
 
-    def _documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Domain, id and number of rows of every document, by domain, then id."""
-        pairs, counts = np.empty((0, 2), np.int64), np.empty(0, np.int64)
+    def _documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Domain, group, id and number of rows of every document, by domain, then group, then id."""
+        known, counts = np.empty((0, 3), np.int64), np.empty(0, np.int64)
         for number in range(len(self.sources[0])):
             own = [chunk for chunk in self.chunks if chunk.shard == number]
             columns = [
                 np.concatenate([self.column_of(chunk, name) for chunk in own]).astype(np.int64)
-                for name in ("domain", "document")
+                for name in ("domain", "group", "document")
             ]
             found, more = np.unique(np.stack(columns, 1), axis=0, return_counts=True)
-            pairs, place = np.unique(np.concatenate([pairs, found]), axis=0, return_inverse=True)
+            known, place = np.unique(np.concatenate([known, found]), axis=0, return_inverse=True)
             counts = np.bincount(place.ravel(), np.concatenate([counts, more])).astype(np.int64)
-        return pairs[:, 0], pairs[:, 1], counts
+        return known[:, 0], known[:, 1], known[:, 2], counts
