@@ -24,6 +24,7 @@ STAGE_VERSIONS = {
     "panel": 4,
     "panel_loss": 4,
     "kinds": 1,
+    "detectable": 1,
     "claims": 4,
     "splicing": 2,
     "experts": 1,
