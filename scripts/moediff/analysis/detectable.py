@@ -12,13 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from moediff.activations.planting import PlantedRows
 from moediff.analysis import differential, kinds, panel, permanova
-from moediff.analysis.evaluation import coded
 from moediff.core.resampling import exact_p
-from moediff.dictionaries.dictionary import Dictionary, in_float64
 
 ALPHA = 0.05  # p at which a statistic counts as having seen the effect
 POWER = 0.8  # share of tries in which an effect that counts as detectable is seen
@@ -85,39 +81,6 @@ def _p(row: Mapping[str, Any] | None) -> dict[str, Any]:
     if row is None:
         return {"p": None, "smallest_p": None, "seen": False}
     return {"p": row["p"], "smallest_p": row["smallest_p"], "seen": row["p"] <= ALPHA}
-
-
-def carried(
-    dictionary: Dictionary, rows: PlantedRows, batch: int, device: torch.device
-) -> np.ndarray:
-    """Part [F, S] of the signal that each feature gives back in each source; NaN where it has none.
-
-    By how much the part of the reconstruction along the signal's direction that a feature writes rises from
-    rows without the signal to rows with it, over the signal's length: a sum over features near 1 says that
-    the dictionary took it up. What the class had along that direction by itself counts as well.
-    """
-    dictionary = in_float64(dictionary, device)
-    mask = torch.from_numpy(np.concatenate([rows.where(chunk) for chunk in rows.chunks]))
-    sums = torch.zeros(2, dictionary.shape.features, dtype=torch.float64)  # without, with
-    start = 0
-    for part, entries, values in coded(dictionary, rows, batch, device, "planted signal"):
-        row, feature = entries
-        here = mask[start : start + len(part)].to(device)[row]
-        places = feature + dictionary.shape.features * here
-        sums += torch.bincount(places, values, 2 * dictionary.shape.features).cpu().view(2, -1)
-        start += len(part)
-    counts = torch.tensor([int((~mask).sum()), int(mask.sum())])
-    rise = (sums / counts[:, None]).diff(dim=0)[0].numpy()  # [F]
-    scales = dictionary.scale.cpu().numpy()
-    found = np.full((len(rise), len(rows.widths)), np.nan)
-    for number, (decoder, vector) in enumerate(
-        zip(dictionary.decoders(), rows.signal.vectors, strict=True)
-    ):
-        length = np.linalg.norm(vector)
-        if length:
-            along = decoder.cpu().numpy() @ (vector / length) * scales[number]
-            found[:, number] = rise * along / length
-    return found
 
 
 def carrier(part: np.ndarray, explained: np.ndarray, side: np.ndarray) -> dict[str, Any]:
