@@ -90,8 +90,8 @@ def test_kinds_are_graded_by_features_and_by_rows_and_their_features_counted() -
     rows = [{"measure": name, "judged": [r2 | {"observed": 0.1}]} for name in similarity.MEASURES]
     panel = NAMED | {"judged": [r2, other], "without_dictionary": rows, "catalogue": [own]}
     found = kinds_tables.graded([panel])
-    assert [row["R2"] for row in found] == [0.4, 0.1, 0.1, 0.1]
-    assert len({row["measured by"] for row in found}) == 4
+    assert [row["R2"] for row in found] == [0.4, *[0.1] * len(similarity.MEASURES)]
+    assert len({row["measured by"] for row in found}) == 1 + len(similarity.MEASURES)
     assert found[0]["rank"] == "1 of 35"
     (counted,) = kinds_tables.catalogue([panel])
     assert counted == {

@@ -16,7 +16,7 @@ STAGE_VERSIONS = {
     "dictionaries": 9,
     "metrics": 8,
     "anchor": 1,
-    "similarity": 1,
+    "similarity": 2,
     "moved": 1,
     "divergence": 1,
     "deletion": 1,

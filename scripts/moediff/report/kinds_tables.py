@@ -16,6 +16,7 @@ BY = {
     "cka": "rows, linear CKA",
     "procrustes": "rows, Procrustes",
     "neighbours": "rows, nearest neighbours",
+    "ridge": "rows, ridge regression",
 }
 # By what a planted effect is seen, as detectable.json names it.
 SEEN_BY = {
