@@ -50,7 +50,7 @@ def test_permuted_rows_are_alike_by_chance_alone(measure: str) -> None:
         (found,) = table.filter(measure=measure)["calibrated"].to_list()
         assert found < 0.05
         zeros += found == 0
-    # Of 30 at 0.95: fewer than 24 in one of 600 runs. What ridge tells of other rows is above 0 or below by chance.
+    # Of 30 at 0.95: fewer than 24 in one of 600 runs. Ridge is above 0 or below by chance.
     assert zeros >= (24 if MEASURES[measure].by_chance else 6)
 
 
