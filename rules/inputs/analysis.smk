@@ -40,6 +40,29 @@ def panel_shards(wildcards):
     return shards_of(member, "validation")
 
 
+# The effects that are planted into panels, by name: what the jobs of each are told.
+TRIES = settings.planted_tries(config)
+PLANTED_FITS = settings.planted_fits(config, FITS)
+
+
+def planted_tries(wildcards):
+    """Every effect planted into a panel."""
+    fit = fit_of(wildcards)
+    if fit not in PLANTED_FITS:
+        refuse(
+            f"{asked_for(wildcards)}/detectable.json",
+            "no effects are planted there; name its comparison in detectable.comparisons, whose first "
+            "recipe and seed are taken",
+        )
+    about = {
+        "comparison": fit.member.comparison,
+        "member": fit.member.name,
+        "recipe": fit.recipe,
+        "seed": fit.seed,
+    }
+    return [at("planted_try", **about, planted=name) for name in TRIES]
+
+
 def linear_map_shards(split, file="anchor.parquet"):
     """Input function: shards of several sources, which alone can be held against each other."""
 

@@ -181,7 +181,15 @@ def test_batches_and_shards_do_not_decide(shard, tiny_model) -> None:
 
 def test_padding_and_what_begins_a_document_are_not_counted(shard, tiny_model) -> None:
     """The second model says strange things where nothing is predicted, and only there."""
-    fills = {"tokens": 0, "document": PADDING, "domain": 0, "start": 0, "end": 0, "word_end": False}
+    fills = {
+        "tokens": 0,
+        "document": PADDING,
+        "group": PADDING,
+        "domain": 0,
+        "start": 0,
+        "end": 0,
+        "word_end": False,
+    }
     padded = replace(shard, **{
         name: np.pad(getattr(shard, name), [(0, 0), (0, 5)], constant_values=fill)
         for name, fill in fills.items()

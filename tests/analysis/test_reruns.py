@@ -35,8 +35,8 @@ def test_few_sequences_are_those_of_most_documents_where_the_first_have_too_few(
         [[1, 1, 1], [1, 1, 2], [3, 4, 5], [5, 5, 5], [6, 6, -1], [7, 8, 9], [2, 6, 6]]
     )
     shard = TokenShard(
-        document, document, np.zeros_like(document), document, document, document, ("one",), "t", (),
-        0, "d",
+        document, document, document, np.zeros_like(document), document, document, document, ("one",),
+        "t", (), 0, "d",
     )  # fmt: skip
 
     def read(sequences: int, documents: int, batch: int = 2) -> list[int]:

@@ -157,6 +157,12 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     member = "panel/moe.0_moe.1_dense.0_dense.1"
     anchor = f"results/baselines/{member}/anchor.parquet"
     targets = ["results/panel.json", "results/classes.json", "results/report.html", anchor]
+    change["detectable"] = {
+        "comparisons": ["panel"],
+        "shares": [0.3],
+        "classes": ["quoted"],
+        "tries": 2,
+    }
     found = changed(copied, change, *targets)
     assert found.returncode == 0, found.stdout + found.stderr
     (panel,) = json.loads((copied / "results/panel.json").read_text())["panels"]
@@ -177,6 +183,12 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     (graded,) = json.loads((copied / "results/kinds.json").read_text())["panels"]
     assert graded["sources"] == ["moe.0", "moe.1", "dense.0", "dense.1"]
     assert len(graded["values"]["r2"]) == 3
+    by_statistic = {row["statistic"]: row for row in graded["detectable"]}
+    assert by_statistic["r2"]["smallest_p"] == pytest.approx(1 / 3)  # no p can be small enough
+    assert by_statistic["r2"]["least"] is None
+    tries = json.loads((folder / "detectable.json").read_text())["tries"]
+    assert len(tries) == 2
+    assert all(0.005 < one["frequency"] < 0.9 and len(one["planted"]) == 2 for one in tries)
     counted = json.loads((copied / "results/classes.json").read_text())
     rows = counted["rows"]
     assert sum(row["count"] for row in rows if row["member"] == "moe.0_dense.0") == 96

@@ -24,6 +24,7 @@ END_TO_END = "end_to_end/test_first_run.py"
 ELSEWHERE = {
     "activations/external_measure": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
     "activations/external_store": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
+    "analysis/detectable": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "analysis/gather_kinds": (
         "analysis/test_kinds.py", "test_the_jobs_grade_each_panel_and_gather_them",
     ),
@@ -32,6 +33,7 @@ ELSEWHERE = {
     ),
     "analysis/panel": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "analysis/panel_loss": ("analysis/test_panel_loss.py", "test_the_job"),
+    "analysis/plant": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "corpus/retokenise": ("corpus/test_retokenise.py", "test_the_job_writes_a_shard_that_aligns"),
     "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
     "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from moediff.core.errors import UserError
 
+MOST = 0.75  # of a domain's rows that may be kept out
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -43,20 +45,35 @@ class Selection:
 
 
 def draw(
-    names: np.ndarray, counts: np.ndarray, rows: int, total: int, seed: Sequence[int]
+    groups: np.ndarray,
+    names: np.ndarray,
+    counts: np.ndarray,
+    rows: int,
+    total: int,
+    seed: Sequence[int],
 ) -> np.ndarray:
-    """Documents of one domain, by their numbers of rows, for its share of `rows` of `total` rows."""
-    order = np.random.default_rng(seed).permutation(len(names))
+    """Documents of one domain for its share of `rows` of `total` rows: those of groups drawn at random.
+
+    `groups`, `names` (ids) and `counts` (of rows) are [document]. Groups are whole; the last one is
+    cut between documents where the whole of it would be more than twice the share, or most of all
+    rows. Raises UserError where documents are too large for that too.
+    """
+    random = np.random.default_rng(seed)
+    known, place = np.unique(groups, return_inverse=True)
+    # Group after group at random, and inside a group document after document.
+    order = np.lexsort([random.permutation(len(names)), random.permutation(len(known))[place]])
     inside = int(counts.sum())
     wanted = -(-rows * inside // total)
-    enough = int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1
-    chosen = order[:enough]
-    if counts[chosen].sum() > 0.75 * inside:
+    sums = np.cumsum(counts[order])
+    enough = int(np.searchsorted(sums, wanted)) + 1
+    whole = int(np.flatnonzero(place[order] == place[order[enough - 1]])[-1]) + 1
+    chosen = whole if sums[whole - 1] <= min(2 * wanted, MOST * inside) else enough
+    if sums[chosen - 1] > MOST * inside:
         raise UserError(
             f"the fit split has {inside} rows in {len(names)} documents of one domain: too few to "
             f"keep {wanted} out for the threshold; raise corpus.tokens.fit or lower threshold_rows"
         )
-    return names[chosen]
+    return names[order[:chosen]]
 
 
 def half_of(document: Any) -> Any:

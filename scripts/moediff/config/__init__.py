@@ -15,6 +15,7 @@ from moediff.config.corpus import (
     text_files,
     tokenizer_files,
 )
+from moediff.config.detectable import planted_fits, planted_tries
 from moediff.config.kinds import KINDS, has_experts, kind, language_models, models_of
 from moediff.config.layout import Fit, Source
 from moediff.config.models import own_tokenizers, seeds
@@ -49,6 +50,8 @@ __all__ = [
     "models_of",
     "own_tokenizers",
     "peak_rates",
+    "planted_fits",
+    "planted_tries",
     "points",
     "row_domains",
     "row_files",

@@ -8,13 +8,13 @@ from __future__ import annotations
 STAGE_VERSIONS = {
     "documents": 2,
     "tokenizer": 2,
-    "token_shards": 3,
+    "token_shards": 4,
     "ngrams": 2,
     "models": 2,
-    "activations": 4,
+    "activations": 5,
     "baselines": 4,
-    "dictionaries": 8,
-    "metrics": 7,
+    "dictionaries": 9,
+    "metrics": 8,
     "anchor": 1,
     "similarity": 1,
     "moved": 1,
@@ -24,6 +24,7 @@ STAGE_VERSIONS = {
     "panel": 4,
     "panel_loss": 4,
     "kinds": 1,
+    "detectable": 1,
     "claims": 4,
     "splicing": 2,
     "experts": 1,
@@ -31,7 +32,7 @@ STAGE_VERSIONS = {
     "exports": 1,
     "planted": 1,
     "plots": 5,
-    "budget": 2,
+    "budget": 3,
 }
 # What the files of a stage call it in their provenance where they do not bear its name: a stage that writes
 # several kinds of tables, and a dictionary that another library fitted.

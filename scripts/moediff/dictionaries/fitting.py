@@ -193,7 +193,7 @@ def fit_all(
     """Fit dictionaries on the fit split; each job with what it made.
 
     Jobs that agree in STREAM share one pass over the rows. Each dictionary is the one that it would
-    be alone, byte for byte on CPU. Whole documents are kept out of the gradient for the thresholds.
+    be alone, byte for byte on CPU. Whole groups of documents are kept out of the gradient for the thresholds.
     A job that was killed goes on from its newest whole checkpoint and ends with the same bytes; a
     finished one is taken as it is. Raises Diverged once all others are done.
     """

@@ -17,6 +17,7 @@ from moediff.analysis import similarity
 from moediff.config import activations, base, models, training
 from moediff.config.base import Config
 from moediff.config.corpus import sequences, shard_count
+from moediff.config.detectable import planted_fits, planted_tries
 from moediff.config.kinds import EXTERNAL, TRAINED, kind
 from moediff.config.layout import Fit
 from moediff.config.recipes import NONE, normalisation
@@ -150,6 +151,11 @@ def _of_dictionaries(config: Config, study: Study) -> Iterator[dict[str, Any]]:
             taken, why = study.seconds(stage, fit, amount)
             size = _fit_bytes(config, fit, study) if stage == "dictionary" else 0
             yield _row(stage, _name(fit), amount, taken, size, why)
+    tries = len(planted_tries(config))
+    for fit in planted_fits(config, asked["dictionary"]):  # each try fits the dictionary anew
+        amount = _fit_rows(config, fit) * tries
+        taken, why = study.seconds("dictionary", fit, amount)
+        yield _row("planted", _name(fit), amount, taken, 0, why)
     for source in study.routed():
         (fit,) = asked["affinity"]
         amount = _validation_rows(config, fit)
