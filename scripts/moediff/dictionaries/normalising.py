@@ -60,6 +60,14 @@ class Normaliser(nn.Module):
         """What `centred` takes off the sum of all parts: [d_s]."""
         return mean
 
+    def written(self, directions: Tensor, source: int) -> Tensor:
+        """What directions [n, d_s] of what is shown are in the model's units, the size of the row apart."""
+        return directions
+
+    def sizes(self, rows: Tensor) -> Tensor:
+        """Of each row [row, d_s] what `centred` divides it by and `restored` multiplies it by: [row]."""
+        return torch.ones_like(rows[:, 0])
+
     def mean_row(self, source: int, mean: Tensor) -> Tensor:
         """Mean [d_s] of the fit rows as the model gives them."""
         return mean
@@ -88,13 +96,13 @@ class Rms(Normaliser):
         progress = Progress(data.count, "rows over their root mean squares", "rows")
         for sources in data.in_order(BATCH):
             for own, rows in zip(sums, sources, strict=True):
-                own.add(rows.double() / _root_mean_square(rows.double()))
+                own.add(rows.double() / found.sizes(rows.double())[:, None])
             progress.advance(len(sources[0]))
         progress.close()
         return found, [(own.mean, float(own.spread.sum() / own.count)) for own in sums]
 
     def centred(self, rows: Tensor, source: int, mean: Tensor) -> Tensor:
-        return rows / _root_mean_square(rows) - mean
+        return rows / self.sizes(rows)[:, None] - mean
 
     def restored(self, rows: Tensor, source: int, mean: Tensor, of: Tensor | None) -> Tensor:
         if of is None:
@@ -102,10 +110,14 @@ class Rms(Normaliser):
                 "a dictionary of recipe normalise: rms knows no row's size; give `restore` the "
                 "activations that its rows were made of too"
             )
-        return (rows + mean) * _root_mean_square(of.to(rows))
+        return (rows + mean) * self.sizes(of.to(rows))[:, None]
 
     def linear(self, part: Tensor, source: int, of: Tensor) -> Tensor:
-        return part / _root_mean_square(of)
+        return part / self.sizes(of)[:, None]
+
+    def sizes(self, rows: Tensor) -> Tensor:
+        """Root mean square; of a row of zeros the least number that can be divided by."""
+        return rows.square().mean(1).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
 
     def mean_row(self, source: int, mean: Tensor) -> Tensor:
         return self.rows_mean.split(self.widths)[source]
@@ -153,7 +165,7 @@ class Whitened(Normaliser):
         return (rows - mean) @ self.matrix(source)
 
     def restored(self, rows: Tensor, source: int, mean: Tensor, of: Tensor | None) -> Tensor:
-        return (rows.double() @ self.inverse(source)).to(rows) + mean
+        return self.written(rows, source) + mean
 
     def linear(self, part: Tensor, source: int, of: Tensor) -> Tensor:
         return part @ self.matrix(source)
@@ -161,13 +173,11 @@ class Whitened(Normaliser):
     def origin(self, source: int, mean: Tensor) -> Tensor:
         return mean @ self.matrix(source)
 
+    def written(self, directions: Tensor, source: int) -> Tensor:
+        return (directions.double() @ self.inverse(source)).to(directions)
+
 
 NORMALISERS: dict[str, type[Normaliser]] = {one.name: one for one in (Normaliser, Rms, Whitened)}
-
-
-def _root_mean_square(rows: Tensor) -> Tensor:
-    """Of each row [row, d]: [row, 1]; of a row of zeros the least number that can be divided by."""
-    return rows.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
 
 
 def _covariances(data: AlignedRows, moments: Centres) -> list[Tensor]:
