@@ -5,7 +5,7 @@ rule metrics:
     input:
         dictionary=of_fit("dictionary.safetensors"),
         early=of_fit("early.safetensors"),
-        components=at("baseline", file="components.safetensors"),
+        components=components_of,
         validation=member_shards("validation"),
         rows=row_manifests,
     output:

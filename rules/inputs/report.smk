@@ -138,8 +138,9 @@ def of_study():
         }
         for name in config["models"]
     }
-    recipes = {
+    fitted_by = {
         name: {key: recipe[key] for key in ("features", "k")}
+        | recipes.as_before({"normalise": recipe["normalise"]})
         for name, recipe in config["recipes"].items()
     }
     comparisons = {
@@ -150,7 +151,7 @@ def of_study():
     return {
         "models": models,
         "points": settings.points(config) if LANGUAGE_MODELS else [],
-        "recipes": recipes,
+        "recipes": fitted_by,
         "comparisons": comparisons,
         "pair": PAIR.path() if PAIR else None,
         "left_out": [fit.path() for fit in FITS if fit not in SHOWN],

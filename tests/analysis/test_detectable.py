@@ -13,6 +13,8 @@ from moediff.activations import planting
 from moediff.analysis import deletion, detectable, permanova
 from moediff.analysis.carried import carried
 from moediff.dictionaries import fitting
+from moediff.dictionaries.normalising import NORMALISERS
+from spliced import identity
 from usages import explained
 
 NAMES = [f"m{number}" for number in range(8)]
@@ -83,6 +85,33 @@ def test_the_least_share_seen_is_below_every_larger_one_that_is() -> None:
     ]  # fmt: skip
     assert found["r2", 2.0]["least"] is None
     assert found["catalogue", 2.0]["largest_tried"] == 0.1
+
+
+@pytest.mark.parametrize("normalise", NORMALISERS)
+def test_a_perfect_dictionary_carries_the_signal_however_rows_are_shown_to_it(
+    normalise: str, aligned_rows
+) -> None:
+    random = np.random.default_rng(1)
+    sources = [random.normal(size=(1000, 6)) * random.uniform(0.2, 5, (1000, 1)) for _ in range(2)]
+    data, mask = aligned_rows(sources, 500, 100), random.random((10, 50)) < 0.2
+    place = [mask, mask], [0, 10]
+    frequency = planting.share_of_rows(data, *place)
+    vectors = planting.signal_vectors(data, frequency, [0.5, 0.2], 0)
+    paths = [[shard.path for shard in shards] for shards in data.sources]
+    planted = planting.PlantedRows(paths, signal=planting.Signal(*place, vectors))
+    dictionary = identity([6, 6])
+    dictionary.normaliser, _ = NORMALISERS[normalise].fitted(planted)
+    dictionary.mean.zero_()
+    part = detectable.carried(dictionary, planted, 77, CPU)
+    where = np.concatenate([planted.where(chunk) for chunk in planted.chunks])
+    for s, (rows, vector) in enumerate(
+        zip(map(np.concatenate, zip(*planted.in_order(100), strict=True)), vectors, strict=True)
+    ):
+        length = np.linalg.norm(vector)
+        along = rows @ vector / length
+        rise = (along[where].mean() - along[~where].mean()) / length
+        assert part[:, s].sum() == pytest.approx(rise, rel=1e-5)
+        assert rise == pytest.approx(1, abs=0.3)
 
 
 def test_a_refitted_dictionary_carries_a_large_signal_where_it_was_planted(

@@ -21,23 +21,29 @@ def carried(
     """
     dictionary = in_float64(dictionary, device)
     mask = torch.from_numpy(np.concatenate([rows.where(chunk) for chunk in rows.chunks]))
-    sums = torch.zeros(2, dictionary.shape.features, dtype=torch.float64)  # without, with
+    normaliser, features = dictionary.normaliser, dictionary.shape.features
+    # Without and with the signal, in each source, whose rows may have sizes that are not shown.
+    sums = torch.zeros(len(rows.widths), 2, features, dtype=torch.float64)
     start = 0
-    for part, entries, values in coded(dictionary, rows, batch, device, "planted signal"):
+    batches = coded(dictionary, rows, batch, device, "planted signal")
+    for (part, entries, values), given in zip(batches, rows.in_order(batch), strict=True):
         row, feature = entries
         here = mask[start : start + len(part)].to(device)[row]
-        places = feature + dictionary.shape.features * here
-        sums += torch.bincount(places, values, 2 * dictionary.shape.features).cpu().view(2, -1)
+        places = feature + features * here
+        for number, own in enumerate(given):
+            sized = values * normaliser.sizes(own.to(values))[row]
+            sums[number] += torch.bincount(places, sized, 2 * features).cpu().view(2, -1)
         start += len(part)
     counts = torch.tensor([int((~mask).sum()), int(mask.sum())])
-    rise = (sums / counts[:, None]).diff(dim=0)[0].numpy()  # [F]
+    rise = (sums / counts[:, None]).diff(dim=1)[:, 0].numpy()  # [S, F]
     scales = dictionary.scale.cpu().numpy()
-    found = np.full((len(rise), len(rows.widths)), np.nan)
+    found = np.full((features, len(rows.widths)), np.nan)
     for number, (decoder, vector) in enumerate(
         zip(dictionary.decoders(), rows.signal.vectors, strict=True)
     ):
         length = np.linalg.norm(vector)
         if length:
-            along = decoder.cpu().numpy() @ (vector / length) * scales[number]
-            found[:, number] = rise * along / length
+            written = normaliser.written(decoder, number).cpu().numpy()  # [F, d_s]
+            along = written @ (vector / length) * scales[number]
+            found[:, number] = rise[number] * along / length
     return found
