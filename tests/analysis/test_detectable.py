@@ -102,7 +102,7 @@ def test_a_perfect_dictionary_carries_the_signal_however_rows_are_shown_to_it(
     dictionary = identity([6, 6])
     dictionary.normaliser, _ = NORMALISERS[normalise].fitted(planted)
     dictionary.mean.zero_()
-    part = detectable.carried(dictionary, planted, 77, CPU)
+    part = carried(dictionary, planted, 77, CPU)
     where = np.concatenate([planted.where(chunk) for chunk in planted.chunks])
     for s, (rows, vector) in enumerate(
         zip(map(np.concatenate, zip(*planted.in_order(100), strict=True)), vectors, strict=True)
