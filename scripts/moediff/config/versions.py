@@ -25,6 +25,7 @@ STAGE_VERSIONS = {
     "panel_loss": 4,
     "kinds": 1,
     "detectable": 1,
+    "trend": 1,
     "claims": 5,
     "splicing": 2,
     "experts": 1,
