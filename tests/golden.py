@@ -205,7 +205,10 @@ def of_panel(small: Small) -> Outcome:
 
 def of_kinds(small: Small) -> Outcome:
     told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
-    return list(flat(kinds.graded_usage(told, FIVE, {"moe": FIVE[:2], "dense": FIVE[2:]})))
+    two = {"moe": FIVE[:2], "dense": FIVE[2:]}
+    domains = [["code", "prose", None][feature % 3] for feature in range(40)]
+    spent = kinds.by_domain(kinds.ordered_usage(told, FIVE, two), two, domains)
+    return list(flat([kinds.graded_usage(told, FIVE, two), spent]))
 
 
 def of_trend(small: Small) -> Outcome:

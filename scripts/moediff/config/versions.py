@@ -23,7 +23,7 @@ STAGE_VERSIONS = {
     "recurrence": 1,
     "panel": 4,
     "panel_loss": 4,
-    "kinds": 1,
+    "kinds": 2,
     "detectable": 1,
     "trend": 1,
     "claims": 5,
