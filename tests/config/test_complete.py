@@ -186,6 +186,18 @@ BAD = {
         "planted: {seeds: {choose: [0], score: [0, 1]}}",
         ["planted.seeds", "seed 0", "both"],
     ),
+    "a planted feature on more than every row": (
+        "planted: {active: 8, factors: {zipf: [0, 2]}}",
+        ["planted.factors.zipf", "zipf 2", "4.91 of all rows", "planted.active"],
+    ),
+    "planted features that are all children": (
+        "planted: {base: {children: 0.999}}",
+        ["planted.base", "children 0.999", "no parent"],
+    ),
+    "a planted feature weaker where it should be stronger": (
+        "planted: {base: {strength: 0.5}}",
+        ["planted.base.strength", "0.5"],
+    ),
 }
 
 
