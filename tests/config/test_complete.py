@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from configured import SHIPPED, changed, completed, refused
+from configured import FOLDER, SHIPPED, changed, completed, refused
 from conftest import PRESETS, SCHEMA
 from moediff.config import comparisons, complete, corpus
 from moediff.config.base import count_of
@@ -175,6 +175,15 @@ def test_a_whole_number_written_with_a_point_is_a_whole_number(change: str) -> N
     whole = completed(change)
     assert range(corpus.shard_count(whole, "train"))
     assert range(whole["models"]["dense"]["train"]["layers"])
+
+
+def test_the_config_of_graded_worlds_has_the_base_world_and_that_of_nothing_in_it() -> None:
+    planted = completed((FOLDER / "planted.yaml").read_text(encoding="utf-8"))["planted"]
+    for factor, levels in planted["factors"].items():
+        assert planted["base"][factor] in levels
+    assert 0 in planted["factors"]["unique"]
+    default = completed()["planted"]
+    assert {**planted, "factors": default["factors"]} == default
 
 
 # --- refused ---------------------------------------------------------------------------------

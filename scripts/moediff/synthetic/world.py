@@ -38,7 +38,7 @@ class World:
     def sources(self) -> Sources:
         return tuple(range(len(self.truth.rows)))
 
-    def pairs(self) -> list[Sources]:
+    def pairs(self) -> list[tuple[int, int]]:
         """Every two sources once, the earlier one first."""
         return list(itertools.combinations(self.sources, 2))
 
