@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pytest
 
-from moediff.activations.groups import Groups, documents
+from moediff.activations.groups import Documents, Groups, documents
 
 
-def table(domain: list[int], group: list[int], rows: list[int]) -> pl.DataFrame:
+def table(domain: list[int], group: list[int], rows: list[int]) -> Documents:
     """As `documents` gives it, one document a group."""
-    columns = {"domain": domain, "group": group, "document": range(len(group)), "rows": rows}
-    return pl.DataFrame(columns).sort("domain", "group", "document")
+    order = np.lexsort([group, domain])
+    columns = (domain, group, range(len(group)), rows)
+    return Documents(*(np.array(column)[order] for column in columns))
 
 
 def test_documents_are_counted_over_all_parts() -> None:
     parts = [
-        {
-            "domain": np.array([0, 0, 1]),
-            "group": np.array([7, 7, 3]),
-            "document": np.array([1, 2, 5]),
-        },
-        {"domain": np.array([1, 0]), "group": np.array([3, 7]), "document": np.array([5, 1])},
+        (np.array([0, 0, 1, 1]), np.array([7, 7, 3, 3]), np.array([1, 2, 5, 5])),
+        (np.array([1, 0, 1]), np.array([3, 7, 2]), np.array([5, 1, 9])),
     ]
-    assert documents(parts).rows() == [(0, 7, 1, 2), (0, 7, 2, 1), (1, 3, 5, 2)]
+    found = documents(iter(parts))
+    assert [part.tolist() for part in found] == [
+        [0, 0, 1, 1],
+        [7, 7, 2, 3],
+        [1, 2, 9, 5],
+        [2, 1, 1, 3],
+    ]
+    assert [part.tolist() for part in found.of(1)] == [[1, 1], [2, 3], [9, 5], [1, 3]]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
 from moediff.core.bootstrap import Units
 from moediff.core.errors import UserError
@@ -14,33 +14,53 @@ MOST = 0.75  # of a domain's rows that may be kept out
 HALVES = 2
 
 
-def documents(columns: Iterable[Mapping[str, np.ndarray]]) -> pl.DataFrame:
-    """Domain, group, id and number of rows of every document, by domain, then group, then id.
+class Documents(NamedTuple):
+    """The documents of rows, by domain, then group, then id; arrays are [document]."""
 
-    `columns` are `domain`, `group` and `document` [row] of one part of the rows after another.
-    """
-    names = ["domain", "group", "document"]
-    parts = [
-        pl.DataFrame({name: part[name].astype(np.int64) for name in names}).group_by(names).len()
-        for part in columns
-    ]
-    return pl.concat(parts).group_by(names).agg(pl.sum("len").alias("rows")).sort(names)
+    domain: np.ndarray
+    group: np.ndarray
+    document: np.ndarray
+    rows: np.ndarray  # so many of each
+
+    def of(self, domain: int) -> Documents:
+        """Those of one domain."""
+        return Documents(*(column[self.domain == domain] for column in self))
 
 
-def draw(known: pl.DataFrame, rows: int, total: int, seed: Sequence[int]) -> np.ndarray:
+def documents(columns: Iterable[tuple[np.ndarray, ...]]) -> Documents:
+    """The documents of rows, whose domain, group and document [row] come part by part."""
+    known = [np.empty(0, np.int64)] * 4
+    for part in columns:
+        keys = [
+            np.concatenate([old, new.astype(np.int64)])
+            for old, new in zip(known, part, strict=False)
+        ]
+        counts = np.concatenate([known[3], np.ones(len(part[0]), np.int64)])
+        known = [*_summed(keys, counts)]
+    return Documents(*known)
+
+
+def _summed(keys: Sequence[np.ndarray], counts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Keys [n] each once, in their order, and the sum of their counts [n]."""
+    order = np.lexsort(keys[::-1])
+    keys = [key[order] for key in keys]
+    new = np.logical_or.reduce([np.diff(key, prepend=key[:1] - 1) != 0 for key in keys])
+    first = np.flatnonzero(new)
+    return *(key[first] for key in keys), np.add.reduceat(counts[order], first)
+
+
+def draw(known: Documents, rows: int, total: int, seed: Sequence[int]) -> np.ndarray:
     """Ids of documents of one domain for its share of `rows` of `total` rows: of groups drawn at random.
 
-    `known` has the domain's rows of `documents`. Groups are whole; the last one is cut between
-    documents where the whole of it would be more than twice the share, or most of all rows. Raises
-    UserError where documents are too large for that too.
+    `known` are the domain's documents. Groups are whole; the last one is cut between documents where the
+    whole of it would be more than twice the share, or most of all rows. Raises UserError where documents
+    are too large for that too.
     """
-    names, counts = known["document"].to_numpy(), known["rows"].to_numpy()
+    names, counts = known.document, known.rows
     random = np.random.default_rng(seed)
-    groups, place = np.unique(known["group"].to_numpy(), return_inverse=True)
-    turn = np.empty(len(groups), np.int64)  # of each group: group after group at random,
-    turn[random.permutation(len(groups))] = np.arange(len(groups))
-    # and inside a group document after document.
-    order = np.lexsort([random.permutation(len(names)), turn[place]])
+    groups, place = np.unique(known.group, return_inverse=True)
+    # Group after group at random, and inside a group document after document.
+    order = np.lexsort([random.permutation(len(names)), random.permutation(len(groups))[place]])
     inside = int(counts.sum())
     wanted = -(-rows * inside // total)
     sums = np.cumsum(counts[order])
@@ -63,21 +83,18 @@ class Groups:
     rows of the domain so far. The only group of a domain is in the first half.
     """
 
-    def __init__(self, known: pl.DataFrame) -> None:
-        """`known` as `documents` gives it."""
-        names = ["domain", "group"]
-        groups = known.group_by(names).agg(pl.sum("rows")).sort(names)
-        domain, group = (groups[name].to_numpy() for name in names)
+    def __init__(self, known: Documents) -> None:
+        domain, group, rows = _summed([known.domain, known.group], known.rows)
         self.units = Units(group, domain)  # [n], by domain, then id
         self._ids, at = np.unique(group, return_inverse=True)
         domains = int(domain.max()) + 1
         self._place = np.full((domains, len(self._ids)), -1)  # [domain, id], in `units`
-        self._place[domain, at] = np.arange(len(groups))
+        self._place[domain, at] = np.arange(len(group))
         held = np.zeros((domains, HALVES), np.int64)  # rows so far
-        self._half = np.zeros(len(groups), np.int64)
-        for number, (own, _, rows) in enumerate(groups.iter_rows()):
+        self._half = np.zeros(len(group), np.int64)
+        for number, own in enumerate(domain):
             self._half[number] = half = held[own].argmin()
-            held[own, half] += rows
+            held[own, half] += rows[number]
 
     def place(self, domain: np.ndarray, group: np.ndarray) -> np.ndarray:
         """Place in `units` of each row [row], of its domain and the id of its group."""

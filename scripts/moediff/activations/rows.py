@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
 from moediff.activations.chunks import Chunk, Cutter, Selection
-from moediff.activations.groups import Groups, documents, draw
+from moediff.activations.groups import Documents, Groups, documents, draw
 from moediff.activations.moments import Moments
 from moediff.activations.origins import origin, prove_aligned, refuse_two_origins
 from moediff.activations.shards import Shard, restored
@@ -336,10 +335,10 @@ class AlignedRows:
         longer than of others. A group much larger than what is wanted is cut between documents.
         Raises UserError when most rows of a domain would be taken.
         """
-        known = self._documents
+        known, total = self._documents, int(self._documents.rows.sum())
         chosen = [np.empty(0, np.int64) for _ in self.domains]
-        for (index,), inside in known.group_by("domain", maintain_order=True):
-            chosen[index] = draw(inside, rows, known["rows"].sum(), [seed, index])
+        for index in np.unique(known.domain):
+            chosen[index] = draw(known.of(index), rows, total, [seed, int(index)])
 
         def mask(chunk: Chunk) -> np.ndarray:
             domains = self.column_of(chunk, "domain")
@@ -352,13 +351,13 @@ class AlignedRows:
         return self.select(mask)
 
     @cached_property
-    def _documents(self) -> pl.DataFrame:
-        """The documents of all rows, as `groups.documents` gives them."""
-        names = ("domain", "group", "document")
-
-        def columns(shard: int) -> dict[str, np.ndarray]:
+    def _documents(self) -> Documents:
+        def columns(shard: int) -> tuple[np.ndarray, ...]:
             own = [chunk for chunk in self.chunks if chunk.shard == shard]
-            return {n: np.concatenate([self.column_of(c, n) for c in own]) for n in names}
+            return tuple(
+                np.concatenate([self.column_of(chunk, name) for chunk in own])
+                for name in ("domain", "group", "document")
+            )
 
         return documents(columns(number) for number in range(len(self.sources[0])))
 
