@@ -30,6 +30,7 @@ from moediff.activations.rows import AlignedRows
 from moediff.analysis import (
     controls,
     deletion,
+    detectable,
     divergence,
     examples,
     kinds,
@@ -40,6 +41,7 @@ from moediff.analysis import (
     panel_loss,
     similarity,
     splicing,
+    trend,
 )
 from moediff.analysis.reruns import Rerun, Text
 from moediff.claims import findings, judging, reading
@@ -206,6 +208,27 @@ def of_panel(small: Small) -> Outcome:
 def of_kinds(small: Small) -> Outcome:
     told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
     return list(flat(kinds.graded_usage(told, FIVE, {"moe": FIVE[:2], "dense": FIVE[2:]})))
+
+
+def of_trend(small: Small) -> Outcome:
+    told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
+    found = trend.trend(told, FIVE, {"moe": 8, "dense": 1}, {"moe": FIVE[:2], "dense": FIVE[2:]})
+    return list(flat([found["rows"], found["judged"], found["squared_distances"]]))
+
+
+def of_detectable(small: Small) -> Outcome:
+    """Two tries: one whose side differs, one whose side is another."""
+    side = detectable.side_of_try(5, 2, 1)
+    told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
+    planted = np.empty_like(told)
+    planted[:, side], planted[:, ~side] = told[:, :2], told[:, 2:]
+    tries = []
+    for number, where in enumerate((side, detectable.side_of_try(5, 2, 2))):
+        part = np.outer(np.arange(40) % 7, where)
+        statistics = detectable.judged(planted, FIVE, where, 0.2)
+        statistics["catalogue"] = detectable.carrier(part, planted, where)
+        tries.append({"share": 0.1 + number, "strength": None, "statistics": statistics})
+    return list(flat([tries, detectable.least(tries)]))
 
 
 def of_panel_loss(small: Small) -> Outcome:
@@ -571,6 +594,8 @@ STAGES: dict[str, Callable[[Small], Outcome]] = {
     "panel": of_panel,
     "panel_loss": of_panel_loss,
     "kinds": of_kinds,
+    "detectable": of_detectable,
+    "trend": of_trend,
     "claims": of_claims,
     "splicing": of_splicing,
     "divergence": of_divergence,

@@ -11,6 +11,8 @@ from moediff.analysis.deletion import deleted_alone, deleted_by_group, deleted_t
 from moediff.analysis.evaluation import VarianceExplained
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64
+from moediff.dictionaries.fitting import begun
+from moediff.dictionaries.normalising import NORMALISERS
 
 CPU = torch.device("cpu")
 
@@ -27,14 +29,11 @@ def data(rows, aligned_rows):
     return aligned_rows(rows, 1999, 300, group_documents=3)
 
 
-@pytest.fixture
-def dictionary(data) -> Dictionary:
+@pytest.fixture(params=NORMALISERS)
+def dictionary(data, request) -> Dictionary:
     """An untrained one, which deletion may make better, with every kind of block."""
-    shape = Shape.of(RECIPE | {"features": 48, "tied": 8, "exclusive": 4}, data.widths)
-    made = Dictionary(shape, seed=1)
-    moments = data.moments()
-    made.mean.copy_(torch.cat([torch.from_numpy(mean) for mean, _ in moments]))
-    made.scale.copy_(torch.tensor([variance**0.5 for _, variance in moments]))
+    recipe = RECIPE | {"features": 48, "tied": 8, "exclusive": 4, "start": 1.0}
+    made = begun(recipe, data.widths, NORMALISERS[request.param].fitted(data), seed=1)
     made.threshold.fill_(0.2)
     return made.requires_grad_(False)
 
@@ -91,7 +90,10 @@ def test_groups_of_documents_make_up_what_goes_together(rows, data, dictionary) 
     np.testing.assert_allclose(lost.sum(1), groups[::-1], atol=1e-12)
     document = np.arange(3000) // 50
     own = np.isin(document, [45, 47])  # group 15 of the second domain; 46 is of the first
-    for source, part in enumerate(rows):
+    exact = in_float64(dictionary)
+    shown = exact.standardise([torch.from_numpy(part.astype(np.float32)) for part in rows]).numpy()
+    for source in range(2):
+        part = shown[:, dictionary.shape.columns(source)]
         centred = part - part.mean(0)
         share = (centred[own] ** 2).sum() / (centred**2).sum()
         assert held[35, source] == pytest.approx(share, rel=1e-5)

@@ -180,11 +180,18 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     assert {key: found[key] for key in (*wanted, *about)} == wanted | about
     assert "no feature explains anything in m0" in nothing["unknown"]
     files = [str(folder(name) / "kinds.json") for name in ("c", "d")]
-    run_script("analysis/gather_kinds", tmp_path, input=files, output=[tmp_path / "kinds.json"])
+    least = [{"statistic": "r2", "least": 0.01}]
+    planted = folder("c") / "detectable.json"
+    artifact.write_json(planted, artifact.made_by("detectable") | about | {"least": least})
+    run_script(
+        "analysis/gather_kinds", tmp_path,
+        input={"kinds": files, "detectable": [str(planted)], "trends": []},
+        output=[tmp_path / "kinds.json"],
+    )  # fmt: skip
     panels = artifact.read_json(tmp_path / "kinds.json")["panels"]
-    assert panels[0] == wanted | about
+    assert panels[0] == wanted | about | {"detectable": least}
     left = {"unknown": nothing["unknown"], "catalogue": [], "without_dictionary": alike}
-    assert panels[1] == {**left, **about, "comparison": "d"}
+    assert panels[1] == {**left, **about, "comparison": "d", "detectable": []}
 
 
 # --- made panels --------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from moediff.core.errors import UserError
 from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, TokenSplit, read_token_shard, write_token_shard
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.normalising import NORMALISERS
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import intervene
 from moediff.hooks.interventions import replace as replaced
@@ -199,6 +201,39 @@ def test_a_perfect_dictionary_recovers_all_and_ablating_ones_nothing(
         assert of(average, "recovered_mean", **about, kind=SPLICED) == 0
         assert of(perfect, **about, kind="without all") == mean
         assert of(perfect, **about, kind="without none") == of(perfect, **about, kind=SPLICED)
+
+
+def normalised(dictionary: Dictionary, name: str) -> Dictionary:
+    """The dictionary behind a normaliser of random matrices; rows have another mean than shown ones."""
+    normaliser = NORMALISERS[name](dictionary.shape.widths)
+    random = torch.Generator().manual_seed(9)
+    for tensor in normaliser.buffers():
+        tensor.copy_(torch.randn(tensor.shape, generator=random))
+        if tensor.dim() == 2:  # symmetric and positive, as a whitening is
+            tensor.copy_(tensor @ tensor.T / len(tensor) + 0.2 * torch.eye(len(tensor)))
+    dictionary.normaliser = normaliser
+    return dictionary
+
+
+@pytest.mark.parametrize("name", ["rms", "whiten"])
+def test_what_goes_back_into_a_model_is_inverted_exactly(shard, tiny_model, name: str) -> None:
+    pair = [loud(tiny_model(settings, 4)) for settings in (DENSE, MOE)]
+    sides = [Side(f"m{i}", model, Point("resid_post", 1)) for i, model in enumerate(pair)]
+    dictionary = normalised(identity([32, 32]), name)
+    every = {"all": np.ones(128, bool)}
+    perfect = spliced(sides, [text(shard, 2)], dictionary, deleted=every)
+    plain = made([32, 32], 4)  # whose mean is that of its rows
+    plain.mean.copy_(torch.cat(dictionary.mean_rows()))
+    average = spliced(sides, [text(shard, 2)], plain)
+    for source in ("m0", "m1"):
+        clean = of(perfect, source=source, kind=CLEAN)
+        mean = of(perfect, source=source, kind=MEAN)
+        assert abs(of(perfect, source=source, kind=SPLICED) - clean) <= 1e-5
+        assert mean == of(average, source=source, kind=MEAN)
+        assert abs(mean - clean) > 1e-3
+        # Of nothing but the mean of what is shown: the mean row itself, or of each row's own size.
+        gone = of(perfect, source=source, kind="without all")
+        assert (gone == pytest.approx(mean, abs=1e-9)) == (name == "whiten")
 
 
 def other_tokenizer(shard: TokenShard) -> TokenShard:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -74,10 +74,12 @@ class AlignedRows:
         paths: Sequence[Path | str],
         points: Sequence[str | None],
         views: Sequence[str | None] | None = None,
-    ) -> AlignedRows:
+        **more: Any,
+    ) -> Self:
         """From one list of shards, source after source, and hook point and view of each source."""
         each = len(paths) // len(points)
-        return cls([paths[s * each : (s + 1) * each] for s in range(len(points))], points, views)
+        parts = [paths[s * each : (s + 1) * each] for s in range(len(points))]
+        return cls(parts, points, views, **more)
 
     def _find_massive(self, number: int) -> np.ndarray | None:
         """Rows of one shard that are massive in any source, as bits; None where there are none."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
-from moediff.analysis.evaluation import coded
+from moediff.analysis.evaluation import coded, standard_moments
 from moediff.core.bootstrap import Units
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
@@ -33,12 +33,8 @@ class _Pass:
         self.data, self.batch, self.device, self.name = data, batch, device, name
         self.sources = [dictionary.shape.columns(s) for s in range(len(dictionary.shape.widths))]
         self.decoders = [part.contiguous() for part in self.dictionary.decoders()]  # [F, d_s]
-        moments = data.moments()
-        # The same as sums of squares about the validation mean, since moments are of these rows.
-        scale = self.dictionary.scale.cpu().numpy()
-        self.total = np.array(
-            [data.count * variance / scale[s] ** 2 for s, (_, variance) in enumerate(moments)]
-        )
+        # Sums of squares about the validation mean, since moments are of these rows: [D], [S].
+        self.mean, self.total = standard_moments(self.dictionary, data, batch, device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Entries, Tensor]]:
         """Rows and their residual [row, D], entries and values [n] of each batch."""
@@ -120,9 +116,6 @@ def deleted_by_group(
     run = _Pass(dictionary, data, batch, device, "deletion by group of documents")
     decoder = torch.cat(run.decoders, dim=1)  # [F, D]
     masks = [torch.from_numpy(mask).to(device) for mask in deleted]
-    mean = run.dictionary.standardise(
-        [torch.from_numpy(part)[None].to(device) for part, _ in data.moments()]
-    )  # [1, D]
     groups = data.groups
     count = groups.units.count()
     lost = np.zeros((len(masks), count, len(run.sources)))
@@ -130,7 +123,7 @@ def deleted_by_group(
     labels = (data.column_in_order(name, batch) for name in ("domain", "group"))
     for (rows, residual, (row, features), values), domain, group in zip(run, *labels, strict=True):
         place = torch.from_numpy(groups.place(domain.numpy(), group.numpy())).to(device)
-        held += run.shares((rows - mean).square(), place, count)
+        held += run.shares((rows - run.mean).square(), place, count)
         for of_mask, mask in zip(lost, masks, strict=True):
             inside = mask[features]
             entries = row[inside], features[inside]

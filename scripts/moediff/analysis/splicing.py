@@ -313,12 +313,11 @@ def _edits(
     """
     yield ZERO, [ablate() for _ in rows]
     standard = dictionary.standardise(rows)  # [row, D]
-    means = dictionary.restore(standard.new_zeros(1, standard.shape[1]))
-    yield MEAN, [ablate(mean[0]) for mean in means]
+    yield MEAN, [ablate(mean) for mean in dictionary.mean_rows()]
     (row, feature), values = dictionary.encode(standard)
     whole = dictionary.decode(values, (row, feature), len(standard))  # [row, D]
-    yield SPLICED, [replace(own) for own in dictionary.restore(whole)]
+    yield SPLICED, [replace(own) for own in dictionary.restore(whole, rows)]
     for name, mask in gone.items():
         out = mask[feature]
         less = dictionary.add(whole, -values[out], (row[out], feature[out]))
-        yield without(name), [replace(own) for own in dictionary.restore(less)]
+        yield without(name), [replace(own) for own in dictionary.restore(less, rows)]

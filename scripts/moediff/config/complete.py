@@ -9,6 +9,7 @@ from moediff.config.activations import check_hook
 from moediff.config.base import Config
 from moediff.config.comparisons import check_comparison
 from moediff.config.corpus import check_corpus
+from moediff.config.detectable import check_detectable
 from moediff.config.kinds import language_models
 from moediff.config.models import check_model
 from moediff.config.names import check_names
@@ -51,6 +52,7 @@ def _check(config: Config, schema: Mapping[str, Any]) -> None:
         check_recipe(name, recipe, config, rules)
     for name in config["comparisons"]:
         check_comparison(name, config)
+    check_detectable(config)
     planted = config["planted"]
     if planted["active"] > planted["features"]:
         raise ConfigError(

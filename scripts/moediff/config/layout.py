@@ -36,6 +36,7 @@ PATHS = {
     "manifest": "activations/{model}/seed-{seed}/{split}.json",
     "baseline": "baselines/{comparison}/{member}/{file}",
     "dictionary": "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/{file}",
+    "planted_try": "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/planted/{planted}.json",
     "experts": "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/experts/{source}/{file}",
     "export": "exports/{layout}/{comparison}/{member}/{recipe}/seed-{seed}/{file}",
     "plot": "plots/{chart}.{format}",

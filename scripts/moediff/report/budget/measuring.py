@@ -224,7 +224,7 @@ class Study:
         refuse_too_large("dictionaries", f"a dictionary of recipe '{fit.recipe}'", megabytes)
         rows = self._rows_of(sources)
         speed, dictionary = rates.fitted(recipe, rows(4 * rates.ROWS), self.device)
-        taken, baseline = rates.components(rows)
+        taken, baseline = rates.components(recipe, rows)
         self.costs[self._key(COMPONENTS, fit)] = taken
         names = [source.name for source in sources]
         self.made[self._key("dictionary", fit)] = MadeFit(
