@@ -180,6 +180,7 @@ def aligned_rows(tmp_path: Path) -> Callable[..., AlignedRows]:
         shard_rows: int = 10_000,
         chunk_rows: int = 512,
         document_rows: int = 50,
+        group_documents: int = 1,
         folder: str = "rows",
     ) -> AlignedRows:
         count = len(sources[0])
@@ -188,7 +189,7 @@ def aligned_rows(tmp_path: Path) -> Callable[..., AlignedRows]:
         every = {
             "token": (row % VOCABULARY).astype(np.uint32),
             "document": document.astype(np.int64),
-            "group": document.astype(np.int64),
+            "group": (document // group_documents).astype(np.int64),
             "sequence": document.astype(np.int64),
             "position": (row % document_rows).astype(np.int32),
             "domain": (document % 2).astype(np.uint8),

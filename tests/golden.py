@@ -48,6 +48,7 @@ from moediff.claims import findings, judging, reading
 from moediff.config import schema
 from moediff.config.complete import complete
 from moediff.core import artifact
+from moediff.core.bootstrap import Units
 from moediff.core.resampling import PERMUTED
 from moediff.core.terms import KNOWN, LABELLINGS
 from moediff.corpus.token_shards import TokenShard
@@ -192,11 +193,12 @@ def of_panel(small: Small) -> Outcome:
         if number != panel.REST:
             together[number] += alone[feature]
     rows = panel.panel_rows(groups, together, NAMES)
-    documents = np.arange(80)
-    weight = 1 + documents % 5
+    number = np.arange(80)
+    weight = 1 + number % 5
     held = np.repeat(weight[:, None] / weight.sum(), 4, axis=1)
-    lost = np.stack([held * (0.1 + 0.01 * (documents % 3))[:, None], held * 0.05])
-    intervals = panel.document_intervals(lost, held, documents, KINDS)
+    lost = np.stack([held * (0.1 + 0.01 * (number % 3))[:, None], held * 0.05])
+    units = Units(number // 2, number // 40)
+    intervals = panel.text_intervals(lost, held, units, KINDS)
     domains = panel.own_domains(used, alone.sum(1), ["a", "b", None] * 20, 2)
     return list(flat([
         panel.by_users(used), panel.counts(groups, KINDS), domains,

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import r2_score
 
 from conftest import RECIPE, unchanged
-from moediff.analysis import evaluation, without_massive
+from moediff.analysis import without_massive
 from moediff.analysis.evaluation import VarianceExplained, check_models, measure
 from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
 from moediff.core.errors import UserError
@@ -168,22 +168,18 @@ def test_sums_agree_with_a_plain_dense_computation(
     assert measured.fired_in.sum((0, 2)).tolist() == measured.fired.tolist()
 
 
-def test_firings_are_counted_by_half_and_domain(world, aligned_rows, monkeypatch) -> None:
-    # The made documents' domain is their number's last bit: other halves, of unequal size, cross it.
-    def half_of(document: torch.Tensor) -> torch.Tensor:
-        return (document // 2 % 3 > 0).long()
-
-    monkeypatch.setattr(evaluation, "half_of", half_of)
-    data = aligned_rows(world)
+def test_firings_are_counted_by_half_and_domain(world, aligned_rows) -> None:
+    data = aligned_rows(world, group_documents=4)
     dictionary = fitted_like(data)
     measured = measure(
         dictionary, principal_components(data), data, ["a", "b"], rule(4, 512), torch.device("cpu")
     )
-    domain, document = (torch.from_numpy(data.column(n)).long() for n in ("domain", "document"))
+    domain, of = (torch.from_numpy(data.column(n)).long() for n in ("domain", "half"))
+    assert torch.equal(of, torch.from_numpy(data.column("group") % 2))  # groups are of one size
     (sources,) = data.in_order(data.count)
     (row, feature), _ = dictionary.encode(dictionary.standardise(sources))
     for half, place in itertools.product(range(2), range(2)):
-        inside = (half_of(document) == half) & (domain == place)
+        inside = (of == half) & (domain == place)
         assert measured.domain_rows[half, place] == inside.sum() >= 1000
         wanted = torch.bincount(feature[inside[row]], minlength=64)
         assert measured.fired_in[half, :, place].tolist() == wanted.tolist()

@@ -21,8 +21,8 @@ from moediff.analysis.reruns import Text
 from moediff.analysis.sides import Side
 from moediff.analysis.splicing import ALL, CLEAN, COLUMNS, FROZEN, LIVE, MEAN, SPLICED, ZERO, splice
 from moediff.core import artifact
+from moediff.core.bootstrap import group_bootstrap
 from moediff.core.errors import UserError
-from moediff.core.resampling import document_bootstrap
 from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, TokenSplit, read_token_shard, write_token_shard
@@ -84,6 +84,7 @@ def test_padding_is_not_predicted(shard, tiny_model) -> None:
         for name, array, fill in (
             ("tokens", shard.tokens, 0),
             ("document", shard.document, PADDING),
+            ("group", shard.group, PADDING),
             ("domain", shard.domain, 0),
             ("start", shard.start, 0),
             ("end", shard.end, 0),
@@ -247,6 +248,7 @@ def other_tokenizer(shard: TokenShard) -> TokenShard:
         shard,
         tokens=doubled((shard.tokens + 7) % 50 + 1, shard.tokens, 0),
         document=doubled(shard.document, shard.document, PADDING),
+        group=doubled(shard.group, shard.group, PADDING),
         domain=doubled(shard.domain, shard.domain, 0),
         start=doubled(shard.start, cut, 0),
         end=doubled(cut, shard.end, 0),
@@ -255,7 +257,7 @@ def other_tokenizer(shard: TokenShard) -> TokenShard:
     )
 
 
-def test_the_loss_added_has_an_interval_over_documents(token_shard, tiny_model) -> None:
+def test_the_loss_added_has_an_interval_over_groups_of_documents(token_shard, tiny_model) -> None:
     shard = read_token_shard(token_shard(sequences=40, length=24))
     model = loud(tiny_model(MOE, 4))
     sides, name = [Side("moe", model, Point("resid_post", 0))], {"domain": ALL, "routing": LIVE}
@@ -272,8 +274,9 @@ def test_the_loss_added_has_an_interval_over_documents(token_shard, tiny_model) 
     clean, mean = run.losses(), replaced(made([32], 4).mean)
     with intervene(model, Point("resid_post", 0), mean, torch.from_numpy(mask)):
         ablated = run.losses()
-    documents = shard.document[:, 1:][run.target]
-    wanted = document_bootstrap(ablated - clean, np.ones(len(clean)), documents)
+    wanted = group_bootstrap(ablated - clean, np.ones(len(clean)), run.units)
+    assert wanted["text_groups"] == of(average, "text_groups", **name, kind=SPLICED)
+    assert wanted["text_groups"] < len(np.unique(shard.document))
     assert more == pytest.approx(wanted["estimate"], abs=1e-6)
     assert [low, high] == pytest.approx(wanted["interval"], abs=1e-5)
     assert low < more < high
@@ -450,13 +453,13 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path, caplog) -> None:
         )
         return artifact.read_parquet(tmp_path / "splicing.parquet")
 
-    def documents(chosen: tuple[int, ...]) -> int:
-        return len(np.unique(shard.document[list(chosen)]))
+    def groups(chosen: tuple[int, ...]) -> int:
+        return len(np.unique(shard.group[list(chosen)]))
 
-    most = list(max(itertools.combinations(range(6), 4), key=documents))
-    assert documents(tuple(most)) > documents((0, 1, 2, 3))
+    most = list(max(itertools.combinations(range(6), 4), key=groups))
+    assert groups(tuple(most)) > groups((0, 1, 2, 3))
     found = run()
-    assert "no interval over fewer than 10 documents (all" in caplog.text
+    assert "no interval over fewer than 10 groups of documents (all" in caplog.text
     assert found.columns == ["comparison", "member", "recipe", "seed", *COLUMNS]
     assert found.row(0)[:4] == ("c", "m", "r", 3)
     kinds = {CLEAN, ZERO, MEAN, SPLICED, "without common", "without A-only"}

@@ -65,11 +65,13 @@ def test_panels_are_judged_and_their_domains_named_row_by_row() -> None:
         "judged": [{"kind": "moe", "statistic": "share", "observed": 0.1, "p": 0.2, "more": 0}],
         "own_domains": {"moe": {"features": {"code": 3, "tales": 1},
                                 "explained": {"code": 0.8, "tales": 0.2}}},
+        "text_groups": {"all": 40, "code": 30, "tales": 10},
     }  # fmt: skip
     (judged,) = tables.judged([panel])
     assert judged == {
         "dictionary": CALLED, "kind": "moe", "statistic": "share", "observed": 0.1, "interval": None,
         "largest_other": None, "median_other": None, "others": None, "p": 0.2,
+        "groups of documents": 40,
     }  # fmt: skip
     named = [(row["domain"], row["features"], row["share of what they explain"])
              for row in tables.domains([panel])]  # fmt: skip

@@ -1,18 +1,13 @@
-"""Rows chunk by chunk: which are wanted, halves of documents, pools cut into batches."""
+"""Rows chunk by chunk: which are wanted, and pools cut into batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from moediff.core.errors import UserError
-
-MOST = 0.75  # of a domain's rows that may be kept out
 
 
 @dataclass(frozen=True)
@@ -42,46 +37,6 @@ class Selection:
 
     def __invert__(self) -> Selection:
         return Selection(self._sizes, self._bits, not self._inverted)
-
-
-def draw(
-    groups: np.ndarray,
-    names: np.ndarray,
-    counts: np.ndarray,
-    rows: int,
-    total: int,
-    seed: Sequence[int],
-) -> np.ndarray:
-    """Documents of one domain for its share of `rows` of `total` rows: those of groups drawn at random.
-
-    `groups`, `names` (ids) and `counts` (of rows) are [document]. Groups are whole; the last one is
-    cut between documents where the whole of it would be more than twice the share, or most of all
-    rows. Raises UserError where documents are too large for that too.
-    """
-    random = np.random.default_rng(seed)
-    known, place = np.unique(groups, return_inverse=True)
-    # Group after group at random, and inside a group document after document.
-    order = np.lexsort([random.permutation(len(names)), random.permutation(len(known))[place]])
-    inside = int(counts.sum())
-    wanted = -(-rows * inside // total)
-    sums = np.cumsum(counts[order])
-    enough = int(np.searchsorted(sums, wanted)) + 1
-    whole = int(np.flatnonzero(place[order] == place[order[enough - 1]])[-1]) + 1
-    chosen = whole if sums[whole - 1] <= min(2 * wanted, MOST * inside) else enough
-    if sums[chosen - 1] > MOST * inside:
-        raise UserError(
-            f"the fit split has {inside} rows in {len(names)} documents of one domain: too few to "
-            f"keep {wanted} out for the threshold; raise corpus.tokens.fit or lower threshold_rows"
-        )
-    return names[order[:chosen]]
-
-
-def half_of(document: Any) -> Any:
-    """0 or 1 for each row [row], from its document's id: two halves of the text, drawn at random.
-
-    Ids are hashes of the text, so their last bit draws; external activations may have others.
-    """
-    return document % 2
 
 
 class Cutter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.activations.chunks import Chunk, Cutter, Selection, draw
+from moediff.activations.chunks import Chunk, Cutter, Selection
+from moediff.activations.groups import Documents, Groups, documents, draw
 from moediff.activations.moments import Moments
 from moediff.activations.origins import origin, prove_aligned, refuse_two_origins
 from moediff.activations.shards import Shard, restored
@@ -23,6 +25,8 @@ from moediff.activations.views import VIEWS
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.core.prefetch import prefetch
+
+HALF = "half"  # a column of any split, beside those that are stored
 
 
 class AlignedRows:
@@ -136,7 +140,12 @@ class AlignedRows:
         return np.concatenate([self.column_of(chunk, name, source) for chunk in self.chunks])
 
     def column_of(self, chunk: Chunk, name: str, source: int = 0) -> np.ndarray:
-        """One of COLUMNS, or experts.3, gates.3 and the like of a source, for the rows of a chunk."""
+        """One of COLUMNS, or experts.3, gates.3 and the like of a source, for the rows of a chunk.
+
+        HALF is 0 or 1, of two halves of the text that `groups.Groups` makes.
+        """
+        if name == HALF:
+            return self.groups.half(*(self.column_of(chunk, n) for n in ("domain", "group")))
         source = self._grouped if name == "group" else source
         values = self.sources[source][chunk.shard].read(name, chunk.start, chunk.stop)
         left_out = self._left_out(chunk.shard, chunk.start, chunk.stop)
@@ -215,7 +224,7 @@ class AlignedRows:
         yield from cutter.rest()
 
     def column_in_order(self, name: str, batch: int) -> Iterator[Tensor]:
-        """One of COLUMNS, int64, in the batches of `in_order`."""
+        """One of COLUMNS, or HALF, int64, in the batches of `in_order`."""
         cutter = Cutter(list, batch)
         for chunk in self.chunks:
             column = self.column_of(chunk, name).astype(np.int64)
@@ -328,14 +337,10 @@ class AlignedRows:
         longer than of others. A group much larger than what is wanted is cut between documents.
         Raises UserError when most rows of a domain would be taken.
         """
-        domain, group, document, counts = self._documents()
+        known, total = self._documents, int(self._documents.rows.sum())
         chosen = [np.empty(0, np.int64) for _ in self.domains]
-        for index in np.unique(domain):
-            inside = domain == index
-            chosen[index] = draw(
-                group[inside], document[inside], counts[inside], rows, int(counts.sum()),
-                [seed, int(index)],
-            )  # fmt: skip
+        for index in np.unique(known.domain):
+            chosen[index] = draw(known.of(index), rows, total, [seed, int(index)])
 
         def mask(chunk: Chunk) -> np.ndarray:
             domains = self.column_of(chunk, "domain")
@@ -347,16 +352,18 @@ class AlignedRows:
 
         return self.select(mask)
 
-    def _documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Domain, group, id and number of rows of every document, by domain, then group, then id."""
-        known, counts = np.empty((0, 3), np.int64), np.empty(0, np.int64)
-        for number in range(len(self.sources[0])):
-            own = [chunk for chunk in self.chunks if chunk.shard == number]
-            columns = [
-                np.concatenate([self.column_of(chunk, name) for chunk in own]).astype(np.int64)
+    @cached_property
+    def _documents(self) -> Documents:
+        def columns(shard: int) -> tuple[np.ndarray, ...]:
+            own = [chunk for chunk in self.chunks if chunk.shard == shard]
+            return tuple(
+                np.concatenate([self.column_of(chunk, name) for chunk in own])
                 for name in ("domain", "group", "document")
-            ]
-            found, more = np.unique(np.stack(columns, 1), axis=0, return_counts=True)
-            known, place = np.unique(np.concatenate([known, found]), axis=0, return_inverse=True)
-            counts = np.bincount(place.ravel(), np.concatenate([counts, more])).astype(np.int64)
-        return known[:, 0], known[:, 1], known[:, 2], counts
+            )
+
+        return documents(columns(number) for number in range(len(self.sources[0])))
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The groups of all rows, and their halves."""
+        return Groups(self._documents)

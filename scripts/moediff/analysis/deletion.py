@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import coded, standard_moments
+from moediff.core.bootstrap import Units
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.products import sparse_decode
@@ -100,32 +101,32 @@ def deleted_together(
 
 
 @torch.no_grad()
-def deleted_by_document(
+def deleted_by_group(
     dictionary: Dictionary,
     data: AlignedRows,
     deleted: Sequence[np.ndarray],
     batch: int,
     device: torch.device,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What documents have in the shares of `deleted_together`, for each mask [F] of bool by itself.
+) -> tuple[Units, np.ndarray, np.ndarray]:
+    """What groups of documents have in the shares of `deleted_together`, for each mask [F] by itself.
 
-    Returns documents' ids [n], rising, what goes in them [mask, n, S] and what they hold of the
+    Masks are of bool. Returns the groups [n], what goes in them [mask, n, S] and what they hold of the
     variance [n, S], the last two as shares of each source's SST.
     """
-    run = _Pass(dictionary, data, batch, device, "deletion by document")
+    run = _Pass(dictionary, data, batch, device, "deletion by group of documents")
     decoder = torch.cat(run.decoders, dim=1)  # [F, D]
     masks = [torch.from_numpy(mask).to(device) for mask in deleted]
-    parts = [column.unique().numpy() for column in data.column_in_order("document", batch)]
-    ids = np.unique(np.concatenate(parts))
-    lost = np.zeros((len(masks), len(ids), len(run.sources)))
-    held = np.zeros((len(ids), len(run.sources)))
-    columns = data.column_in_order("document", batch)
-    for (rows, residual, (row, features), values), column in zip(run, columns, strict=True):
-        place = torch.from_numpy(np.searchsorted(ids, column.numpy())).to(device)
-        held += run.shares((rows - run.mean).square(), place, len(ids))
+    groups = data.groups
+    count = groups.units.count()
+    lost = np.zeros((len(masks), count, len(run.sources)))
+    held = np.zeros((count, len(run.sources)))
+    labels = (data.column_in_order(name, batch) for name in ("domain", "group"))
+    for (rows, residual, (row, features), values), domain, group in zip(run, *labels, strict=True):
+        place = torch.from_numpy(groups.place(domain.numpy(), group.numpy())).to(device)
+        held += run.shares((rows - run.mean).square(), place, count)
         for of_mask, mask in zip(lost, masks, strict=True):
             inside = mask[features]
             entries = row[inside], features[inside]
             gone = sparse_decode(values[inside], decoder, entries, len(rows))  # [row, D]
-            of_mask += run.shares(gone * (2 * residual + gone), place, len(ids))
-    return ids, lost, held
+            of_mask += run.shares(gone * (2 * residual + gone), place, count)
+    return groups.units, lost, held

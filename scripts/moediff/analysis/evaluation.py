@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.activations.chunks import half_of
+from moediff.activations.groups import HALVES
 from moediff.activations.moments import Moments
-from moediff.activations.rows import AlignedRows
+from moediff.activations.rows import HALF, AlignedRows
 from moediff.analysis.measured import POOLED, THRESHOLD, Measured
 from moediff.analysis.without_massive import WithoutMassive
 from moediff.config.recipes import NONE
@@ -22,8 +22,6 @@ from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.principal_components import Baseline
 from moediff.dictionaries.selection import KEEPS_K
-
-HALVES = 2  # of the documents, as `half_of` draws them
 
 
 class VarianceExplained:
@@ -134,7 +132,7 @@ def measure(
     active = dict.fromkeys(modes, 0)
     fired = torch.zeros(shape.features, dtype=torch.int64)
     activation = torch.zeros(shape.features, dtype=torch.float64)
-    labels = [data.column_in_order(name, recipe["batch"]) for name in ("domain", "document")]
+    labels = [data.column_in_order(name, recipe["batch"]) for name in ("domain", HALF)]
     domain_rows = torch.zeros(HALVES * len(data.domains), dtype=torch.int64)
     fired_in = torch.zeros(HALVES * shape.features * len(data.domains), dtype=torch.int64)
     if baseline:
@@ -145,8 +143,7 @@ def measure(
         WithoutMassive(data, [shape.columns(s) for s in range(len(names))]) if baseline else None
     )
     progress = Progress(data.count, "evaluation", "rows")
-    for sources, domain, document in zip(data.in_order(recipe["batch"]), *labels, strict=True):
-        half = half_of(document)
+    for sources, domain, half in zip(data.in_order(recipe["batch"]), *labels, strict=True):
         domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
         rows = dictionary.standardise([part.to(device) for part in sources])
         rebuilt = {}

@@ -17,6 +17,7 @@ from moediff.claims import verdicts
 from moediff.config.base import ROW_SPLITS
 from moediff.config.layout import Source
 from moediff.config.rows import row_patterns
+from moediff.core.terms import ALL
 from moediff.report import kinds_tables
 from moediff.report.changes import clean_losses
 from moediff.report.kinds_tables import Record, Row
@@ -146,6 +147,7 @@ def judged(panels: Sequence[Record]) -> list[Row]:
     """What is one kind's own in every panel, beside the same under other labels."""
     return [
         {"dictionary": label_of(panel), **{key: row.get(key) for key in JUDGED}}
+        | {"groups of documents": panel["text_groups"][ALL]}
         for panel in panels
         for row in panel["judged"]
     ]

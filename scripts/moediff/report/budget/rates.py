@@ -218,10 +218,8 @@ def panels(one: MadeFit, config: Config, kinds: Mapping[str, Sequence[str]]) -> 
             dictionary, rows, groups.group_of, len(groups.sets), batch, one.device
         )
         own = [groups.group_of == n for n in panel.own_groups(groups, first, len(names))]
-        documents, lost, held = deletion.deleted_by_document(
-            dictionary, rows, own, batch, one.device
-        )
-        intervals = panel.document_intervals(lost, held, documents, kinds)
+        units, lost, held = deletion.deleted_by_group(dictionary, rows, own, batch, one.device)
+        intervals = panel.text_intervals(lost, held, units, kinds)
         panel.judge(panel.panel_rows(groups, together, names), kinds, intervals)
 
     return cost(work, ROWS)
