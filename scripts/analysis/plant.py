@@ -6,6 +6,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.activations import planting
     from moediff.activations.rows import AlignedRows
     from moediff.analysis import deletion, detectable
+    from moediff.analysis.carried import carried
     from moediff.core import artifact
     from moediff.core.device import pick_device
     from moediff.corpus import token_classes
@@ -51,7 +52,7 @@ with job(snakemake, torch_threads=True) as log:
     batch = params.recipe["batch"]
     explained = deletion.deleted_alone(dictionary, validation, batch, device)
     statistics = detectable.judged(explained, names, side, params.floor)
-    part = detectable.carried(dictionary, validation, batch, device)
+    part = carried(dictionary, validation, batch, device)
     statistics[detectable.CATALOGUE] = detectable.carrier(part, explained, side)
     artifact.write_json(
         snakemake.output[0],

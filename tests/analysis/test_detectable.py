@@ -11,6 +11,7 @@ import torch
 from conftest import RECIPE
 from moediff.activations import planting
 from moediff.analysis import deletion, detectable, permanova
+from moediff.analysis.carried import carried
 from moediff.dictionaries import fitting
 from moediff.dictionaries.normalising import NORMALISERS
 from spliced import identity
@@ -101,7 +102,7 @@ def test_a_perfect_dictionary_carries_the_signal_however_rows_are_shown_to_it(
     dictionary = identity([6, 6])
     dictionary.normaliser, _ = NORMALISERS[normalise].fitted(planted)
     dictionary.mean.zero_()
-    part = detectable.carried(dictionary, planted, 77, CPU)
+    part = carried(dictionary, planted, 77, CPU)
     where = np.concatenate([planted.where(chunk) for chunk in planted.chunks])
     for s, (rows, vector) in enumerate(
         zip(map(np.concatenate, zip(*planted.in_order(100), strict=True)), vectors, strict=True)
@@ -130,7 +131,7 @@ def test_a_refitted_dictionary_carries_a_large_signal_where_it_was_planted(
     planted = planting.PlantedRows(paths, signal=planting.Signal(*place, vectors))
     recipe = {**RECIPE, "features": 8, "k": 2, "rows": 120_000, "batch": 256}
     dictionary, _ = fitting.fit(planted, recipe, 0, tmp_path / "state", CPU)
-    part = detectable.carried(dictionary, planted, 256, CPU)
+    part = carried(dictionary, planted, 256, CPU)
     assert np.isnan(part[:, ~side]).all()
     assert part[:, side].sum(0) == pytest.approx(np.ones(3), abs=0.25)
     alone = deletion.deleted_alone(dictionary, planted, 256, CPU)

@@ -31,7 +31,7 @@ NEEDS = {
     "training/sweep_best": "",
     "analysis/gather_classes": "numpy",
     "activations/manifest": "numpy",
-    "analysis/detectable": "numpy polars torch",
+    "analysis/detectable": "numpy polars",
     "analysis/kinds": "numpy polars",
     "claims/judge": "numpy polars",
     "corpus/documents": "polars",

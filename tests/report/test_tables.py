@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moediff.analysis import similarity
-from moediff.report import tables
+from moediff.report import kinds_tables, tables
 
 NAMED = {"comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 1}
 CALLED = "c: moe.0 + dense.0, r, seed 1"
@@ -89,17 +89,31 @@ def test_kinds_are_graded_by_features_and_by_rows_and_their_features_counted() -
     own = {"kind": "moe", "features": 7, "q": 0.1, "share": 0.2, "elsewhere": 0.05}
     rows = [{"measure": name, "judged": [r2 | {"observed": 0.1}]} for name in similarity.MEASURES]
     panel = NAMED | {"judged": [r2, other], "without_dictionary": rows, "catalogue": [own]}
-    found = tables.graded([panel])
+    found = kinds_tables.graded([panel])
     assert [row["R2"] for row in found] == [0.4, 0.1, 0.1, 0.1]
     assert len({row["measured by"] for row in found}) == 4
     assert found[0]["rank"] == "1 of 35"
-    (counted,) = tables.catalogue([panel])
+    (counted,) = kinds_tables.catalogue([panel])
     assert counted == {
         "dictionary": CALLED, "used more by": "moe", "features": 7, "at most false": 0.1,
         "their share there": 0.2, "in the other kind": 0.05,
     }  # fmt: skip
+    planted = {
+        "statistic": "r2",
+        "strength": None,
+        "least": None,
+        "largest_tried": 0.03,
+        "seen": [{"share": 0.03, "seen": 3, "tries": 5}],
+    }
+    seen = [planted, planted | {"statistic": "exclusive", "strength": 4.0, "least": 0.01}]
+    rows = kinds_tables.detectable([panel | {"detectable": seen}])
+    assert [(row["seen by"], row["planted in the others"], row["least seen"]) for row in rows] == [
+        ("R2 of usage", "nothing", "none up to 0.03"),
+        ("features of one kind alone (strict rule)", "1/4 of it", 0.01),
+    ]
+    assert rows[0]["tries"] == "0.03: 3 of 5"
     unknown = NAMED | {"unknown": "why", "without_dictionary": [], "catalogue": []}
-    assert tables.graded([unknown]) == tables.catalogue([unknown]) == []
+    assert kinds_tables.graded([unknown]) == kinds_tables.catalogue([unknown]) == []
 
 
 def test_external_rows_are_told_by_split_and_rows_kept_once() -> None:

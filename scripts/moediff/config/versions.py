@@ -25,7 +25,7 @@ STAGE_VERSIONS = {
     "panel_loss": 4,
     "kinds": 1,
     "detectable": 1,
-    "claims": 4,
+    "claims": 5,
     "splicing": 2,
     "experts": 1,
     "examples": 1,

@@ -26,6 +26,7 @@ SAID = {
     verdicts.SMALLER: "There, but smaller than the claim asks for",
     verdicts.OPPOSITE_SMALLER: "The opposite is there, but smaller than the claim asks for",
     verdicts.ABSENT: "Absent",
+    verdicts.NOTHING_SEEN: "Nothing seen",
 }
 RANK = tuple(SAID)
 FREE = (*controls.EXCLUSIVE, controls.COMMON)
