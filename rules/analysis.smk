@@ -248,6 +248,32 @@ rule kinds:
         "../scripts/analysis/kinds.py"
 
 
+rule trend:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        validation=dosed_shards,
+    output:
+        of_fit("trend.json"),
+    log:
+        log_of("trend/{comparison}/{member}/{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("trend/{comparison}/{member}/{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        **needs("analysis", dictionary_weights),
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        kinds=member_kinds,
+        doses=member_doses,
+        version=VERSIONS["trend"],
+    script:
+        "../scripts/analysis/trend.py"
+
+
 rule detectable:
     input:
         planted_tries,
@@ -349,6 +375,7 @@ rule gather_kinds:
     input:
         kinds=files_of(roles.panels(config, FITS), "kinds.json"),
         detectable=files_of(PLANTED_FITS, "detectable.json"),
+        trends=files_of(roles.dosed(config, FITS), "trend.json"),
     output:
         report(
             result("kinds.json"),

@@ -41,6 +41,7 @@ from moediff.analysis import (
     panel_loss,
     similarity,
     splicing,
+    trend,
 )
 from moediff.analysis.reruns import Rerun, Text
 from moediff.claims import findings, judging, reading
@@ -205,6 +206,12 @@ def of_panel(small: Small) -> Outcome:
 def of_kinds(small: Small) -> Outcome:
     told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
     return list(flat(kinds.graded_usage(told, FIVE, {"moe": FIVE[:2], "dense": FIVE[2:]})))
+
+
+def of_trend(small: Small) -> Outcome:
+    told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
+    found = trend.trend(told, FIVE, {"moe": 8, "dense": 1}, {"moe": FIVE[:2], "dense": FIVE[2:]})
+    return list(flat([found["rows"], found["judged"], found["squared_distances"]]))
 
 
 def of_detectable(small: Small) -> Outcome:
@@ -586,6 +593,7 @@ STAGES: dict[str, Callable[[Small], Outcome]] = {
     "panel_loss": of_panel_loss,
     "kinds": of_kinds,
     "detectable": of_detectable,
+    "trend": of_trend,
     "claims": of_claims,
     "splicing": of_splicing,
     "divergence": of_divergence,

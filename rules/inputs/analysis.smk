@@ -40,6 +40,21 @@ def panel_shards(wildcards):
     return shards_of(member, "validation")
 
 
+def dosed_shards(wildcards):
+    """Validation shards of models with a dose."""
+    member = member_of(wildcards)
+    if settings.doses(config, member) is None:
+        refuse(
+            f"{asked_for(wildcards)}/trend.json",
+            "its comparison names no dose; write dose: [...] beside all: [...], an amount a model",
+        )
+    return shards_of(member, "validation")
+
+
+def member_doses(wildcards):
+    return settings.doses(config, member_of(wildcards))
+
+
 # The effects that are planted into panels, by name: what the jobs of each are told.
 TRIES = settings.planted_tries(config)
 PLANTED_FITS = settings.planted_fits(config, FITS)

@@ -62,6 +62,10 @@ def plot_files(name):
 
 NO_PAIR = "no comparison is of two models; write each: [A, B]"
 NO_PANEL = "no comparison is a panel; write all: [A, B], with two seeds of each or more"
+# Panels graded, and trends with a dose; charts are of panels alone.
+KINDS_FILES = (
+    [result("kinds.json")] if roles.panels(config, FITS) or roles.dosed(config, FITS) else []
+)
 # Files of the tables that charts need, and what this config lacks where a table has none.
 CHART_TABLES = {
     "panels": ([result("panel.json")] if roles.panels(config, FITS) else [], NO_PANEL),

@@ -185,7 +185,8 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     artifact.write_json(planted, artifact.made_by("detectable") | about | {"least": least})
     run_script(
         "analysis/gather_kinds", tmp_path,
-        input={"kinds": files, "detectable": [str(planted)]}, output=[tmp_path / "kinds.json"],
+        input={"kinds": files, "detectable": [str(planted)], "trends": []},
+        output=[tmp_path / "kinds.json"],
     )  # fmt: skip
     panels = artifact.read_json(tmp_path / "kinds.json")["panels"]
     assert panels[0] == wanted | about | {"detectable": least}

@@ -53,6 +53,7 @@ NEEDS = {
     "analysis/similarity": ROWS,
     "analysis/metrics": ROWS,
     "analysis/panel": ROWS,
+    "analysis/trend": ROWS,
     "dictionaries/fit": ROWS,
     "experts/affinity": ROWS,
     "analysis/plant": ROWS + " h5py tokenizers",

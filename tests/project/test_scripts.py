@@ -34,6 +34,7 @@ ELSEWHERE = {
     "analysis/panel": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "analysis/panel_loss": ("analysis/test_panel_loss.py", "test_the_job"),
     "analysis/plant": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
+    "analysis/trend": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "corpus/retokenise": ("corpus/test_retokenise.py", "test_the_job_writes_a_shard_that_aligns"),
     "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
     "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),

@@ -90,8 +90,8 @@ def test_kinds_are_graded_by_features_and_by_rows_and_their_features_counted() -
     rows = [{"measure": name, "judged": [r2 | {"observed": 0.1}]} for name in similarity.MEASURES]
     panel = NAMED | {"judged": [r2, other], "without_dictionary": rows, "catalogue": [own]}
     found = kinds_tables.graded([panel])
-    assert [row["R2"] for row in found] == [0.4, 0.1, 0.1, 0.1]
-    assert len({row["measured by"] for row in found}) == 4
+    assert [row["R2"] for row in found] == [0.4, *[0.1] * len(similarity.MEASURES)]
+    assert len({row["measured by"] for row in found}) == 1 + len(similarity.MEASURES)
     assert found[0]["rank"] == "1 of 35"
     (counted,) = kinds_tables.catalogue([panel])
     assert counted == {
@@ -116,6 +116,25 @@ def test_kinds_are_graded_by_features_and_by_rows_and_their_features_counted() -
     assert kinds_tables.graded([unknown]) == kinds_tables.catalogue([unknown]) == []
 
 
+def test_doses_stand_in_rows_and_p_beside_the_first() -> None:
+    rows = [
+        {
+            "dose": 1.0,
+            "kind": "dense",
+            "from_least": None,
+            "spent_differently": None,
+            "within": 0.1,
+        },
+        {"dose": 8.0, "kind": "moe", "from_least": 0.3, "spent_differently": 0.2, "within": 0.1},
+    ]
+    judged = {"observed": 0.4, "p": 0.01}
+    unknown = NAMED | {"unknown": "why"}
+    found = kinds_tables.by_dose([NAMED | {"rows": rows, "judged": judged}, unknown])
+    assert [(row["model"], row["distance"], row["p"]) for row in found] == [
+        ("dense", None, 0.01), ("moe", 0.3, None),
+    ]  # fmt: skip
+
+
 def test_external_rows_are_told_by_split_and_rows_kept_once() -> None:
     external = {"theirs": {"array": "h", "fit": ["a", "b"], "validation": "c"}}
     assert tables.external_rows(external) == [
@@ -137,7 +156,7 @@ def test_a_study_has_only_the_tables_that_have_rows() -> None:
     counted = {"rows": [], "error_rates": []}
     fve = dict.fromkeys(tables.EXPLAINED, 0.5)
     metrics = [NAMED | {"sources": ["moe.0"], "fve": [fve], "rows": []}]
-    found = tables.of_study(study, [], [], counted, metrics, {"moe": {"total": 7}}, {}, {})
+    found = tables.of_study(study, [], [], [], counted, metrics, {"moe": {"total": 7}}, {}, {})
     assert found == {
         "Fraction of validation variance explained": [{"dictionary": CALLED, **fve}],
         "Models: parameters": [{"model": "moe", "total": 7}],

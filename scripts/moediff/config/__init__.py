@@ -6,7 +6,7 @@ Every job of a cluster run parses the Snakefile again, and rules ask for these n
 from moediff.config.activations import dropped, model_shards, points
 from moediff.config.base import ROW_SPLITS, SPLITS
 from moediff.config.checkpoints import checkpoint_files
-from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
+from moediff.config.comparisons import doses, fits, is_panel, kinds, shared_fits
 from moediff.config.corpus import (
     sequences,
     shard_count,
@@ -39,6 +39,7 @@ __all__ = [
     "Fit",
     "Source",
     "checkpoint_files",
+    "doses",
     "dropped",
     "fits",
     "has_experts",

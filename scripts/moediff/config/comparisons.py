@@ -107,6 +107,16 @@ def is_panel(config: Config, member: Member) -> bool:
     return together and once and len(sizes) == 2 and min(sizes) > 1
 
 
+def doses(config: Config, member: Member) -> dict[str, float] | None:
+    """Model -> the amount that a comparison says it has; None where it says none."""
+    settings = config["comparisons"][member.comparison]
+    amounts = settings.get("dose")
+    if amounts is None:
+        return None
+    models = [side(name)[0] for name in settings["all"]]
+    return dict(zip(models, amounts, strict=True))
+
+
 def shared_fits(config: Config) -> list[list[Fit]]:
     """Dictionaries by job: at most `dictionaries_per_job` that agree in sources and stream of rows."""
     streams: dict[tuple, list[Fit]] = {}
@@ -172,6 +182,7 @@ def check_comparison(name: str, config: Config) -> None:
             )
         if is_panel(config, member):
             _check_labellings(where, member)
+    _check_doses(where, comparison)
     _check_shards(where, found[0], config)
     for recipe in comparison["recipes"]:
         _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)
@@ -197,6 +208,23 @@ def _check_labellings(where: str, member: Member) -> None:
             f"{where}: {first} and {second} models can be labelled in {ways:,} ways, and a panel is held "
             f"against each; take fewer seeds (10 and 10 models have 184,756), or put a part of them into "
             "comparisons of their own"
+        )
+
+
+def _check_doses(where: str, comparison: Config) -> None:
+    """Refuse doses that are not one a model, or all the same."""
+    amounts = comparison.get("dose")
+    if amounts is None:
+        return
+    models = [side(name)[0] for name in comparison["all"]]
+    if len(amounts) != len(models) or len(set(models)) < len(models):
+        raise ConfigError(
+            f"{where}.dose: {len(amounts)} amounts for {', '.join(models)}; write one for each model, each "
+            "model once"
+        )
+    if len(set(amounts)) < 2:
+        raise ConfigError(
+            f"{where}.dose: all are {amounts[0]:g}; a trend needs two amounts or more"
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moediff.config.base import Config
-from moediff.config.comparisons import is_panel
+from moediff.config.comparisons import doses, is_panel
 from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, has_experts, kind, models_of, run_of
 from moediff.config.layout import Fit, Member, Source
 from moediff.config.training import init_of
@@ -41,6 +41,11 @@ def pairs(fits: Sequence[Fit]) -> list[Fit]:
 def panels(config: Config, fits: Sequence[Fit]) -> list[Fit]:
     """Dictionaries over several models of each of two kinds."""
     return [fit for fit in fits if is_panel(config, fit.member)]
+
+
+def dosed(config: Config, fits: Sequence[Fit]) -> list[Fit]:
+    """Dictionaries over models of which their comparison says a dose."""
+    return [fit for fit in fits if doses(config, fit.member) is not None]
 
 
 def whole_learners(config: Config) -> list[str]:

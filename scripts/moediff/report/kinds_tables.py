@@ -16,6 +16,7 @@ BY = {
     "cka": "rows, linear CKA",
     "procrustes": "rows, Procrustes",
     "neighbours": "rows, nearest neighbours",
+    "ridge": "rows, ridge regression",
 }
 # By what a planted effect is seen, as detectable.json names it.
 SEEN_BY = {
@@ -79,4 +80,22 @@ def detectable(kinds: Sequence[Record]) -> list[Row]:
         }
         for panel in kinds
         for row in panel["detectable"]
+    ]
+
+
+def by_dose(trends: Sequence[Record]) -> list[Row]:
+    """How far models lie from those of the smallest dose, and p of the trend beside the first."""
+    return [
+        {
+            "dictionary": label_of(found),
+            "dose": row["dose"],
+            "model": row["kind"],
+            "distance": row["from_least"],
+            "variance spent differently": row["spent_differently"],
+            "distance within": row["within"],
+            "share along the dose": found["judged"]["observed"] if number == 0 else None,
+            "p": found["judged"]["p"] if number == 0 else None,
+        }
+        for found in trends
+        for number, row in enumerate(found.get("rows", ()))
     ]

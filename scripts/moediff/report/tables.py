@@ -45,6 +45,7 @@ def of_study(
     study: Record,
     panels: Sequence[Record],
     kinds: Sequence[Record],
+    trends: Sequence[Record],
     counted: Record,
     metrics: Sequence[Record],
     parameters: Mapping[str, Record],
@@ -53,9 +54,9 @@ def of_study(
 ) -> dict[str, list[Row]]:
     """Every table of the page that has rows, by its heading and in order.
 
-    `study` is what claims.json holds, `kinds` the panels of kinds.json, `counted` what classes.json does,
-    `parameters` the counts and `losses` the cross-entropies of each language model, `external` the
-    settings of models whose rows other code wrote.
+    `study` is what claims.json holds, `kinds` the panels of kinds.json and `trends` its trends, `counted`
+    what classes.json does, `parameters` the counts and `losses` the cross-entropies of each language model,
+    `external` the settings of models whose rows other code wrote.
     """
     tables = {
         "The panel: features of one kind of model alone, against all other labels": judged(panels),
@@ -63,6 +64,7 @@ def of_study(
         "Kinds, graded: how well they divide the models, against all other splits": kinds_tables.graded(
             kinds
         ),
+        "Models by dose: how far they lie from those of the smallest": kinds_tables.by_dose(trends),
         "Features that one kind uses more": kinds_tables.catalogue(kinds),
         "What would have been seen: the least planted share of variance": kinds_tables.detectable(
             kinds
