@@ -59,6 +59,7 @@ def write_tokens(path: Path, sizes: Sizes) -> None:
     arrays = {
         "tokens": np.where(ends, 0, random.integers(1, sizes.vocabulary, count)).astype(np.uint16),
         "document": document.astype(np.int64),
+        "group": document.astype(np.int64),
         "domain": np.zeros(count, np.uint8),
         "start": place,
         "end": place + 1,

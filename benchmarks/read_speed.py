@@ -38,7 +38,11 @@ def write_store(folder: Path, rows: int, shards: int, width: int) -> list[Path]:
         count = rows // shards + (number < rows % shards)
         row = np.arange(first, first + count)
         columns = {name: row.astype(kind) for name, kind in TYPES.items()}
-        columns |= {"document": row // 500, "domain": np.zeros(count, np.uint8)}
+        columns |= {
+            "document": row // 500,
+            "group": row // 500,
+            "domain": np.zeros(count, np.uint8),
+        }
         path = folder / f"{number:05d}.zarr.zip"
         writer = ShardWriter(path, columns, {"p": Stored("p.0", width, 0)}, "float16", CHUNK_ROWS)
         for start in range(0, count, 4096):

@@ -5,7 +5,7 @@ rule metrics:
     input:
         dictionary=of_fit("dictionary.safetensors"),
         early=of_fit("early.safetensors"),
-        components=at("baseline", file="components.safetensors"),
+        components=components_of,
         validation=member_shards("validation"),
         rows=row_manifests,
     output:
@@ -228,6 +228,7 @@ rule panel:
 rule kinds:
     input:
         explained=of_fit("explained.parquet"),
+        of_domains=of_fit("features.parquet"),
         similarity=at("baseline", file="similarity.parquet"),
     output:
         kinds=of_fit("kinds.json"),
@@ -246,6 +247,51 @@ rule kinds:
         version=VERSIONS["kinds"],
     script:
         "../scripts/analysis/kinds.py"
+
+
+rule trend:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        validation=dosed_shards,
+    output:
+        of_fit("trend.json"),
+    log:
+        log_of("trend/{comparison}/{member}/{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("trend/{comparison}/{member}/{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        **needs("analysis", dictionary_weights),
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        kinds=member_kinds,
+        doses=member_doses,
+        version=VERSIONS["trend"],
+    script:
+        "../scripts/analysis/trend.py"
+
+
+rule detectable:
+    input:
+        planted_tries,
+    output:
+        of_fit("detectable.json"),
+    log:
+        log_of("detectable/{comparison}/{member}/{recipe}-{seed}"),
+    benchmark:
+        benchmark_of("detectable/{comparison}/{member}/{recipe}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
+    params:
+        version=VERSIONS["detectable"],
+    script:
+        "../scripts/analysis/detectable.py"
 
 
 rule matching:
@@ -328,7 +374,9 @@ rule gather_panels:
 
 rule gather_kinds:
     input:
-        files_of(roles.panels(config, FITS), "kinds.json"),
+        kinds=files_of(roles.panels(config, FITS), "kinds.json"),
+        detectable=files_of(PLANTED_FITS, "detectable.json"),
+        trends=files_of(roles.dosed(config, FITS), "trend.json"),
     output:
         report(
             result("kinds.json"),
@@ -350,6 +398,39 @@ rule gather_kinds:
 
 
 if "corpus" in config:
+
+    # What a panel could have seen: an effect of known size planted into its rows, its dictionary fitted anew.
+    rule plant:
+        input:
+            fit=member_shards("fit"),
+            validation=panel_shards,
+            fit_tokens=token_shards("fit"),
+            validation_tokens=token_shards("validation"),
+            tokenizer=at("tokenizer"),
+            vocabulary=at("vocabulary"),
+        output:
+            at("planted_try"),
+        log:
+            log_of("plant/{comparison}/{member}/{recipe}-{seed}/{planted}"),
+        benchmark:
+            benchmark_of("plant/{comparison}/{member}/{recipe}-{seed}/{planted}")
+        wildcard_constraints:
+            planted=one_of(TRIES),
+        conda:
+            "../envs/moediff.yaml"
+        threads: THREADS
+        resources:
+            **needs("dictionaries", dictionary_weights, fit_work),
+        params:
+            sources=source_names,
+            points=source_points,
+            kinds=member_kinds,
+            recipe=lambda wildcards: settings_of(fit_of(wildcards))["recipe"],
+            tried=lambda wildcards: TRIES[wildcards.planted],
+            floor=config["features"]["user_floor"],
+            version=VERSIONS["detectable"],
+        script:
+            "../scripts/analysis/plant.py"
 
     rule splice:
         input:

@@ -9,6 +9,7 @@ rule judge:
         panels=files_of(PRIMARY_PANELS, "panel.json"),
         panel_metrics=files_of(PRIMARY_PANELS, "metrics.json"),
         panel_features=files_of(PRIMARY_PANELS, "features.parquet"),
+        detectable=files_of([f for f in PLANTED_FITS if f in PRIMARY_PANELS], "detectable.json"),
         known_panels=files_of(KNOWN_PANELS, "panel.json"),
         classes=result("classes.json"),
         panel_losses=files_of(PRIMARY_PANELS, "panel_loss.json") if "corpus" in config else [],

@@ -11,6 +11,7 @@ from moediff.config import (
     locks,
     made_in,
     places,
+    recipes,
     resources,
     roles,
     schema,
@@ -37,7 +38,9 @@ if workflow.is_main_process:
     print(locks.left_behind(Path(".snakemake"), sys.argv), end="", file=sys.stderr)
 
 DOMAINS = list(config.get("corpus", {}).get("domains", []))
-TRAINED, LOADED, EXTERNAL = (settings.models_of(config, kind) for kind in settings.KINDS.values())
+_, TRAINED, LOADED, EXTERNAL = (
+    settings.models_of(config, kind) for kind in settings.KINDS.values()
+)
 LANGUAGE_MODELS = settings.language_models(config)
 FITS = settings.fits(config)
 # Jobs that fit several dictionaries.
@@ -49,8 +52,8 @@ THREADS = max(1, workflow.cores // 2) if workflow.cores else 4
 VERSIONS = settings.STAGE_VERSIONS
 # What planted worlds are fitted by: our default recipe and the paper's, whatever the config's are.
 PLANTED_RECIPES = {
-    "default": schema.defaults(SCHEMA, "recipe"),
-    "paper": schema.recipe_of(SCHEMA, PRESETS, "2603.05805"),
+    "default": recipes.as_before(schema.defaults(SCHEMA, "recipe")),
+    "paper": recipes.as_before(schema.recipe_of(SCHEMA, PRESETS, "2603.05805")),
 }
 # A member whose models can be run again: a control's rows are no model's.
 AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@+-]+"

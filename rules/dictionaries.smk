@@ -23,6 +23,31 @@ rule principal_components:
         "../scripts/dictionaries/principal_components.py"
 
 
+# The same of rows as recipes that normalise them show them.
+rule normalised_components:
+    input:
+        member_shards("fit"),
+    output:
+        at("baseline", file="components-{normalise}.safetensors"),
+    log:
+        log_of("principal_components-{normalise}/{comparison}/{member}"),
+    benchmark:
+        benchmark_of("principal_components-{normalise}/{comparison}/{member}")
+    wildcard_constraints:
+        normalise="rms|whiten",
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("components"),
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        version=VERSIONS["baselines"],
+    script:
+        "../scripts/dictionaries/principal_components.py"
+
+
 rule fit:
     input:
         member_shards("fit"),

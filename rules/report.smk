@@ -75,7 +75,7 @@ rule report:
         claims=result("claims.json"),
         classes=result("classes.json"),
         panels=result("panel.json"),
-        kinds=CHART_TABLES["kinds"][0],
+        kinds=KINDS_FILES,
         plots=[at("plot", chart=name, format="svg") for name in PLOTS],
         features=files_of(SHOWN, "features.parquet"),
         examples=example_files(),

@@ -78,6 +78,7 @@ def write_tokens(path: Path, sequences: int, length: int, seed: int = 0) -> Path
     arrays = {
         "tokens": flat.reshape(sequences, length),
         "document": document.reshape(sequences, length),
+        "group": (document // 4 + 1000 * (document % 2)).reshape(sequences, length),
         "domain": (document % 2).astype(np.uint8).reshape(sequences, length),
         "start": start.reshape(sequences, length),
         "end": (start + 3 * (flat != 0)).astype(np.uint32).reshape(sequences, length),
@@ -122,7 +123,7 @@ def corpus(tmp_path: Path) -> Callable[..., dict[str, Path]]:
         paths = {}
         for name, splits in domains.items():
             rows = [
-                {"text": text, "document": document_id(text), "split": split}
+                {"text": text, "document": document_id(text), "group": text[:3], "split": split}
                 for split, texts in splits.items()
                 for text in texts
             ]
@@ -179,6 +180,7 @@ def aligned_rows(tmp_path: Path) -> Callable[..., AlignedRows]:
         shard_rows: int = 10_000,
         chunk_rows: int = 512,
         document_rows: int = 50,
+        group_documents: int = 1,
         folder: str = "rows",
     ) -> AlignedRows:
         count = len(sources[0])
@@ -187,6 +189,7 @@ def aligned_rows(tmp_path: Path) -> Callable[..., AlignedRows]:
         every = {
             "token": (row % VOCABULARY).astype(np.uint32),
             "document": document.astype(np.int64),
+            "group": (document // group_documents).astype(np.int64),
             "sequence": document.astype(np.int64),
             "position": (row % document_rows).astype(np.int32),
             "domain": (document % 2).astype(np.uint8),

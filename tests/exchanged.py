@@ -13,6 +13,7 @@ from conftest import RECIPE
 from moediff.core import artifact
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.normalising import Normaliser
 from moediff.exchange import crosscoders, saelens
 
 ROWS = 400
@@ -29,10 +30,11 @@ def normal(*size: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def made(widths: list[int], **recipe) -> Dictionary:
+def made(widths: list[int], normaliser: Normaliser | None = None, **recipe) -> Dictionary:
     """A dictionary of random weights, norms, mean and scales; features 3 and 5 have no decoder."""
     settings = RECIPE | {"features": 48, "exclusive": 0, "threshold": 0.4} | recipe
-    dictionary = Dictionary(Shape.of(settings, widths), seed=1).requires_grad_(False)
+    shape = Shape.of(settings, widths)
+    dictionary = Dictionary(shape, seed=1, normaliser=normaliser).requires_grad_(False)
     for seed, block in enumerate(dictionary.blocks.values()):
         block.encoder += 0.2 * normal(*block.encoder.shape, seed=seed)
         block.encoder_bias += 0.2 * normal(len(block.encoder_bias), seed=seed)

@@ -30,6 +30,7 @@ from moediff.activations.rows import AlignedRows
 from moediff.analysis import (
     controls,
     deletion,
+    detectable,
     divergence,
     examples,
     kinds,
@@ -40,12 +41,14 @@ from moediff.analysis import (
     panel_loss,
     similarity,
     splicing,
+    trend,
 )
 from moediff.analysis.reruns import Rerun, Text
 from moediff.claims import findings, judging, reading
 from moediff.config import schema
 from moediff.config.complete import complete
 from moediff.core import artifact
+from moediff.core.bootstrap import Units
 from moediff.core.resampling import PERMUTED
 from moediff.core.terms import KNOWN, LABELLINGS
 from moediff.corpus.token_shards import TokenShard
@@ -190,11 +193,12 @@ def of_panel(small: Small) -> Outcome:
         if number != panel.REST:
             together[number] += alone[feature]
     rows = panel.panel_rows(groups, together, NAMES)
-    documents = np.arange(80)
-    weight = 1 + documents % 5
+    number = np.arange(80)
+    weight = 1 + number % 5
     held = np.repeat(weight[:, None] / weight.sum(), 4, axis=1)
-    lost = np.stack([held * (0.1 + 0.01 * (documents % 3))[:, None], held * 0.05])
-    intervals = panel.document_intervals(lost, held, documents, KINDS)
+    lost = np.stack([held * (0.1 + 0.01 * (number % 3))[:, None], held * 0.05])
+    units = Units(number // 2, number // 40)
+    intervals = panel.text_intervals(lost, held, units, KINDS)
     domains = panel.own_domains(used, alone.sum(1), ["a", "b", None] * 20, 2)
     return list(flat([
         panel.by_users(used), panel.counts(groups, KINDS), domains,
@@ -204,7 +208,31 @@ def of_panel(small: Small) -> Outcome:
 
 def of_kinds(small: Small) -> Outcome:
     told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
-    return list(flat(kinds.graded_usage(told, FIVE, {"moe": FIVE[:2], "dense": FIVE[2:]})))
+    two = {"moe": FIVE[:2], "dense": FIVE[2:]}
+    domains = [["code", "prose", None][feature % 3] for feature in range(40)]
+    spent = kinds.by_domain(kinds.ordered_usage(told, FIVE, two), two, domains)
+    return list(flat([kinds.graded_usage(told, FIVE, two), spent]))
+
+
+def of_trend(small: Small) -> Outcome:
+    told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
+    found = trend.trend(told, FIVE, {"moe": 8, "dense": 1}, {"moe": FIVE[:2], "dense": FIVE[2:]})
+    return list(flat([found["rows"], found["judged"], found["squared_distances"]]))
+
+
+def of_detectable(small: Small) -> Outcome:
+    """Two tries: one whose side differs, one whose side is another."""
+    side = detectable.side_of_try(5, 2, 1)
+    told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
+    planted = np.empty_like(told)
+    planted[:, side], planted[:, ~side] = told[:, :2], told[:, 2:]
+    tries = []
+    for number, where in enumerate((side, detectable.side_of_try(5, 2, 2))):
+        part = np.outer(np.arange(40) % 7, where)
+        statistics = detectable.judged(planted, FIVE, where, 0.2)
+        statistics["catalogue"] = detectable.carrier(part, planted, where)
+        tries.append({"share": 0.1 + number, "strength": None, "statistics": statistics})
+    return list(flat([tries, detectable.least(tries)]))
 
 
 def of_panel_loss(small: Small) -> Outcome:
@@ -574,6 +602,8 @@ STAGES: dict[str, Callable[[Small], Outcome]] = {
     "panel": of_panel,
     "panel_loss": of_panel_loss,
     "kinds": of_kinds,
+    "detectable": of_detectable,
+    "trend": of_trend,
     "claims": of_claims,
     "splicing": of_splicing,
     "divergence": of_divergence,

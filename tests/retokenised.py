@@ -86,6 +86,7 @@ def packed(
         size = len(encoded["tokens"])
         more = {
             "document": np.full(size, document),
+            "group": np.full(size, number // 3),
             "domain": np.full(size, number % 2, np.uint8),
         }
         for name, array in (encoded | more).items():

@@ -13,19 +13,20 @@ from conftest import RECIPE, cached, dense_tables
 from families import tiny
 from moediff.activations.rows import AlignedRows
 from moediff.corpus.token_shards import TokenShard, read_token_shard
-from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64
+from moediff.dictionaries.fitting import begun
+from moediff.dictionaries.normalising import NORMALISERS
 
 FIRST = 100  # number of the first sequence of the tokens here: another shard's end before it
 
 
-def made_dictionary(data: AlignedRows, features: int, share: float = 0.15) -> Dictionary:
+def made_dictionary(
+    data: AlignedRows, features: int, share: float = 0.15, normalise: str = "none"
+) -> Dictionary:
     """A random dictionary whose features fire on about a share of the rows, each of its own."""
-    dictionary = Dictionary(Shape.of(RECIPE | {"features": features}, data.widths), seed=1)
+    recipe = RECIPE | {"features": features, "start": 1.0}
+    dictionary = begun(recipe, data.widths, NORMALISERS[normalise].fitted(data), seed=1)
     dictionary.requires_grad_(False)
-    moments = data.moments()
-    dictionary.mean.copy_(torch.cat([torch.from_numpy(mean) for mean, _ in moments]))
-    dictionary.scale.copy_(torch.tensor([variance**0.5 for _, variance in moments]))
     for block in dictionary.blocks.values():
         block.encoder_bias.copy_(torch.linspace(0.02, 0.1, len(block.encoder_bias)))
     rows = torch.cat([dictionary.standardise(part) for part in data.in_order(4096)])

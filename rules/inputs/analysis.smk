@@ -40,6 +40,44 @@ def panel_shards(wildcards):
     return shards_of(member, "validation")
 
 
+def dosed_shards(wildcards):
+    """Validation shards of models with a dose."""
+    member = member_of(wildcards)
+    if settings.doses(config, member) is None:
+        refuse(
+            f"{asked_for(wildcards)}/trend.json",
+            "its comparison names no dose; write dose: [...] beside all: [...], an amount a model",
+        )
+    return shards_of(member, "validation")
+
+
+def member_doses(wildcards):
+    return settings.doses(config, member_of(wildcards))
+
+
+# The effects that are planted into panels, by name: what the jobs of each are told.
+TRIES = settings.planted_tries(config)
+PLANTED_FITS = settings.planted_fits(config, FITS)
+
+
+def planted_tries(wildcards):
+    """Every effect planted into a panel."""
+    fit = fit_of(wildcards)
+    if fit not in PLANTED_FITS:
+        refuse(
+            f"{asked_for(wildcards)}/detectable.json",
+            "no effects are planted there; name its comparison in detectable.comparisons, whose first "
+            "recipe and seed are taken",
+        )
+    about = {
+        "comparison": fit.member.comparison,
+        "member": fit.member.name,
+        "recipe": fit.recipe,
+        "seed": fit.seed,
+    }
+    return [at("planted_try", **about, planted=name) for name in TRIES]
+
+
 def linear_map_shards(split, file="anchor.parquet"):
     """Input function: shards of several sources, which alone can be held against each other."""
 

@@ -2,11 +2,10 @@
 
 
 def settings_of(fit):
-    """What decides a dictionary; its preset is spelled out already."""
-    recipe = config["recipes"][fit.recipe]
+    """What decides a dictionary."""
     return {
         "name": f"{fit.member.comparison}/{fit.member.name}/{fit.recipe}",
-        "recipe": {k: v for k, v in recipe.items() if k not in ("seeds", "preset")},
+        "recipe": recipes.deciding(config["recipes"][fit.recipe]),
         "seed": fit.seed,
     }
 
@@ -54,6 +53,19 @@ def shards_of(member, split):
 def member_shards(split):
     """Input function: the shards of the member that the wildcards name."""
     return lambda wildcards: shards_of(member_of(wildcards), split)
+
+
+def components_of(wildcards):
+    """The principal components of a dictionary's rows, normalised as its recipe's."""
+    normalise = recipes.normalisation(config["recipes"][wildcards.recipe])
+    middle = "" if normalise == recipes.NONE else f"-{normalise}"
+    member = member_of(wildcards)
+    return at(
+        "baseline",
+        comparison=member.comparison,
+        member=member.name,
+        file=f"components{middle}.safetensors",
+    )
 
 
 def source_names(wildcards):

@@ -16,6 +16,9 @@ def exported(layout):
                 asked_for(wildcards),
                 "a crosscoder has several sources; export it for SAELens or the Hub",
             )
+        normalise = recipes.normalisation(config["recipes"][wildcards.recipe])
+        if why := recipes.export_fault(layout, normalise):
+            refuse(asked_for(wildcards), why)
         return result(fit_of(wildcards).path("dictionary.safetensors"))
 
     return found

@@ -62,6 +62,10 @@ def plot_files(name):
 
 NO_PAIR = "no comparison is of two models; write each: [A, B]"
 NO_PANEL = "no comparison is a panel; write all: [A, B], with two seeds of each or more"
+# Panels graded, and trends with a dose; charts are of panels alone.
+KINDS_FILES = (
+    [result("kinds.json")] if roles.panels(config, FITS) or roles.dosed(config, FITS) else []
+)
 # Files of the tables that charts need, and what this config lacks where a table has none.
 CHART_TABLES = {
     "panels": ([result("panel.json")] if roles.panels(config, FITS) else [], NO_PANEL),
@@ -135,11 +139,17 @@ def of_study():
             "from": config["models"][name].get("load"),
             "seeds": len(settings.seeds(config, name)),
             "tokenizer": config["models"][name].get("tokenizer", "corpus"),
+            **{
+                key: config["models"][name][key]
+                for key in ("kept",)
+                if key in config["models"][name]
+            },
         }
         for name in config["models"]
     }
-    recipes = {
+    fitted_by = {
         name: {key: recipe[key] for key in ("features", "k")}
+        | recipes.as_before({"normalise": recipe["normalise"]})
         for name, recipe in config["recipes"].items()
     }
     comparisons = {
@@ -150,7 +160,7 @@ def of_study():
     return {
         "models": models,
         "points": settings.points(config) if LANGUAGE_MODELS else [],
-        "recipes": recipes,
+        "recipes": fitted_by,
         "comparisons": comparisons,
         "pair": PAIR.path() if PAIR else None,
         "left_out": [fit.path() for fit in FITS if fit not in SHOWN],

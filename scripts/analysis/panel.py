@@ -8,7 +8,7 @@ with job(snakemake, torch_threads=True) as log:
 
     from moediff.analysis import deletion, panel
     from moediff.core import artifact
-    from moediff.core.resampling import LEAST_DOCUMENTS
+    from moediff.core.bootstrap import LEAST_GROUPS
     from moediff.dictionaries.dictionary import Dictionary, in_float64
 
     params, wildcards = snakemake.params, snakemake.wildcards
@@ -30,11 +30,11 @@ with job(snakemake, torch_threads=True) as log:
     )
     found = panel.panel_rows(groups, together, names)
     own = [groups.group_of == number for number in panel.own_groups(groups, first, len(names))]
-    documents, lost, held = deletion.deleted_by_document(dictionary, rows, own, batch, device)
-    if len(documents) < LEAST_DOCUMENTS:
-        log.warning("%d validation documents: no interval over fewer than %d", len(documents),
-                    LEAST_DOCUMENTS)  # fmt: skip
-    intervals = panel.document_intervals(lost, held, documents, params.kinds)
+    units, lost, held = deletion.deleted_by_group(dictionary, rows, own, batch, device)
+    if units.count() < LEAST_GROUPS:
+        log.warning("%d groups of validation documents: no interval over fewer than %d", units.count(),
+                    LEAST_GROUPS)  # fmt: skip
+    intervals = panel.text_intervals(lost, held, units, params.kinds)
     judged = panel.judge(found, params.kinds, intervals)
     domains = panel.own_domains(used, alone.clip(0).sum(1), features["top_domain"].to_list(), first)
     made_by = artifact.made_by("panel", floor=params.floor, origins=rows.origins)
@@ -51,6 +51,7 @@ with job(snakemake, torch_threads=True) as log:
             **fit_of(wildcards),
             "kinds": dict(params.kinds),
             "live": int(alive.sum()),
+            "text_groups": units.counts(rows.domains),
             "features_by_users": panel.by_users(used),
             "early": panel.counts(early_groups, params.kinds),
             "end": panel.counts(groups, params.kinds),
@@ -60,6 +61,6 @@ with job(snakemake, torch_threads=True) as log:
         },
     )
     (headline,) = (r for r in judged if r["kind"] == panel.EITHER and r["statistic"] == "share")
-    log.info("%s/%s: share of variance of features of one kind %.4f, largest of %d other splits %.4f",
-             wildcards.comparison, wildcards.recipe, headline["observed"], headline["others"],
-             headline["largest_other"])  # fmt: skip
+    log.info("%s/%s: share of variance of features of one kind %.4f, largest of %d other splits %.4f; "
+             "%d groups of documents", wildcards.comparison, wildcards.recipe, headline["observed"],
+             headline["others"], headline["largest_other"], units.count())  # fmt: skip

@@ -5,7 +5,7 @@ from moediff.job import fit_of, job
 with job(snakemake, torch_threads=True) as log:
     from moediff.analysis import panel, panel_loss, splicing
     from moediff.core import artifact
-    from moediff.core.resampling import LEAST_DOCUMENTS
+    from moediff.core.bootstrap import LEAST_GROUPS
     from moediff.dictionaries.dictionary import Dictionary
     from moediff.job import sides_and_texts
 
@@ -26,8 +26,8 @@ with job(snakemake, torch_threads=True) as log:
         frozen=False,
         deleted=deleted,
         within=within,
-        by_document=panel_loss.own_deletions(groups, params.kinds),
-        documents=LEAST_DOCUMENTS,
+        by_group=panel_loss.own_deletions(groups, params.kinds),
+        groups=LEAST_GROUPS,
     )
     found = panel_loss.loss_rows(losses.table, groups, names)
     intervals = panel_loss.loss_intervals(losses, groups, params.kinds)
@@ -39,6 +39,7 @@ with job(snakemake, torch_threads=True) as log:
         | {
             **fit_of(wildcards),
             "kinds": dict(params.kinds),
+            "text_groups": panel_loss.text_units(losses).counts(),
             "losses": panel_loss.source_losses(losses.table, names),
             "groups": found,
             "judged": judged,

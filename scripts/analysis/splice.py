@@ -8,7 +8,7 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.analysis import splicing
     from moediff.analysis.classes import CLASSES
     from moediff.core import artifact
-    from moediff.core.resampling import LEAST_DOCUMENTS
+    from moediff.core.bootstrap import LEAST_GROUPS
     from moediff.dictionaries.dictionary import Dictionary
     from moediff.job import sides_and_texts
 
@@ -30,7 +30,7 @@ with job(snakemake, torch_threads=True) as log:
         params.batch,
         params.frozen,
         deleted,
-        documents=LEAST_DOCUMENTS,
+        groups=LEAST_GROUPS,
     ).table
     table = pl.DataFrame([fit_of(wildcards)]).join(found, how="cross")
     made_by = artifact.made_by("splicing", origins=facts["origins"], sequences=params.sequences)

@@ -4,14 +4,17 @@ from moediff.job import job
 
 with job(snakemake, torch_threads=True):
     from moediff.activations.rows import AlignedRows
+    from moediff.config.recipes import NONE
     from moediff.core import artifact
     from moediff.dictionaries.principal_components import principal_components
 
     names = snakemake.params.sources
     rows = AlignedRows.of(snakemake.input, snakemake.params.points, snakemake.params.views)
-    found = principal_components(rows)
+    normalise = snakemake.wildcards.get("normalise", NONE)
+    found = principal_components(rows, normalise)
     artifact.write_tensors(
         snakemake.output[0],
         {"vectors": found.vectors, "variances": found.variances, "scale": found.scale},
-        artifact.made_by("baselines", sources=names, origins=rows.origins),
+        artifact.made_by("baselines", sources=names, origins=rows.origins)
+        | ({} if normalise == NONE else {"normalise": normalise}),
     )

@@ -42,7 +42,10 @@ with job(snakemake):
     }
     claims, counted = artifact.read_json(files.claims), artifact.read_json(files.classes)
     panels = artifact.read_json(files.panels)["panels"]
-    kinds = [panel for path in files.kinds for panel in artifact.read_json(path)["panels"]]
+    graded = [artifact.read_json(path) for path in files.kinds]
+    kinds, trends = (
+        [one for found in graded for one in found[key]] for key in ("panels", "trends")
+    )
     metrics = {folder_of(path): artifact.read_json(path) for path in files.metrics}
     features = {folder_of(path): artifact.read_parquet(path) for path in files.features}
     examples = {folder_of(path): example_files.read(path) for path in files.examples}
@@ -68,7 +71,7 @@ with job(snakemake):
     losses = {model: trained[model]["all"] for model in params.judged if model in trained}
     trigram = levels["trigram"]["all"] if levels else None
     records = list(metrics.values())
-    best = finding.strongest(claims, panels, counted, records, metrics.get(pair))
+    best = finding.strongest(claims, panels, kinds, counted, records, metrics.get(pair))
     left_out = rows_left_out(records)
     first = page.First(
         title=compared.title(study),
@@ -87,7 +90,7 @@ with job(snakemake):
     whole = {CHARTS[name].title: page.figure(svgs[name]) for name in svgs if name not in of_one}
     figures = ({pair: of_one} if pair else {}) | own_figures
     numbers = tables.of_study(
-        claims, panels, kinds, counted, records, parameters,
+        claims, panels, kinds, trends, counted, records, parameters,
         tables.cross_entropies(trained, splicing, levels), params.rows,
     )  # fmt: skip
     looked_at = [

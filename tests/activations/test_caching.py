@@ -31,6 +31,7 @@ def hand_made(special: tuple[int, ...] = (0,)) -> TokenShard:
     return TokenShard(
         tokens=np.array([[5, 6, 0, 7], [8, 0, 9, 9]], np.uint16),
         document=np.array([[1, 1, 1, 2], [2, 2, 3, -1]]),
+        group=np.array([[4, 4, 4, 4], [4, 4, 5, -1]]),
         domain=np.zeros((2, 4), np.uint8),
         start=place, end=place + 1, word_end=np.ones((2, 4), bool),
         domains=("one",), tokenizer="x", first=10, digest="y", special=special,
@@ -44,6 +45,7 @@ def test_rows_left_out_are_padding_specials_and_what_attention_sees_first() -> N
     assert kept.columns["sequence"].tolist() == [10]
     assert kept.columns["position"].tolist() == [1]
     assert kept.columns["document"].tolist() == [1]
+    assert kept.columns["group"].tolist() == [4]
     assert kept.columns["end"].tolist() == [2]
     assert kept.left_out == {"padding": 1, "special_tokens": 2, "sequence_start": 4}
     kept = kept_rows(hand_made(), DROP, across_documents=True)

@@ -19,6 +19,7 @@ from external_rows import COUNT, WIDTH, arrays, convert, write
 from moediff.activations import external
 from moediff.activations.rows import AlignedRows
 from moediff.activations.shard_writer import TOKENS
+from moediff.activations.shards import Shard
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.corpus.token_shards import read_token_shard
@@ -163,6 +164,52 @@ def test_other_rows_are_refused_and_the_first_difference_is_named(
     assert "\n" not in str(caught.value)
 
 
+# --- groups ---
+
+
+def with_groups(folder: Path, groups: dict[str, np.ndarray | None]) -> dict[str, Shard]:
+    """The same rows by several programs, each with its own groups (None: none)."""
+    shards = {}
+    for name, group in groups.items():
+        values = arrays() | ({} if group is None else {"group": group})
+        source = write(folder / f"{name}.safetensors", values)
+        shards[name] = convert(source, folder / f"{name}.zarr.zip")
+    return shards
+
+
+def test_groups_are_read_where_they_are_told_and_are_documents_where_not(tmp_path: Path) -> None:
+    group = np.arange(COUNT) // 50
+    shards = with_groups(tmp_path, {"told": group, "untold": None})
+    for name, wanted in (("told", group), ("untold", np.arange(COUNT) // 10)):
+        np.testing.assert_array_equal(shards[name].read("group"), wanted[shards[name].order()])
+    alone = AlignedRows([[shards["untold"].path]])
+    np.testing.assert_array_equal(alone.column("group"), alone.column("document"))
+
+
+@pytest.mark.parametrize("names", [("told", "untold"), ("untold", "told")])
+def test_rows_take_the_groups_that_one_of_the_sources_tells(tmp_path: Path, names: tuple) -> None:
+    group = np.arange(COUNT) // 50
+    shards = with_groups(tmp_path, {"told": group, "untold": None})
+    data = AlignedRows([[shards[name].path] for name in names])
+    np.testing.assert_array_equal(data.column("group"), group[shards["told"].order()])
+
+
+def test_other_groups_are_other_rows_and_are_not_compared(tmp_path: Path) -> None:
+    group = np.arange(COUNT) // 50
+    shards = with_groups(tmp_path, {"one": group, "same": group, "other": group // 2})
+    one, same, other = ([shards[name].path] for name in ("one", "same", "other"))
+    AlignedRows([one, same])
+    with pytest.raises(UserError, match=r"different groups \(group of row 50: 1 and 0\)"):
+        AlignedRows([one, other])
+    assert AlignedRows([one]).digest != AlignedRows([other]).digest
+    elsewhere = write(
+        tmp_path / "elsewhere.safetensors", arrays() | {"sequence": np.ones(COUNT, int)}
+    )
+    convert(elsewhere, tmp_path / "elsewhere.zarr.zip")
+    with pytest.raises(UserError, match=r"different tokens .sequence of row 0: 0 and 1"):
+        AlignedRows([one, [tmp_path / "elsewhere.zarr.zip"]])
+
+
 # --- faults of a file ---
 
 
@@ -189,6 +236,7 @@ UNFIT = {
     "column of floats": (arrays() | {"document": np.ones(COUNT)}, "'document' is float64, not"),
     "column of bools": (arrays() | {"domain": np.ones(COUNT, bool)}, "'domain' is bool, not of"),
     "negative token": (arrays() | {"token": np.arange(COUNT) - 1}, "'token' holds -1, outside 0 "),
+    "group of floats": (arrays() | {"group": np.ones(COUNT)}, "'group' is float64, not of"),
     "huge document": (
         arrays() | {"document": np.arange(COUNT, dtype=np.uint64) + 2**63},
         "'document' holds 9223372036854776107, outside",

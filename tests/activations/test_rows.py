@@ -96,28 +96,61 @@ def test_batches_mix_documents(aligned_rows, pool_chunks: int) -> None:
 # --- choosing -----------------------------------------------------------------------------------
 
 
-def test_held_out_documents_are_whole_enough_and_of_every_domain(tmp_path: Path) -> None:
-    document = np.concatenate([np.repeat(np.arange(400), 20), np.repeat(np.arange(400, 440), 200)])
+def of_documents(folder: Path, document: np.ndarray, group_of: np.ndarray) -> AlignedRows:
+    """Rows that say their document [row], in three shards; documents from 400 on are of a second domain."""
     order = np.random.default_rng(0).permutation(len(document))
     paths = []
     for number, part in enumerate(np.array_split(order, 3)):
         every = dict.fromkeys(COLUMNS, np.arange(len(part)))
-        every |= {"document": document[part], "domain": (document[part] >= 400)}
+        every |= {"document": document[part], "group": group_of[document[part]]}
+        every |= {"domain": document[part] >= 400}
         columns = {name: every[name].astype(TYPES[name]) for name in COLUMNS}
-        paths.append(tmp_path / f"{number}.zarr.zip")
+        paths.append(folder / f"{number}.zarr.zip")
         writer = ShardWriter(paths[-1], columns, {"p": Stored("p.0", 1, 0)}, "float32", 1000)
         writer.add({"p": torch.from_numpy(document[part].astype(np.float32)[:, None])})
         writer.write(made_facts("m"))
-    data = AlignedRows([paths])
-    held_out = data.held_out(2000, seed=3)
-    chosen = np.concatenate([rows[0][:, 0].numpy() for rows in data.selected(held_out, 500)])
-    left = np.concatenate([rows[0][:, 0].numpy() for rows in data.selected(~held_out, 500)])
-    assert len(chosen) == held_out.count >= 2000
-    assert len(chosen) + len(left) == len(document)
+    return AlignedRows([paths])
+
+
+def held_and_left(data: AlignedRows, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Documents [row] of the rows that are held out and of those that are not."""
+    held_out = data.held_out(rows, seed=3)
+    chosen, left = (
+        np.concatenate([part[0][:, 0].numpy() for part in data.selected(keep, 500)]).astype(int)
+        for keep in (held_out, ~held_out)
+    )
+    assert len(chosen) == held_out.count >= rows
+    return chosen, left
+
+
+DOCUMENTS = np.concatenate([np.repeat(np.arange(400), 20), np.repeat(np.arange(400, 440), 200)])
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_held_out_groups_are_whole_enough_and_of_every_domain(
+    tmp_path: Path, together: int
+) -> None:
+    group_of = np.arange(440) // together
+    chosen, left = held_and_left(of_documents(tmp_path, DOCUMENTS, group_of), 2000)
+    assert len(chosen) + len(left) == len(DOCUMENTS)
+    assert not set(group_of[chosen]) & set(group_of[left])
+    for inside, longest in ((chosen < 400, 20), (chosen >= 400, 200)):
+        assert 1000 <= inside.sum() <= 1000 + together * longest
+
+
+def test_a_group_far_larger_than_what_is_held_out_is_cut_between_documents(tmp_path: Path) -> None:
+    data = of_documents(
+        tmp_path, DOCUMENTS, (np.arange(440) >= 400).astype(int)
+    )  # a group a domain
+    chosen, left = held_and_left(data, 2000)
     assert not set(chosen) & set(left)
-    for inside in (chosen < 400, chosen >= 400):
-        assert 1000 <= inside.sum() <= 1200
-    with pytest.raises(UserError, match="too few"):
+    for inside, longest in ((chosen < 400, 20), (chosen >= 400, 200)):
+        assert 1000 <= inside.sum() <= 1000 + longest
+
+
+def test_too_few_documents_to_hold_out_are_named(tmp_path: Path) -> None:
+    data = of_documents(tmp_path, DOCUMENTS, np.arange(440))
+    with pytest.raises(UserError, match="8000 rows in 400 documents of one domain: too few"):
         data.held_out(15_000, seed=3)
 
 

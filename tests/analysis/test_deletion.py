@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from conftest import RECIPE, unchanged
-from moediff.analysis.deletion import deleted_alone, deleted_by_document, deleted_together
+from moediff.analysis.deletion import deleted_alone, deleted_by_group, deleted_together
 from moediff.analysis.evaluation import VarianceExplained
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64
+from moediff.dictionaries.fitting import begun
+from moediff.dictionaries.normalising import NORMALISERS
 
 CPU = torch.device("cpu")
 
@@ -24,17 +26,14 @@ def rows() -> list[np.ndarray]:
 
 @pytest.fixture
 def data(rows, aligned_rows):
-    return aligned_rows(rows, 1999, 300)
+    return aligned_rows(rows, 1999, 300, group_documents=3)
 
 
-@pytest.fixture
-def dictionary(data) -> Dictionary:
+@pytest.fixture(params=NORMALISERS)
+def dictionary(data, request) -> Dictionary:
     """An untrained one, which deletion may make better, with every kind of block."""
-    shape = Shape.of(RECIPE | {"features": 48, "tied": 8, "exclusive": 4}, data.widths)
-    made = Dictionary(shape, seed=1)
-    moments = data.moments()
-    made.mean.copy_(torch.cat([torch.from_numpy(mean) for mean, _ in moments]))
-    made.scale.copy_(torch.tensor([variance**0.5 for _, variance in moments]))
+    recipe = RECIPE | {"features": 48, "tied": 8, "exclusive": 4, "start": 1.0}
+    made = begun(recipe, data.widths, NORMALISERS[request.param].fitted(data), seed=1)
     made.threshold.fill_(0.2)
     return made.requires_grad_(False)
 
@@ -81,32 +80,37 @@ def test_together_is_what_variance_explained_loses(rows, data, dictionary) -> No
     assert (found[4] == 0).all()
 
 
-def test_documents_make_up_what_goes_together(rows, data, dictionary) -> None:
+def test_groups_of_documents_make_up_what_goes_together(rows, data, dictionary) -> None:
     gone = np.arange(48) % 3 == 0
     with unchanged(dictionary):
-        documents, lost, held = deleted_by_document(dictionary, data, [gone, ~gone], 77, CPU)
-    assert lost.shape == (2, len(documents), 2)
+        units, lost, held = deleted_by_group(dictionary, data, [gone, ~gone], 77, CPU)
+    assert lost.shape == (2, units.count(), 2)
     np.testing.assert_allclose(held.sum(0), 1)
     groups = deleted_together(dictionary, data, gone.astype(int), 2, 256, CPU)
     np.testing.assert_allclose(lost.sum(1), groups[::-1], atol=1e-12)
-    own = np.arange(3000) // 50 == 30
-    for source, part in enumerate(rows):
+    document = np.arange(3000) // 50
+    own = np.isin(document, [45, 47])  # group 15 of the second domain; 46 is of the first
+    exact = in_float64(dictionary)
+    shown = exact.standardise([torch.from_numpy(part.astype(np.float32)) for part in rows]).numpy()
+    for source in range(2):
+        part = shown[:, dictionary.shape.columns(source)]
         centred = part - part.mean(0)
         share = (centred[own] ** 2).sum() / (centred**2).sum()
-        assert held[30, source] == pytest.approx(share, rel=1e-5)
-    assert documents.tolist() == list(range(60))
+        assert held[35, source] == pytest.approx(share, rel=1e-5)
+    assert units.group.tolist() == 2 * list(range(20))
+    assert units.domain.tolist() == [0] * 20 + [1] * 20
     dictionary = in_float64(dictionary)
     standard = dictionary.standardise([torch.from_numpy(p.astype(np.float32)) for p in rows])
     (row, feature), values = dictionary.encode(standard)
     residual = standard - dictionary.decode(values, (row, feature), len(standard))
-    less = torch.from_numpy(gone)[feature] & (row // 50 == 30)
+    less = torch.from_numpy(gone)[feature] & torch.from_numpy(own)[row]
     part = torch.zeros_like(standard)
     part = dictionary.add(part, values[less], (row[less], feature[less]))
     more = (part * (2 * residual + part)).numpy()
     for source in range(2):
         columns = dictionary.shape.columns(source)
         total = float((standard[:, columns] - standard[:, columns].mean(0)).square().sum())
-        assert lost[0, 30, source] == pytest.approx(more[:, columns].sum() / total, rel=1e-5)
+        assert lost[0, 35, source] == pytest.approx(more[:, columns].sum() / total, rel=1e-5)
 
 
 def test_no_batch_changes_what_goes(data, dictionary) -> None:

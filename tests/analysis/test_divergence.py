@@ -20,8 +20,8 @@ from moediff.analysis import divergence as module
 from moediff.analysis.divergence import COLUMNS, divergence, same_tokens
 from moediff.analysis.reruns import Text
 from moediff.core import artifact
+from moediff.core.bootstrap import Units, group_bootstrap
 from moediff.core.errors import UserError
-from moediff.core.resampling import document_bootstrap
 from moediff.core.terms import ALL
 from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
@@ -64,7 +64,7 @@ def whole(table: pl.DataFrame) -> dict:
 
 def test_equal_models_do_not_diverge_at_all(shard, tiny_model, architecture) -> None:
     pair = [tiny_model(architecture, 3).eval() for _ in range(2)]
-    found = compared(pair, [shard])
+    found = compared(pair, [replace(shard, group=shard.document)])
     assert dict(found.schema) == COLUMNS
     assert set(found["domain"]) == {ALL, *shard.domains}
     for name in ("kl_first_second", "kl_low", "kl_high", "kl_second_first"):
@@ -118,13 +118,13 @@ def test_two_models_diverge_as_scipy_says_token_by_token(
 ) -> None:
     monkeypatch.setattr(module, "AT_ONCE", at_once)
     shards = [
-        read_token_shard(token_shard(f"{n}.h5", sequences=24, length=24, seed=n)) for n in (0, 1)
+        read_token_shard(token_shard(f"{n}.h5", sequences=60, length=24, seed=n)) for n in (0, 1)
     ]
-    shards[1] = replace(shards[1], document=shards[1].document + 100)
+    shards[1] = replace(shards[1], document=shards[1].document + 100, group=shards[1].group + 9000)
     pair = [tiny_model(DENSE, 0).eval(), tiny_model(MOE, 1).eval()]
-    found = compared(pair, shards, across, sequences=40, batch=5)
+    found = compared(pair, shards, across, sequences=96, batch=5)
     rows = []
-    for shard, count in ((shards[0], 24), (shards[1], 16)):
+    for shard, count in ((shards[0], 60), (shards[1], 36)):
         starts = segment_starts(shard.document, across)
         with torch.no_grad():
             said = [
@@ -144,6 +144,7 @@ def test_two_models_diverge_as_scipy_says_token_by_token(
                     rows.append(
                         {"domain": shard.domains[shard.domain[sequence, position]],
                          "document": int(shard.document[sequence, position]),
+                         "group": int(shard.group[sequence, position]),
                          "forward": rel_entr(np.exp(p), np.exp(q)).sum(),
                          "back": rel_entr(np.exp(q), np.exp(p)).sum(),
                          "agree": float(p.argmax() == q.argmax())}
@@ -159,7 +160,10 @@ def test_two_models_diverge_as_scipy_says_token_by_token(
         assert row["kl_first_second"] == pytest.approx(wanted["forward"].mean(), rel=1e-4)
         assert row["kl_second_first"] == pytest.approx(wanted["back"].mean(), rel=1e-4)
         assert row["top1_agreement"] == pytest.approx(wanted["agree"].mean())
-        resampled = document_bootstrap(wanted["forward"], np.ones(len(wanted)), wanted["document"])
+        units = Units(wanted["group"], wanted["domain"].replace_strict({"odd": 0, "even": 1}))
+        resampled = group_bootstrap(wanted["forward"], np.ones(len(wanted)), units)
+        assert row["text_groups"] < wanted["document"].n_unique()
+        assert row["text_groups"] == resampled["text_groups"] == wanted["group"].n_unique()
         assert [row["kl_low"], row["kl_high"]] == pytest.approx(resampled["interval"], rel=1e-4)
     assert found["domain"][0] == ALL
     assert found["kl_first_second"][1] > found["kl_first_second"][2]  # the largest first
@@ -169,7 +173,7 @@ def test_batches_and_shards_do_not_decide(shard, tiny_model) -> None:
     pair = [tiny_model(DENSE, 0).eval(), tiny_model(DENSE, 1).eval()]
     parts = []
     for part in (slice(0, 7), slice(7, 40)):
-        arrays = ("tokens", "document", "domain", "start", "end", "word_end")
+        arrays = ("tokens", "document", "group", "domain", "start", "end", "word_end")
         parts.append(replace(shard, **{name: getattr(shard, name)[part] for name in arrays}))
     one, other = compared(pair, [shard], batch=3), compared(pair, parts, batch=40)
     assert one["domain"].equals(other["domain"])
@@ -181,7 +185,15 @@ def test_batches_and_shards_do_not_decide(shard, tiny_model) -> None:
 
 def test_padding_and_what_begins_a_document_are_not_counted(shard, tiny_model) -> None:
     """The second model says strange things where nothing is predicted, and only there."""
-    fills = {"tokens": 0, "document": PADDING, "domain": 0, "start": 0, "end": 0, "word_end": False}
+    fills = {
+        "tokens": 0,
+        "document": PADDING,
+        "group": PADDING,
+        "domain": 0,
+        "start": 0,
+        "end": 0,
+        "word_end": False,
+    }
     padded = replace(shard, **{
         name: np.pad(getattr(shard, name), [(0, 0), (0, 5)], constant_values=fill)
         for name, fill in fills.items()
@@ -201,17 +213,17 @@ def test_padding_and_what_begins_a_document_are_not_counted(shard, tiny_model) -
     np.testing.assert_allclose(found[:, 1:].to_numpy(), plain[:, 1:].to_numpy(), rtol=1e-5)
 
 
-def test_few_documents_have_no_interval_and_are_named(shard, tiny_model, caplog) -> None:
+def test_few_groups_have_no_interval_and_are_named(shard, tiny_model, caplog) -> None:
     pair = [tiny_model(DENSE, 0).eval(), tiny_model(DENSE, 1).eval()]
-    few = replace(shard, document=shard.document % 2 + 2 * (np.arange(40)[:, None] // 8))
+    few = replace(shard, group=shard.document % 2 + 2 * (np.arange(40)[:, None] // 8))
     found = compared(pair, [few])
     counts = {
-        name: len(np.unique(few.document[few.domain == n])) for n, name in enumerate(few.domains)
+        name: len(np.unique(few.group[few.domain == n])) for n, name in enumerate(few.domains)
     }
     assert all(count < 10 for count in counts.values())
     assert found.filter(pl.col("domain") != ALL)["kl_low"].to_list() == [None, None]
     assert whole(found)["kl_low"] < whole(found)["kl_first_second"] < whole(found)["kl_high"]
-    assert "no interval over fewer than 10 documents" in caplog.text
+    assert "no interval over fewer than 10 groups of documents" in caplog.text
     for name, count in counts.items():
         assert f"{name} {count}" in caplog.text
     assert "(all" not in caplog.text

@@ -8,12 +8,14 @@ import torch
 from sklearn.metrics import r2_score
 
 from conftest import RECIPE, unchanged
-from moediff.analysis import evaluation
+from moediff.analysis import without_massive
 from moediff.analysis.evaluation import VarianceExplained, check_models, measure
 from moediff.analysis.measured import POOLED, THRESHOLD, fve_rows
 from moediff.core.errors import UserError
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64
+from moediff.dictionaries.fitting import begun
+from moediff.dictionaries.normalising import NORMALISERS
 from moediff.dictionaries.principal_components import principal_components
 
 
@@ -61,12 +63,10 @@ def rule(k: int, batch: int, select: str = "batchtopk") -> dict:
     return {"select": select, "k": k, "batch": batch}
 
 
-def fitted_like(data, k: int = 4) -> Dictionary:
+def fitted_like(data, normalise: str = "none") -> Dictionary:
     """An untrained dictionary with the standards of `data` and a threshold of its own."""
-    shape = Shape.of(RECIPE | {"features": 64, "tied": 8, "exclusive": 4}, data.widths)
-    dictionary = Dictionary(shape, seed=1)
-    dictionary.mean.copy_(torch.cat([torch.from_numpy(mean) for mean, _ in data.moments()]))
-    dictionary.scale.copy_(torch.tensor([variance**0.5 for _, variance in data.moments()]))
+    recipe = RECIPE | {"features": 64, "tied": 8, "exclusive": 4, "start": 1.0}
+    dictionary = begun(recipe, data.widths, NORMALISERS[normalise].fitted(data), seed=1)
     dictionary.threshold.fill_(0.3)
     return dictionary.requires_grad_(False)
 
@@ -116,19 +116,24 @@ def test_measure_without_a_baseline_gives_what_the_threshold_gives_and_no_more(
         assert (getattr(bare, name) == getattr(whole, name)).all()
 
 
-def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:
+@pytest.mark.parametrize("normalise", NORMALISERS)
+def test_sums_agree_with_a_plain_dense_computation(
+    world, aligned_rows, monkeypatch, normalise: str
+) -> None:
+    monkeypatch.setattr(without_massive, "MASSIVE_NORM", 1.5)  # so that there are massive rows
     data = aligned_rows(world)
-    dictionary = fitted_like(data)
+    dictionary = fitted_like(data, normalise)
     with unchanged(dictionary):
         measured = measure(
             dictionary,
-            principal_components(data),
+            principal_components(data, normalise),
             data,
             ["a", "b"],
             rule(4, 512),
             torch.device("cpu"),
         )
     dictionary = in_float64(dictionary)
+    world = [part.astype(np.float32) for part in world]  # as they are stored
     rows = dictionary.standardise([torch.from_numpy(part) for part in world])
     decoder = torch.cat(dictionary.decoders(), dim=1)
     encoder = torch.zeros_like(decoder)
@@ -139,11 +144,23 @@ def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:
     before = rows @ encoder.T + bias
     codes = before.relu() * (before.relu() * dictionary.norms().sum(1) >= dictionary.threshold)
     residual = rows - codes @ decoder - dictionary.decoder_bias
+    norms = [torch.from_numpy(part).norm(dim=1) for part in world]
+    small = torch.stack([own <= 1.5 * own.median() for own in norms]).all(0)
+    assert measured.massive_rows == (~small).sum() > 0
+    _, axes = torch.linalg.eigh(rows.T @ rows)
+    by_components = rows - rows @ axes[:, -4:] @ axes[:, -4:].T
     for source, columns in (("a", slice(0, 12)), ("b", slice(12, 20))):
         part = rows[:, columns]
         total = (part - part.mean(0)).square().sum()
         wanted = 1 - float(residual[:, columns].square().sum() / total)
         assert measured.fve["threshold", source] == pytest.approx(wanted, abs=1e-6)
+        assert measured.fve["mean", source] == pytest.approx(0, abs=1e-6)
+        wanted = 1 - float(by_components[:, columns].square().sum() / total)
+        assert measured.fve["pca", source] == pytest.approx(wanted, abs=1e-4)
+        kept = part[small]
+        total = (kept - kept.mean(0)).square().sum()
+        wanted = 1 - float(residual[small][:, columns].square().sum() / total)
+        assert measured.fve_without["threshold", source] == pytest.approx(wanted, abs=1e-6)
     assert (measured.fired == (codes > 0).sum(0).numpy()).mean() > 0.95
     assert measured.l0["threshold"] == pytest.approx(
         float((codes > 0).sum(1).double().mean()), rel=0.01
@@ -151,22 +168,18 @@ def test_sums_agree_with_a_plain_dense_computation(world, aligned_rows) -> None:
     assert measured.fired_in.sum((0, 2)).tolist() == measured.fired.tolist()
 
 
-def test_firings_are_counted_by_half_and_domain(world, aligned_rows, monkeypatch) -> None:
-    # The made documents' domain is their number's last bit: other halves, of unequal size, cross it.
-    def half_of(document: torch.Tensor) -> torch.Tensor:
-        return (document // 2 % 3 > 0).long()
-
-    monkeypatch.setattr(evaluation, "half_of", half_of)
-    data = aligned_rows(world)
+def test_firings_are_counted_by_half_and_domain(world, aligned_rows) -> None:
+    data = aligned_rows(world, group_documents=4)
     dictionary = fitted_like(data)
     measured = measure(
         dictionary, principal_components(data), data, ["a", "b"], rule(4, 512), torch.device("cpu")
     )
-    domain, document = (torch.from_numpy(data.column(n)).long() for n in ("domain", "document"))
+    domain, of = (torch.from_numpy(data.column(n)).long() for n in ("domain", "half"))
+    assert torch.equal(of, torch.from_numpy(data.column("group") % 2))  # groups are of one size
     (sources,) = data.in_order(data.count)
     (row, feature), _ = dictionary.encode(dictionary.standardise(sources))
     for half, place in itertools.product(range(2), range(2)):
-        inside = (half_of(document) == half) & (domain == place)
+        inside = (of == half) & (domain == place)
         assert measured.domain_rows[half, place] == inside.sum() >= 1000
         wanted = torch.bincount(feature[inside[row]], minlength=64)
         assert measured.fired_in[half, :, place].tolist() == wanted.tolist()

@@ -144,7 +144,8 @@ def planted(folder: Path, shards: int) -> AlignedRows:
         np.array_split(np.random.default_rng(0).permutation(row), shards)
     ):
         columns = {
-            "token": part, "document": part // 20, "sequence": np.digitize(part, [20, 50]),
+            "token": part, "document": part // 20, "group": part // 20,
+            "sequence": np.digitize(part, [20, 50]),
             "position": np.where(part < 20, part, part - 20), "domain": (part // 20) % 2,
             "start": part, "end": part + 1,
         }  # fmt: skip

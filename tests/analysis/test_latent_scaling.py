@@ -29,11 +29,11 @@ def orthonormal(width: int, seed: int) -> np.ndarray:
 def planted_world(aligned_rows, widths: tuple[int, int], bases: tuple[int, int] = (0, 1)):
     """Rows of orthogonal concepts and the dictionary that has read them, but for what NAMES says.
 
-    Strengths 0, 1 and 2 of all concepts in all combinations, in each half of the documents: no two
+    Strengths 0, 1 and 2 of all concepts in all combinations, in each half of the text: no two
     are correlated at all.
     """
     strengths = np.array(list(itertools.product((0.0, 1.0, 2.0), repeat=6)))  # [729, concept]
-    strengths = np.concatenate([strengths, strengths])
+    strengths = np.concatenate([strengths] * 4)  # two documents a domain
     directions = [orthonormal(widths[s], bases[s])[:6] * HAS[:, s, None] for s in range(2)]
     data = aligned_rows([strengths @ part + 3 for part in directions], document_rows=729)
     dictionary = Dictionary(Shape.of(RECIPE | {"features": 7}, widths)).requires_grad_(False)
@@ -64,7 +64,7 @@ def with_standards(dictionary: Dictionary, data) -> None:
 def test_planted_features_have_their_known_nu_in_both_directions(aligned_rows) -> None:
     data, dictionary = planted_world(aligned_rows, (9, 7))
     found = latent_scaling(dictionary, data, 200, CPU)
-    assert (found["fired"] == 972).all()  # two thirds of the rows
+    assert (found["fired"] == 1944).all()  # two thirds of the rows
     a, b = dictionary.scale.tolist()
     scale = a / b  # standardised lengths in B over those in A, at equal strength
     common, weaker = min(scale, 1 / scale), 0.4 * scale
@@ -138,7 +138,7 @@ def untrained(data, features: int = 24) -> Dictionary:
 def plain(dictionary: Dictionary, data) -> dict[str, np.ndarray]:
     """The same from whole tables, by one least squares problem a feature, target and half."""
     ((*sources,),) = data.in_order(data.count)
-    (document,) = data.column_in_order("document", data.count)
+    (halves,) = data.column_in_order("half", data.count)
     dictionary = in_float64(dictionary)
     rows = dictionary.standardise(sources)
     entries, values = dictionary.encode(rows)
@@ -160,7 +160,7 @@ def plain(dictionary: Dictionary, data) -> dict[str, np.ndarray]:
                 y = target[:, dictionary.shape.columns(s)].numpy()
                 slopes = []
                 for half in range(2):
-                    inside = document.numpy() % 2 == half
+                    inside = halves.numpy() == half
                     x = np.stack([f[inside], np.ones(inside.sum())], axis=1)
                     slopes.append(np.linalg.lstsq(x, y[inside], rcond=None)[0][0])
                 length.append(max(slopes[0] @ slopes[1], 0))

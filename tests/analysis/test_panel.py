@@ -15,15 +15,16 @@ from moediff.analysis.panel import (
     REST,
     by_users,
     counts,
-    document_intervals,
     group,
     judge,
     own_domains,
     own_groups,
     panel_rows,
     splits,
+    text_intervals,
     users,
 )
+from moediff.core.bootstrap import Units
 from moediff.dictionaries.fitting import fit
 from moediff.synthetic.planted import owned, planted
 
@@ -109,33 +110,37 @@ def test_others_stand_beside_by_their_median_which_few_of_them_cannot_move() -> 
     assert max(row["largest_other"] for row in judged) == 9
 
 
-def test_documents_say_how_sure_a_share_is() -> None:
+def of_two_domains(count: int) -> Units:
+    return Units(np.arange(count), np.arange(count) % 2)
+
+
+def test_groups_of_documents_say_how_sure_a_share_is() -> None:
     random = np.random.default_rng(0)
     held = np.full((40, 8), 1 / 40)
-    held[:, :4] *= np.linspace(0.1, 1.9, 40)[:, None]  # to the MoEs some documents are larger
+    held[:, :4] *= np.linspace(0.1, 1.9, 40)[:, None]  # to the MoEs some groups are larger
     lost = np.zeros((2, 40, 8))
-    lost[0, :, :4] = 0.1 * held[:, :4]  # a tenth of every document, in every MoE
+    lost[0, :, :4] = 0.1 * held[:, :4]  # a tenth of every group, in every MoE
     lost[0, :, 4:] = lost[1, :, :4] = 9  # what it costs the others does not count
     lost[1, :, 4:] = random.choice([0.0, 0.4], 40)[:, None] / 40
-    found = document_intervals(lost, held, np.arange(40), KINDS)
+    found = text_intervals(lost, held, of_two_domains(40), KINDS)
     assert found["moe"] == pytest.approx([0.1, 0.1])
     share = lost[1, :, 4].sum()
     low, high = found["dense"]
     assert share - 0.1 < low < share - 0.03 < share + 0.03 < high < share + 0.1
-    both = document_intervals(lost[::-1, :, ::-1], held[:, ::-1], np.arange(40), KINDS)
+    both = text_intervals(lost[::-1, :, ::-1], held[:, ::-1], of_two_domains(40), KINDS)
     assert both["moe"] == found["dense"]
     assert both["dense"] == pytest.approx([0.1, 0.1])
     assert both[EITHER] == pytest.approx(found[EITHER])
     assert found[EITHER] == pytest.approx([(low + 0.1) / 2, (high + 0.1) / 2], abs=0.02)
-    twice = document_intervals(
-        np.concatenate([lost, lost], 1) / 2, np.concatenate([held] * 2) / 2,
-        np.tile(np.arange(40), 2), KINDS,
-    )  # fmt: skip
-    assert twice["dense"] == pytest.approx(found["dense"])  # parts of a document are one
-    assert document_intervals(lost[:, :9], held[:9], np.arange(9), KINDS)["moe"] is None
-    nothing = document_intervals(np.zeros((2, 40, 8)), held, np.arange(40), KINDS)
+    units = Units(*(np.tile(part, 2) for part in of_two_domains(40)))
+    twice = text_intervals(
+        np.concatenate([lost, lost], 1) / 2, np.concatenate([held] * 2) / 2, units, KINDS
+    )
+    assert twice["dense"] == pytest.approx(found["dense"])  # parts of a group are one
+    assert text_intervals(lost[:, :9], held[:9], of_two_domains(9), KINDS)["moe"] is None
+    nothing = text_intervals(np.zeros((2, 40, 8)), held, of_two_domains(40), KINDS)
     assert nothing == {name: [0, pytest.approx(1 - 0.025 ** (1 / 40))] for name in found}
-    assert document_intervals(lost[:, :9] * 0, held[:9], np.arange(9), KINDS)["moe"] is None
+    assert text_intervals(lost[:, :9] * 0, held[:9], of_two_domains(9), KINDS)["moe"] is None
     judged = judge(made_rows({}), KINDS, found)
     named = {(row["kind"], row["statistic"]): row.get("interval") for row in judged}
     assert named["dense", "share"] == found["dense"]

@@ -19,11 +19,12 @@ from moediff.analysis.panel_loss import (
     loss_rows,
     own_deletions,
     source_losses,
+    text_units,
 )
 from moediff.analysis.sides import Side
 from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, splice, without
 from moediff.core import artifact
-from moediff.core.resampling import LEAST_DOCUMENTS
+from moediff.core.bootstrap import LEAST_GROUPS
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.dictionary import Dictionary
@@ -33,7 +34,7 @@ from moediff.models import build, loading
 from moediff.models.families import blocks
 from moediff.models.inputs import packed_inputs
 from snake import run_script
-from spliced import identity, made, of, plain_reconstruction, text
+from spliced import identity, made, of, one_pass, plain_reconstruction, text
 
 NAMES = ["m0", "m1", "d0", "d1"]
 KINDS = {"moe": NAMES[:2], "dense": NAMES[2:]}
@@ -155,7 +156,7 @@ def test_shares_are_of_the_loss_that_is_recovered() -> None:
     assert [row | {"statistic": "share"} for row in judged.values()] == shares
 
 
-def test_documents_make_up_what_goes_with_a_group() -> None:
+def test_groups_of_documents_make_up_what_goes_with_a_group() -> None:
     groups = groups_of({(0, 1): np.array([True, True, False]),
                         (3,): np.array([False, False, True])}, 3)  # fmt: skip
     names = {within: without(name) for name, within in deletions(groups)[1].items()}
@@ -165,38 +166,41 @@ def test_documents_make_up_what_goes_with_a_group() -> None:
     extra = np.random.default_rng(0).normal(0, 0.1, 20)
     extra -= extra.mean()  # sums are those of the table
     whole = table(values).with_columns(tokens=pl.lit(60))
-    documents = [
-        {"source": source, "routing": routing, "kind": kind, "document": 7 * number, "tokens": 3,
+    parts = [
+        {"source": source, "routing": routing, "kind": kind, "domain": "ab"[number % 2],
+         "group": 7 * number, "tokens": 3,
          "added": 3 * (loss - 2.0 + (extra[number] if kind == names[0, 1] else 0.0))}
         for (source, kind), loss in values.items() if kind not in (CLEAN, MEAN)
         for routing in (LIVE, "frozen")
         for number in reversed(range(20))
     ]  # fmt: skip
-    for row in documents:
+    for row in parts:
         if row["routing"] == "frozen":
             row["added"] *= 9  # of no account here
-    documents = [row for row in documents if row["document"] or not row["source"].startswith("d")]
-    found = loss_intervals(Losses(whole, pl.DataFrame(documents)), groups, KINDS)
+    parts = [row for row in parts if row["group"] or not row["source"].startswith("d")]
+    found = loss_intervals(Losses(whole, pl.DataFrame(parts)), groups, KINDS)
+    counted = text_units(Losses(whole, pl.DataFrame(parts))).counts()
+    assert counted == {"all": 20, "a": 10, "b": 10}
     low, high = found["moe"]
     assert (
         0.05 < low < 0.09 < 0.1 < 0.11 < high < 0.15
     )  # 0.1 of 2 nats, known to 0.1 / sqrt(20) / 2
-    bound = 1 - 0.025 ** (1 / 20)  # no feature is all dense models' own: nothing in 20 documents
+    bound = 1 - 0.025 ** (1 / 20)  # no feature is all dense models' own: nothing in 20 groups
     assert found["dense"] == pytest.approx([0.0, bound])
     assert found[EITHER] == pytest.approx([low / 2, high / 2], rel=0.1)
     assert own_deletions(groups, KINDS) == [names[0, 1].removeprefix(without(""))]
     nothing = whole.with_columns(
         cross_entropy=pl.when(kind=SPLICED).then(5.0).otherwise("cross_entropy")
     )
-    none = loss_intervals(Losses(nothing, pl.DataFrame(documents)), groups, KINDS)
+    none = loss_intervals(Losses(nothing, pl.DataFrame(parts)), groups, KINDS)
     assert none == dict.fromkeys((*KINDS, EITHER))
 
 
-def test_documents_add_up_to_the_losses(shard, sides) -> None:
+def test_groups_of_documents_add_up_to_the_losses(shard, sides) -> None:
     owner = np.tile(np.repeat(np.arange(4), 32), 2)
     groups = groups_of({(0, 1): owner == 0, (2, 3): owner == 1}, 256)
     found = spliced(sides, shard, mixing(), groups)
-    sums = found.documents.group_by("source", "routing", "kind").agg(pl.sum("tokens", "added"))
+    sums = found.by_group.group_by("source", "routing", "kind").agg(pl.sum("tokens", "added"))
     for row in sums.iter_rows(named=True):
         (whole,) = found.table.filter(
             pl.col("domain") == ALL, *(pl.col(key) == row[key] for key in ("source", "routing", "kind"))
@@ -204,7 +208,11 @@ def test_documents_add_up_to_the_losses(shard, sides) -> None:
         assert row["tokens"] == whole["tokens"]
         assert row["added"] / row["tokens"] == pytest.approx(whole["added"])
     assert sums["kind"].n_unique() == 3
-    assert not found.documents.select("source", "routing", "kind", "document").is_duplicated().any()
+    columns = ["source", "routing", "kind", "domain", "group"]
+    assert not found.by_group.select(columns).is_duplicated().any()
+    run = one_pass(shard)
+    of_tokens = {(shard.domains[d], g) for g, d in zip(*run.units, strict=True)}
+    assert set(found.by_group.select("domain", "group").iter_rows()) == of_tokens
 
 
 @pytest.mark.parametrize("spliced", [4.5, 4.6])
@@ -355,11 +363,13 @@ def test_the_job(tokens: Path, shard, sides, tmp_path: Path) -> None:
     deleted, within = deletions(groups)
     wanted = splice(
         sides, [text(shard, 4)], mixing(), False, 4, 3, False, deleted, within, list(deleted),
-        LEAST_DOCUMENTS,
+        LEAST_GROUPS,
     )  # fmt: skip
     assert found["losses"] == source_losses(wanted.table, NAMES)
     assert found["groups"] == loss_rows(wanted.table, groups, NAMES)
     intervals = loss_intervals(wanted, groups, KINDS)
+    assert found["text_groups"] == text_units(wanted).counts()
+    assert found["text_groups"]["all"] == len(wanted.by_group.select("domain", "group").unique())
     assert found["judged"] == judge_loss(found["groups"], KINDS, intervals)
     assert len(found["judged"]) == 3
     assert sum(row["features"] for row in found["groups"]) == 256

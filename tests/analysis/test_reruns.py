@@ -30,17 +30,15 @@ def text_of(shards: list[TokenShard], sides: int = 1) -> list[list[Text]]:
     return [[Text(shard)] * sides for shard in shards]
 
 
-def test_few_sequences_are_those_of_most_documents_where_the_first_have_too_few() -> None:
-    document = np.array(
-        [[1, 1, 1], [1, 1, 2], [3, 4, 5], [5, 5, 5], [6, 6, -1], [7, 8, 9], [2, 6, 6]]
-    )
+def test_few_sequences_are_those_of_most_groups_where_the_first_have_too_few() -> None:
+    group = np.array([[1, 1, 1], [1, 1, 2], [3, 4, 5], [5, 5, 5], [6, 6, -1], [7, 8, 9], [2, 6, 6]])
     shard = TokenShard(
-        document, document, np.zeros_like(document), document, document, document, ("one",), "t", (),
-        0, "d",
+        group, np.arange(21).reshape(7, 3), group, np.zeros_like(group), group, group, group, ("one",),
+        "t", (), 0, "d",
     )  # fmt: skip
 
-    def read(sequences: int, documents: int, batch: int = 2) -> list[int]:
-        found = passes([None], [[Text(shard)]], False, sequences, batch, "read", documents)
+    def read(sequences: int, groups: int, batch: int = 2) -> list[int]:
+        found = passes([None], [[Text(shard)]], False, sequences, batch, "read", groups)
         return [n for (run,) in found for n in np.arange(7)[run.part].tolist()]
 
     assert read(3, 5) == [0, 1, 2]  # of five already
@@ -125,8 +123,9 @@ def test_targets_are_what_has_something_before_it(shards, tiny_model, across: bo
     run = Pass(tiny_model(MOE).eval(), Text(shard), slice(1, 4), across)
     same = shard.document[1:4, 1:] == shard.document[1:4, :-1]
     assert np.array_equal(run.target, same | across)
-    assert np.array_equal(run.document, shard.document[1:4, 1:][same | across])
+    assert np.array_equal(run.units.group, shard.group[1:4, 1:][same | across])
     assert np.array_equal(run.domain, shard.domain[1:4, 1:][same | across])
+    assert np.array_equal(run.units.domain, run.domain)
     assert run.losses().shape == (run.target.sum(),) == run.domain.shape
 
 

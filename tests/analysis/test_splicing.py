@@ -21,11 +21,13 @@ from moediff.analysis.reruns import Text
 from moediff.analysis.sides import Side
 from moediff.analysis.splicing import ALL, CLEAN, COLUMNS, FROZEN, LIVE, MEAN, SPLICED, ZERO, splice
 from moediff.core import artifact
+from moediff.core.bootstrap import group_bootstrap
 from moediff.core.errors import UserError
-from moediff.core.resampling import document_bootstrap
 from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard, TokenSplit, read_token_shard, write_token_shard
+from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.normalising import NORMALISERS
 from moediff.hooks.capture import Capture
 from moediff.hooks.interventions import intervene
 from moediff.hooks.interventions import replace as replaced
@@ -82,6 +84,7 @@ def test_padding_is_not_predicted(shard, tiny_model) -> None:
         for name, array, fill in (
             ("tokens", shard.tokens, 0),
             ("document", shard.document, PADDING),
+            ("group", shard.group, PADDING),
             ("domain", shard.domain, 0),
             ("start", shard.start, 0),
             ("end", shard.end, 0),
@@ -200,6 +203,39 @@ def test_a_perfect_dictionary_recovers_all_and_ablating_ones_nothing(
         assert of(perfect, **about, kind="without none") == of(perfect, **about, kind=SPLICED)
 
 
+def normalised(dictionary: Dictionary, name: str) -> Dictionary:
+    """The dictionary behind a normaliser of random matrices; rows have another mean than shown ones."""
+    normaliser = NORMALISERS[name](dictionary.shape.widths)
+    random = torch.Generator().manual_seed(9)
+    for tensor in normaliser.buffers():
+        tensor.copy_(torch.randn(tensor.shape, generator=random))
+        if tensor.dim() == 2:  # symmetric and positive, as a whitening is
+            tensor.copy_(tensor @ tensor.T / len(tensor) + 0.2 * torch.eye(len(tensor)))
+    dictionary.normaliser = normaliser
+    return dictionary
+
+
+@pytest.mark.parametrize("name", ["rms", "whiten"])
+def test_what_goes_back_into_a_model_is_inverted_exactly(shard, tiny_model, name: str) -> None:
+    pair = [loud(tiny_model(settings, 4)) for settings in (DENSE, MOE)]
+    sides = [Side(f"m{i}", model, Point("resid_post", 1)) for i, model in enumerate(pair)]
+    dictionary = normalised(identity([32, 32]), name)
+    every = {"all": np.ones(128, bool)}
+    perfect = spliced(sides, [text(shard, 2)], dictionary, deleted=every)
+    plain = made([32, 32], 4)  # whose mean is that of its rows
+    plain.mean.copy_(torch.cat(dictionary.mean_rows()))
+    average = spliced(sides, [text(shard, 2)], plain)
+    for source in ("m0", "m1"):
+        clean = of(perfect, source=source, kind=CLEAN)
+        mean = of(perfect, source=source, kind=MEAN)
+        assert abs(of(perfect, source=source, kind=SPLICED) - clean) <= 1e-5
+        assert mean == of(average, source=source, kind=MEAN)
+        assert abs(mean - clean) > 1e-3
+        # Of nothing but the mean of what is shown: the mean row itself, or of each row's own size.
+        gone = of(perfect, source=source, kind="without all")
+        assert (gone == pytest.approx(mean, abs=1e-9)) == (name == "whiten")
+
+
 def other_tokenizer(shard: TokenShard) -> TokenShard:
     """The same text, each of its tokens of three characters cut in two; and padding at the end."""
 
@@ -212,6 +248,7 @@ def other_tokenizer(shard: TokenShard) -> TokenShard:
         shard,
         tokens=doubled((shard.tokens + 7) % 50 + 1, shard.tokens, 0),
         document=doubled(shard.document, shard.document, PADDING),
+        group=doubled(shard.group, shard.group, PADDING),
         domain=doubled(shard.domain, shard.domain, 0),
         start=doubled(shard.start, cut, 0),
         end=doubled(cut, shard.end, 0),
@@ -220,7 +257,7 @@ def other_tokenizer(shard: TokenShard) -> TokenShard:
     )
 
 
-def test_the_loss_added_has_an_interval_over_documents(token_shard, tiny_model) -> None:
+def test_the_loss_added_has_an_interval_over_groups_of_documents(token_shard, tiny_model) -> None:
     shard = read_token_shard(token_shard(sequences=40, length=24))
     model = loud(tiny_model(MOE, 4))
     sides, name = [Side("moe", model, Point("resid_post", 0))], {"domain": ALL, "routing": LIVE}
@@ -237,8 +274,9 @@ def test_the_loss_added_has_an_interval_over_documents(token_shard, tiny_model) 
     clean, mean = run.losses(), replaced(made([32], 4).mean)
     with intervene(model, Point("resid_post", 0), mean, torch.from_numpy(mask)):
         ablated = run.losses()
-    documents = shard.document[:, 1:][run.target]
-    wanted = document_bootstrap(ablated - clean, np.ones(len(clean)), documents)
+    wanted = group_bootstrap(ablated - clean, np.ones(len(clean)), run.units)
+    assert wanted["text_groups"] == of(average, "text_groups", **name, kind=SPLICED)
+    assert wanted["text_groups"] < len(np.unique(shard.document))
     assert more == pytest.approx(wanted["estimate"], abs=1e-6)
     assert [low, high] == pytest.approx(wanted["interval"], abs=1e-5)
     assert low < more < high
@@ -415,13 +453,13 @@ def test_the_job(token_shard, tiny_model, tmp_path: Path, caplog) -> None:
         )
         return artifact.read_parquet(tmp_path / "splicing.parquet")
 
-    def documents(chosen: tuple[int, ...]) -> int:
-        return len(np.unique(shard.document[list(chosen)]))
+    def groups(chosen: tuple[int, ...]) -> int:
+        return len(np.unique(shard.group[list(chosen)]))
 
-    most = list(max(itertools.combinations(range(6), 4), key=documents))
-    assert documents(tuple(most)) > documents((0, 1, 2, 3))
+    most = list(max(itertools.combinations(range(6), 4), key=groups))
+    assert groups(tuple(most)) > groups((0, 1, 2, 3))
     found = run()
-    assert "no interval over fewer than 10 documents (all" in caplog.text
+    assert "no interval over fewer than 10 groups of documents (all" in caplog.text
     assert found.columns == ["comparison", "member", "recipe", "seed", *COLUMNS]
     assert found.row(0)[:4] == ("c", "m", "r", 3)
     kinds = {CLEAN, ZERO, MEAN, SPLICED, "without common", "without A-only"}

@@ -72,7 +72,14 @@ def gathered(folder: Path, **more) -> assembly.Evidence:
         },
     )
     columns = {name: [path[name] for path in paths] for name in paths[0]}
-    panels = ("panels", "panel_metrics", "panel_features", "panel_losses", "known_panels")
+    panels = (
+        "panels",
+        "panel_metrics",
+        "panel_features",
+        "panel_losses",
+        "known_panels",
+        "detectable",
+    )
     empty = dict.fromkeys((*panels, "histories", "ngrams"), ())
     return assembly.gather(
         PRIMARY, **{**empty, **columns, **more}, classes=str(folder / "classes.json")

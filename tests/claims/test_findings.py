@@ -268,6 +268,22 @@ def test_panels_agree_on_what_a_labelling_is() -> None:
         )
 
 
+def test_a_panel_says_the_least_planted_effect_that_its_rule_saw() -> None:
+    def would_see(rows: list[dict], statistic: str = "variance") -> dict:
+        found = panel_findings([made_panel(0.0)], {"moe.0", "moe.1"}, statistic, True, rows)
+        return found[f"panel_moe_only_{statistic}"]["would_see"]
+
+    def row(statistic: str, strength: float | None, least: float | None) -> dict:
+        return {"statistic": statistic, "strength": strength, "least": least, "largest_tried": 0.03}
+
+    rows = [row("r2", None, 0.001), row("exclusive", None, 0.01), row("exclusive", 4.0, 0.02)]
+    assert would_see(rows)["least"] == 0.01
+    unseen = would_see([row("exclusive", None, None)])
+    assert unseen == {"least": None, "unknown": "not even a planted 0.03 was seen"}
+    assert "no effects were planted" in would_see([])["unknown"]
+    assert "not of loss" in would_see(rows, "loss")["unknown"]
+
+
 def test_a_panel_that_sees_no_known_difference_may_be_blind() -> None:
     moes, panels = {"moe.0", "moe.1"}, [made_panel(0.0)]
     assert "blind" not in panel_findings(panels, moes, "variance")["panel_moe_only_variance"]

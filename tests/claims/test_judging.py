@@ -167,6 +167,26 @@ def test_absence_is_not_told_by_a_panel_that_was_never_seen_to_see(claims: dict)
     assert shown["verdict"] == "shown"  # what is seen needs no proof that it could be
 
 
+@pytest.mark.parametrize(
+    ("least", "verdict", "said"),
+    [
+        (0.05, "absent", "it would have seen 0.05 and more"),
+        (0.9, "nothing seen", "but it would have seen 0.9 and more, not 0.5"),
+        (None, "nothing seen", "but nothing was planted"),
+    ],
+)
+def test_absent_is_said_of_what_would_have_been_seen_alone(
+    claims: dict, least: float | None, verdict: str, said: str
+) -> None:
+    would = {"would_see": {"least": least, "unknown": "nothing was planted"}}
+    found = verdicts(claims, {"panel_either_variance": panel(0.03) | would})["second"]
+    assert found["verdict"] == verdict
+    assert said in found["reason"]
+    assert "would_see" not in found["beside"]
+    shown = verdicts(claims, {"panel_moe_only_variance": panel(0.2) | would})["panel"]
+    assert shown["verdict"] == "shown"
+
+
 @pytest.mark.parametrize("where", ["all", "finding", "analysis", "null"])
 def test_no_verdict_where_something_stands_against_it(claims: dict, where: str) -> None:
     metric, name = "panel_moe_only_variance", "panel"

@@ -13,6 +13,7 @@ from moediff.claims.metrics import ORDERS
 from moediff.claims.reading import read_claims
 from moediff.claims.verdicts import (
     ABSENT,
+    NOTHING_SEEN,
     OPPOSITE,
     OPPOSITE_SMALLER,
     SHOWN,
@@ -26,7 +27,14 @@ from workflow import ROOT
 CLAIMS = read_claims(ROOT / "config/claims.yaml")
 # Statistics that are the same when the two kinds exchange their names: half as many labellings.
 UNORDERED = ("panel_either_variance", "exclusive_variance_excess")
+PANELS = (
+    "panel_moe_only_variance",
+    "panel_dense_only_variance",
+    "panel_either_variance",
+    "panel_moe_only_loss",
+)
 # What cannot be said of a kind of claim, and why.
+NO_PANEL = {NOTHING_SEEN: "effects are planted into panels alone"}
 OF_NEARNESS = {
     SMALLER: "near a value is no direction, which an effect could have and be small",
     OPPOSITE_SMALLER: "the same",
@@ -47,6 +55,13 @@ TOO_FEW_MODELS = OUTSIDE_HOLM | {ABSENT: "a null that no outcome could reject ha
 
 def unreachable(claim: Mapping[str, Any], models: int) -> dict[str, str]:
     """The verdicts that a claim cannot have, with reasons."""
+    if claim["metric"] not in PANELS:
+        return NO_PANEL | _unreachable(claim, models)
+    found = _unreachable(claim, models)
+    return found | ({NOTHING_SEEN: found[ABSENT]} if ABSENT in found else {})
+
+
+def _unreachable(claim: Mapping[str, Any], models: int) -> dict[str, str]:
     if claim["null"] == KNOWN:
         return OF_NEARNESS if claim["direction"] == NEAR else {}
     if models < 4:
@@ -72,7 +87,12 @@ def outcomes(claim: Mapping[str, Any], labellings: int) -> Iterator[dict[str, An
             if effect and (effect > 0) != (above < below):
                 continue  # an estimate above the median of its null has the smaller p above
             p = {"above": above, "below": below, "smallest": 1 / labellings}
-            yield finding | {"null": null, "p": p}
+            finding |= {"null": null, "p": p}
+            if claim["metric"] not in PANELS:
+                yield finding
+                continue
+            for would in (least, 2 * least, None):
+                yield finding | {"would_see": {"least": would, "unknown": "nothing planted"}}
 
 
 def reached(name: str, models: int) -> dict[str, str]:

@@ -168,6 +168,22 @@ BAD = {
         "comparisons: {moe-dense: {control: rotated}}",
         ["comparisons.moe-dense.control", "its own model's", "3 sources"],
     ),
+    "a dose too many": (
+        "comparisons: {d: {all: [moe, dense], dose: [8, 1, 2]}}",
+        ["comparisons.d.dose", "3 amounts for moe, dense"],
+    ),
+    "one dose": (
+        "comparisons: {d: {all: [moe, dense], dose: [2, 2]}}",
+        ["comparisons.d.dose", "all are 2"],
+    ),
+    "effects planted where there is no panel": (
+        "detectable: {comparisons: [moe]}",
+        ["detectable.comparisons: moe", "no panel"],
+    ),
+    "effects planted nowhere": (
+        "detectable: {comparisons: [mo]}",
+        ["detectable.comparisons: mo", "no such comparison"],
+    ),
     "a seed of no model": (
         "comparisons: {moe: {seeds: [3]}}",
         ["comparisons.moe.seeds", "3", "'moe'"],

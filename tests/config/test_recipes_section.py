@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from configured import completed, refused
+from moediff.config.recipes import deciding
 from moediff.core.errors import ConfigError
 
 
@@ -28,7 +29,18 @@ def test_a_tie_by_direction_reads_the_width_of_a_checkpoint(tmp_path: Path) -> N
         completed(change)
 
 
+def test_a_key_at_the_default_that_it_came_with_decides_no_dictionary() -> None:
+    recipe = completed()["recipes"]["default"]
+    assert recipe["normalise"] == "none"
+    assert set(recipe) - set(deciding(recipe)) == {"seeds", "preset", "normalise"}
+    assert deciding(recipe | {"normalise": "rms"}) == deciding(recipe) | {"normalise": "rms"}
+
+
 BAD = {
+    "normalise": (
+        "recipes: {default: {normalise: layer}}",
+        ["recipes.default.normalise", "whiten"],
+    ),
     "recipe": ("recipes: {default: {topk: 5}}", ["recipes.default", "'topk'", "features"]),
     "recipe rate as text": ("recipes: {default: {lr: 1e-3}}", ["recipes.default.lr", "1.0e-3"]),
     "k": ("recipes: {default: {k: 3000}}", ["recipes.default.k", "3000", "2048"]),

@@ -11,7 +11,6 @@ from moediff.core.errors import UserError
 from moediff.core.resampling import (
     ACROSS,
     EXCESS,
-    document_bootstrap,
     pair_interval,
     pair_permutation,
 )
@@ -271,67 +270,6 @@ def test_models_without_a_pair_that_counts_do_not_narrow_an_interval() -> None:
 def test_one_model_of_a_kind_has_no_interval() -> None:
     with pytest.raises(UserError, match="two or more of each kind"):
         pair_interval([1.0, 2.0], [0, 0], [1, 2], [True, False, False])
-
-
-def clustered(random: np.random.Generator, documents: int) -> tuple:
-    """Rows of documents of 5 to 40 tokens with an effect of their own; the true ratio is 2."""
-    sizes = random.integers(5, 41, documents)
-    document = np.repeat(np.arange(documents), sizes)
-    weights = random.uniform(0.5, 1.5, len(document))
-    values = weights * (2 + np.repeat(random.normal(size=documents), sizes))
-    return values + 0.5 * random.normal(size=len(document)), weights, document
-
-
-def test_documents_resampled_cover_and_tokens_resampled_do_not() -> None:
-    random = np.random.default_rng(7)
-    runs = 250
-    covered = {"document": 0, "few": 0, "token": 0}
-    for _ in range(runs):
-        for kind, count in (("document", 60), ("few", 12), ("token", 60)):
-            values, weights, document = clustered(random, count)
-            unit = np.arange(len(values)) if kind == "token" else document
-            low, high = document_bootstrap(values, weights, unit, samples=300)["interval"]
-            covered[kind] += low <= 2 <= high
-    assert 0.91 <= covered["document"] / runs <= 0.98
-    assert 0.91 <= covered["few"] / runs <= 0.98
-    assert covered["token"] / runs < 0.6
-
-
-def test_the_bootstrap_is_of_a_ratio_of_sums_and_follows_its_seed() -> None:
-    values, weights, document = clustered(np.random.default_rng(8), 30)
-    found = document_bootstrap(values, weights, document)
-    assert found["estimate"] == pytest.approx(values.sum() / weights.sum())
-    assert found["documents"] == 30
-    assert found == document_bootstrap(values, weights, document)
-    assert found != document_bootstrap(values, weights, document, seed=1)
-    # Sums of documents, in another order and with other names, are all it sees.
-    order = np.random.default_rng(0).permutation(len(values))
-    again = document_bootstrap(values[order], weights[order], 7 * document[order] - 3)
-    assert again["interval"] == pytest.approx(found["interval"])
-
-
-def test_the_bootstrap_is_as_wide_as_theory_says() -> None:
-    values = np.random.default_rng(9).normal(size=400)
-    low, high = document_bootstrap(values, np.ones(400), np.arange(400), samples=4000)["interval"]
-    wanted = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
-    assert high - low == pytest.approx(wanted[1] - wanted[0], rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("bottom", "document", "message"),
-    [
-        (np.ones(20), np.arange(20) // 4, "5 documents are too few"),
-        (np.ones(19), np.arange(20), "20 numerators, 19 denominators"),
-        (-np.ones(20), np.arange(20), "below 0"),
-        (np.zeros(20), np.arange(20), "above 0"),
-        (np.full(20, np.nan), np.arange(20), "denominators: nan is not a finite number"),
-    ],
-)
-def test_ratios_that_mean_nothing_are_refused(
-    bottom: np.ndarray, document: np.ndarray, message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        document_bootstrap(np.ones(20), bottom, document)
 
 
 def test_seeds_and_pairs_have_their_own_variance() -> None:

@@ -31,9 +31,11 @@ def split(tmp_path: Path) -> Split:
     ) -> TokenSplit:
         tokens = np.asarray(tokens, np.uint16)
         rows = np.broadcast_to(np.arange(len(tokens))[:, None], tokens.shape)
+        document = np.asarray(rows if document is None else document, np.int64)
         arrays = {
             "tokens": tokens,
-            "document": np.asarray(rows if document is None else document, np.int64),
+            "document": document,
+            "group": document,
             "domain": np.zeros(tokens.shape, np.uint8)
             if domain is None
             else np.asarray(domain, np.uint8),

@@ -9,8 +9,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from conftest import sentences
+from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.corpus import encoding, packing
+from moediff.corpus.document import group_id
 from moediff.corpus.sources import document_id
 
 # --- budgets ---------------------------------------------------------------------------------
@@ -58,7 +60,7 @@ def test_packing_gives_each_domain_its_budget_of_whole_documents(
 
     assert {key: array.shape for key, array in arrays.items()} == dict.fromkeys(arrays, (37, 64))
     types = {"tokens": "<u2", "start": "<u4", "end": "<u4", "word_end": "|b1"}
-    types |= {"document": "<i8", "domain": "|u1"}
+    types |= {"document": "<i8", "group": "<i8", "domain": "|u1"}
     assert {key: array.dtype.str for key, array in arrays.items()} == types
     assert np.bincount(arrays["domain"].ravel()).tolist() == [1184, 592, 592]
 
@@ -75,6 +77,25 @@ def test_packing_gives_each_domain_its_budget_of_whole_documents(
     assert max(cut.values()) <= 1  # the last of a domain
     domains = [domain for _, domain, _ in packed]
     assert int(np.count_nonzero(np.diff(domains))) > 50  # mixed, not one after another
+
+
+def test_packed_tokens_have_the_group_of_their_document_in_its_domain(
+    corpus: Callable, tokenizer: Tokenizer
+) -> None:
+    texts = {"a": [f"one {n}" for n in range(9)] + [f"two {n}" for n in range(9)],
+             "b": [f"one more {n}" for n in range(9)]}  # fmt: skip
+    paths = corpus(**{name: {"fit": part} for name, part in texts.items()})
+    arrays = packing.pack(paths, {"a": 2, "b": 1}, tokenizer, 0, "fit", 6, 16, 0)
+    group_of = {
+        int(document_id(text), 16): group_id(name, text[:3])  # as `corpus` names them
+        for name, part in texts.items() for text in part
+    }  # fmt: skip
+    assert arrays["group"].ravel().tolist() == [group_of[d] for d in arrays["document"].ravel()]
+    pairs = set(
+        zip(arrays["domain"].ravel().tolist(), arrays["group"].ravel().tolist(), strict=True)
+    )
+    assert len(pairs) == len(set(group_of.values())) == 3  # one name in two domains is two groups
+    assert group_id("a", "one") == int(artifact.digest(b"a", b"one")[:15], 16) < 2**60
 
 
 def test_packed_tokens_have_the_spans_of_their_documents(

@@ -98,6 +98,9 @@ def test_spans_and_word_ends_are_those_of_the_document(kinds: dict) -> None:
         assert set(rows) <= known
     domain = {document: number % 2 for number, document in enumerate(texts)} | {PADDING: 0}
     assert found.domain.ravel().tolist() == [domain[d] for d in found.document.ravel().tolist()]
+    group = {document: number // 3 for number, document in enumerate(texts)} | {PADDING: PADDING}
+    assert found.group.ravel().tolist() == [group[d] for d in found.document.ravel().tolist()]
+    assert PADDING in found.group
 
 
 def test_a_word_across_the_edge_is_in_no_sequence() -> None:

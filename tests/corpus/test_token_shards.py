@@ -34,6 +34,7 @@ def arrays(document: np.ndarray = DOCUMENT, seed: int = 0) -> dict[str, np.ndarr
     return {
         "tokens": values.astype(np.uint16),
         "document": document.astype(np.int64),
+        "group": (document // 3).astype(np.int64),
         "domain": (document % 2).astype(np.uint8),
         "start": (2 * values).astype(np.uint32),
         "end": (2 * values + 2).astype(np.uint32),
@@ -113,7 +114,9 @@ def test_a_cut_shard_is_noticed(tmp_path: Path, large: dict, share: float) -> No
     damaged(path)
 
 
-@pytest.mark.parametrize("name", ["tokens", "document", "domain", "start", "end", "word_end"])
+@pytest.mark.parametrize(
+    "name", ["tokens", "document", "group", "domain", "start", "end", "word_end"]
+)
 def test_a_flipped_byte_is_noticed(tmp_path: Path, large: dict, name: str) -> None:
     path = written(tmp_path / "0.h5", large)
     with h5py.File(path, "r") as file:
@@ -132,7 +135,7 @@ def test_content_changed_with_its_checksums_is_noticed(tmp_path: Path, large: di
     assert "do not match their digest" in damaged(path)
 
 
-@pytest.mark.parametrize("name", ["domain", "word_end"])
+@pytest.mark.parametrize("name", ["domain", "group", "word_end"])
 def test_a_shard_without_one_of_its_arrays_is_noticed(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "0.h5", arrays())
     with h5py.File(path, "r+") as file:

@@ -149,6 +149,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
             "moe-dense": {"seeds": [0]},
             "moe": {"seeds": [0]},
             "panel": {"all": ["moe", "dense"]},
+            "dosed": {"all": ["dense", "moe"], "dose": [1, 4]},
             "narrow": {"each": ["dense", "narrow"], "seeds": [0]},
             "rotated": {"each": ["moe"], "seeds": [0], "control": "rotated"},
             "permuted": {"each": ["moe", "dense"], "seeds": [0], "control": "permuted"},
@@ -157,6 +158,12 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     member = "panel/moe.0_moe.1_dense.0_dense.1"
     anchor = f"results/baselines/{member}/anchor.parquet"
     targets = ["results/panel.json", "results/classes.json", "results/report.html", anchor]
+    change["detectable"] = {
+        "comparisons": ["panel"],
+        "shares": [0.3],
+        "classes": ["quoted"],
+        "tries": 2,
+    }
     found = changed(copied, change, *targets)
     assert found.returncode == 0, found.stdout + found.stderr
     (panel,) = json.loads((copied / "results/panel.json").read_text())["panels"]
@@ -174,9 +181,18 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert sum(panel["features_by_users"][1:]) == (used > 0).sum()
     every = next(row for row in panel["groups"] if len(row["sources"]) == 4)
     assert every["features"] == (used == 4).sum()
-    (graded,) = json.loads((copied / "results/kinds.json").read_text())["panels"]
+    graded, _ = json.loads((copied / "results/kinds.json").read_text())["panels"]
     assert graded["sources"] == ["moe.0", "moe.1", "dense.0", "dense.1"]
     assert len(graded["values"]["r2"]) == 3
+    (dosed,) = json.loads((copied / "results/kinds.json").read_text())["trends"]
+    assert [(row["kind"], row["dose"]) for row in dosed["rows"]] == [("dense", 1), ("moe", 4)]
+    assert dosed["judged"]["p"] >= 1 / 10_000
+    by_statistic = {row["statistic"]: row for row in graded["detectable"]}
+    assert by_statistic["r2"]["smallest_p"] == pytest.approx(1 / 3)  # no p can be small enough
+    assert by_statistic["r2"]["least"] is None
+    tries = json.loads((folder / "detectable.json").read_text())["tries"]
+    assert len(tries) == 2
+    assert all(0.005 < one["frequency"] < 0.9 and len(one["planted"]) == 2 for one in tries)
     counted = json.loads((copied / "results/classes.json").read_text())
     rows = counted["rows"]
     assert sum(row["count"] for row in rows if row["member"] == "moe.0_dense.0") == 96

@@ -20,6 +20,7 @@ from exchanged import (
     stated,
 )
 from moediff.core.errors import UserError
+from moediff.dictionaries.normalising import Rms, Whitened
 from moediff.exchange import crosscoders
 
 PAIRS = {
@@ -105,6 +106,8 @@ def test_what_a_crosscoder_cannot_hold_is_refused(tmp_path: Path) -> None:
         (made([12]), FACTS, r"an SAE of moe\.0 is no crosscoder"),
         (made([12, 10], tied=0), PAIR, r"moe\.0 12, dense\.0 10"),
         (jump, PAIR, "one threshold, here features differ"),
+        (made([12, 12], normaliser=Rms([12, 12])), PAIR, "normalise: rms.*for the Hub"),
+        (made([12, 12], normaliser=Whitened([12, 12])), PAIR, "normalise: whiten.*for the Hub"),
     ]
     for dictionary, facts, said in refusals:
         with pytest.raises(UserError, match=said) as error:

@@ -12,6 +12,7 @@ import yaml
 from exchanged import FACTS, PAIR, activations, assert_same_dictionary, code, made
 from moediff.core import artifact
 from moediff.core.errors import UserError
+from moediff.dictionaries.normalising import Rms, Whitened
 from moediff.exchange import crosscoders, hub, saelens
 from workflow import TINY, snakemake
 
@@ -49,6 +50,26 @@ def test_a_card_without_numbers_and_facts(tmp_path: Path) -> None:
     text = (tmp_path / "folder" / hub.CARD).read_text()
     assert "# Sparse autoencoder of source-0" in text
     assert "FVE" not in text
+
+
+@pytest.mark.parametrize("normaliser", [Rms, Whitened])
+def test_what_a_card_says_of_normalised_rows_gives_the_rows_back(
+    tmp_path: Path, normaliser
+) -> None:
+    made([12, 12], normaliser=normaliser([12, 12])).save(tmp_path / "own.safetensors", PAIR)
+    hub.save_folder(tmp_path / "own.safetensors", tmp_path / "hub")
+    card = (tmp_path / "hub" / hub.CARD).read_text(encoding="utf-8")
+    (line,) = [line for line in card.splitlines() if line.startswith("guess = ")]
+    dictionary, facts = hub.load_pretrained(tmp_path / "hub")
+    assert facts["normalise"] == normaliser.name
+    sources = [torch.randn(5, 12), torch.randn(5, 12)]
+    known = {
+        "dictionary": dictionary,
+        "activations": sources,
+        "rows": dictionary.standardise(sources),
+    }
+    exec(line, known)
+    assert [part.shape for part in known["guess"]] == [(5, 12), (5, 12)]
 
 
 def test_a_name_that_is_no_folder_is_asked_of_the_hub(hub_folder: Path, monkeypatch) -> None:

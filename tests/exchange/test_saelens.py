@@ -24,6 +24,7 @@ from exchanged import (
 )
 from moediff.core.errors import UserError
 from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.normalising import Rms, Whitened
 from moediff.exchange import saelens
 
 
@@ -44,6 +45,24 @@ def test_saelens_computes_what_we_wrote(tmp_path: Path, thresholds: str, rank: s
     assert sae.cfg.metadata.moediff["recipe"] == FACTS["recipe"]
     assert (sae.encode(rows)[:, [3, 5]] == 0).all()
     assert (sae.threshold >= 0).all()
+
+
+def test_saelens_computes_what_a_whitened_dictionary_does(tmp_path: Path) -> None:
+    dictionary = made([16], normaliser=Whitened([16]))
+    square = normal(16, 16, seed=4)
+    dictionary.normaliser.matrix(0).copy_(square @ square.T / 16 + 0.3 * torch.eye(16))
+    saelens.save(dictionary, tmp_path, FACTS)
+    (rows,) = sources = activations(dictionary)
+    sae = opened(tmp_path)
+    with torch.no_grad():
+        assert_same(code(dictionary, sources), sae.encode(rows), sae(rows))
+    back, _ = saelens.load(tmp_path)
+    assert_same_dictionary(dictionary, back)
+
+
+def test_rows_over_their_own_norms_are_refused_by_saelens(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"normalise: rms.*export it for the Hub"):
+        saelens.save(made([16], normaliser=Rms([16])), tmp_path, FACTS)
 
 
 @pytest.mark.parametrize("many", [False, True])

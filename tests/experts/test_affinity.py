@@ -292,7 +292,7 @@ def test_the_table_is_of_the_rows_and_routing_that_are_stored(stored) -> None:
     table = feature_affinity(dictionary, data, 1, [0, 1], 64, CPU)
     assert table["feature"].to_list() == [*range(40)] * 2
     assert table["layer"].to_list() == [0] * 40 + [1] * 40
-    tokens, odd = data.column("token"), data.column("document") % 2 == 1
+    tokens, odd = data.column("token"), data.column("half") == 1
     for layer in (0, 1):
         experts = np.concatenate([data.column_of(c, f"experts.{layer}", 1) for c in data.chunks])
         mine = table.filter(pl.col("layer") == layer)
@@ -347,7 +347,7 @@ def test_layers_that_are_not_stored_or_lie_behind_the_hook_are_refused(stored) -
             feature_affinity(dictionary, data, source, [layer], 64, CPU)
 
 
-def test_experts_are_named_by_one_half_of_the_documents_and_measured_on_the_other() -> None:
+def test_experts_are_named_by_one_half_of_the_text_and_measured_on_the_other() -> None:
     """So that the best of many is no better by chance: the best over the same rows would be."""
     z, same = [], []
     for seed in range(4):

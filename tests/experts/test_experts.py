@@ -61,12 +61,15 @@ def fed(model, layer: int, inputs: dict) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize(
-    ("family", "beside"),
-    [("qwen3-moe", True), ("olmoe", False), ("mixtral", False), ("qwen2-moe", True)],
-)
-def test_shares_are_what_each_expert_computes_by_itself(stored, family: str, beside: bool) -> None:
+    ("family", "beside", "normalise"),
+    [("qwen3-moe", True, "none"), ("olmoe", False, "none"), ("mixtral", False, "none"),
+     ("qwen2-moe", True, "none"), ("qwen2-moe", True, "rms"), ("qwen2-moe", True, "whiten")],
+)  # fmt: skip
+def test_shares_are_what_each_expert_computes_by_itself(
+    stored, family: str, beside: bool, normalise: str
+) -> None:
     model, shard, data = stored(("mlp_out", 1), family, beside)
-    dictionary, source = made_dictionary(data, 30), int(beside)
+    dictionary, source = made_dictionary(data, 30, normalise=normalise), int(beside)
     with unchanged(dictionary):
         table = written(dictionary, data, source, Rerun(model, shard, False, 24, 5), CPU)
     names = [f"expert_{number}" for number in range(8)]
@@ -90,21 +93,31 @@ def test_shares_are_what_each_expert_computes_by_itself(stored, family: str, bes
     pre = (pre_activations(dictionary, given) * mask).sum(0)  # [F]
     np.testing.assert_array_equal(table["fired"], mask.sum(0))
     np.testing.assert_allclose(table["pre_activation"], pre / mask.sum(0), rtol=1e-5)
-    remaining = left.clone().double()
+    remaining, mean = left.clone().double(), dictionary.mean[columns]
+    unit = torch.eye(left.shape[1]).double()  # what parts of a row are multiplied by
+    if normalise == "rms":
+        unit = (left.double().square().mean(1, keepdim=True)).rsqrt()
+    if normalise == "whiten":
+        unit = dictionary.normaliser.matrix(source)
+        mean = mean @ unit
+
+    def seen(part: torch.Tensor) -> torch.Tensor:
+        return part * unit if normalise == "rms" else part @ unit
+
     for number in range(8):
         gate = (gates * (experts == number)).sum(1)
         part = (
             gate[:, None] * expert_output(blocks(model)[1].mlp.experts, number, entered)
         ).double()
         remaining -= part
-        expected = ((part @ encoder.T / scale) * mask).sum(0) / pre
+        expected = ((seen(part) @ encoder.T / scale) * mask).sum(0) / pre
         np.testing.assert_allclose(table[f"expert_{number}"], expected, atol=1e-5)
         assert expected.abs().max() > 0.01
-    shared = ((remaining @ encoder.T / scale) * mask).sum(0) / pre
+    shared = ((seen(remaining) @ encoder.T / scale) * mask).sum(0) / pre
     np.testing.assert_allclose(table["shared"], shared, atol=1e-4)
     assert (shared.abs().max() > 0.05) == (family == "qwen2-moe")
-    mean = bias.double() - encoder @ dictionary.mean[columns] / scale
-    np.testing.assert_allclose(table["constant"], mask.sum(0) * mean / pre, atol=1e-4)
+    fixed = bias.double() - encoder @ mean / scale
+    np.testing.assert_allclose(table["constant"], mask.sum(0) * fixed / pre, atol=1e-4)
     assert (np.abs(table["others"].to_numpy()).max() > 0.05) == beside
 
 

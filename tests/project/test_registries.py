@@ -25,6 +25,7 @@ from moediff.corpus.ngrams import ORDERS
 from moediff.corpus.sources import TEXT_SOURCES
 from moediff.dictionaries.blocks import RANKS, TIES
 from moediff.dictionaries.fitting import SCALES
+from moediff.dictionaries.normalising import NORMALISERS
 from moediff.dictionaries.objectives import LOSSES, PENALTIES
 from moediff.dictionaries.selection import KEEPS_K, RULES
 from moediff.exchange import crosscoders, hub, saelens
@@ -41,6 +42,7 @@ REGISTRIES: dict[str, Any] = {
     "activations.hook.items": HOOKS,
     "activations.routing": ROUTINGS,
     "recipe.select": RULES,
+    "recipe.normalise": NORMALISERS,
     "recipe.rank": RANKS,
     "recipe.tie": TIES,
     "recipe.scale": SCALES,

@@ -16,7 +16,7 @@ import pytest
 from moediff.core import artifact
 from moediff.synthetic import grid
 from snake import SCRIPTS, Job, Study, made_files, run_script, script_name
-from workflow import DICTIONARY, ROOT, prepare
+from workflow import DICTIONARY, ROOT, TINY, prepare
 
 # Scripts that the tiny study cannot run, or not in a moment: the test that runs each, through Snakemake or
 # on made files.
@@ -24,6 +24,7 @@ END_TO_END = "end_to_end/test_first_run.py"
 ELSEWHERE = {
     "activations/external_measure": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
     "activations/external_store": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
+    "analysis/detectable": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "analysis/gather_kinds": (
         "analysis/test_kinds.py", "test_the_jobs_grade_each_panel_and_gather_them",
     ),
@@ -32,6 +33,8 @@ ELSEWHERE = {
     ),
     "analysis/panel": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "analysis/panel_loss": ("analysis/test_panel_loss.py", "test_the_job"),
+    "analysis/plant": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
+    "analysis/trend": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "corpus/retokenise": ("corpus/test_retokenise.py", "test_the_job_writes_a_shard_that_aligns"),
     "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
     "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),
@@ -173,6 +176,61 @@ def test_changes_are_merged_as_by_several_config_files(tmp_path: Path) -> None:
     job = study.job(f"results/{DICTIONARY}/dictionary.safetensors")
     ((fit),) = job.snakemake.params.fits
     assert (fit["recipe"]["k"], fit["recipe"]["features"]) == (5, 96)
+
+
+def test_rows_are_shown_alike_to_a_dictionary_and_to_what_it_must_beat(tmp_path: Path) -> None:
+    folder, dictionaries = prepare(tmp_path), f"results/{DICTIONARY}".removesuffix("seed-0")
+    recipes = {"seen": TINY["recipes"]["default"] | {"normalise": "rms"}}
+    comparisons = {"moe-dense": {"recipes": ["default", "seen"]}}
+    study = Study(folder, folder / "config.yaml", {"recipes": recipes, "comparisons": comparisons})
+    baseline = "results/baselines/moe-dense/moe.0_dense.0/components{}.safetensors"
+    for recipe, end in (("default", ""), ("seen", "-rms")):
+        place = dictionaries.replace("default", recipe) + "seed-0"
+        job = study.job(f"{place}/metrics.json").snakemake
+        assert job.input.components == baseline.format(end)
+        ((fit),) = study.job(f"{place}/dictionary.safetensors").snakemake.params.fits
+        assert fit["recipe"].get("normalise") == (end.removeprefix("-") or None)
+    made = study.job(baseline.format("-rms"))
+    assert (made.name, made.snakemake.wildcards.normalise) == (
+        "dictionaries/principal_components", "rms"
+    )  # fmt: skip
+    refused = "results/exports/crosscoder/moe-dense/moe.0_dense.0/seen/seed-0/config.json"
+    with pytest.raises(SystemExit, match="normalise: rms"):
+        study.job(refused)
+
+
+def test_a_run_declares_the_weights_that_it_keeps_and_others_are_made_as_before(
+    tmp_path: Path,
+) -> None:
+    folder = prepare(tmp_path)
+    change = {
+        "models": {"moe": {"training": {"keep": {"steps": [5, 0.5]}}}},
+        "comparisons": {"early": {"each": ["moe:step-5", "dense"]}},
+    }
+    before, study = Study(folder), Study(folder, folder / "config.yaml", change)
+    kept = "results/models/moe-step-5/seed-0/{}"
+    job = study.job(kept.format("model.safetensors"))
+    again = study.job("results/models/moe/seed-0/model.json").snakemake
+    assert (job.name, job.snakemake.wildcards.model, job.snakemake.params.keep[0]) == (
+        "training/train", "moe", 5
+    )  # fmt: skip
+    assert list(job.snakemake.output) == list(again.output)
+    assert kept.format("model.json") == again.output.kept[0]
+    was = before.job("results/models/moe/seed-0/model.json").snakemake
+    assert set(was.output) < set(again.output)
+    assert repr(was.params.training) == repr(again.params.training)
+    one, two = (s.job("results/models/dense/seed-0/model.json").snakemake for s in (before, study))
+    assert (list(one.output), dict(one.params), one.rule) == (
+        list(two.output), dict(two.params), "train"
+    )  # fmt: skip
+    assert "keep" not in dict(one.params)
+    cache = study.job("results/activations/moe-step-5/seed-0/fit/00000.zarr.zip").snakemake
+    names = ("model.json", "model.safetensors", "config.json")
+    assert list(cache.input.model) == [kept.format(name) for name in names]
+    fit = study.job(
+        "results/dictionaries/early/moe-step-5.0_dense.0/default/seed-0/history.parquet"
+    )
+    assert any("moe-step-5/seed-0/fit" in path for path in fit.snakemake.input)
 
 
 def test_a_script_that_ends_with_an_error_raises(tmp_path: Path) -> None:

@@ -54,14 +54,17 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     settings = {"source": "files", "paths": [pattern], "column": "text", "group": None,
                 "group_pattern": None}  # fmt: skip
     table = sources.documents("made", settings, {"fit": 0.3, "validation": 0.2}, None)
-    table = table.with_columns(pl.lit("train").alias("split"))
+    name = pl.col("group").str.split("/").list.last()  # without the test's folder
+    table = table.with_columns(pl.lit("train").alias("split"), name)
     found["documents"] = artifact.digest(table["document"].to_list())
     tokenizer = train_tokenizer(table["text"], 300)
     found["tokenizer"] = artifact.digest(sorted(tokenizer.get_vocab().items()))
     corpus = folder / "made.parquet"
     artifact.write_parquet(corpus, table, {"format": artifact.FORMAT})
     packed = packing.pack({"made": corpus}, {"made": 1}, tokenizer, 0, "train", 20, 32, 0)
-    found["token_shards"] = artifact.digest(packed["tokens"], packed["document"])
+    found["token_shards"] = artifact.digest(
+        *(packed[name] for name in ("tokens", "document", "group"))
+    )
 
     shard = token_shard(sequences=40)
     split = token_shards.TokenSplit([shard])

@@ -59,7 +59,7 @@ def test_budget_counts_what_will_be_done(monkeypatch) -> None:
     assert stages["token shards"]["amount"] == 70_000
     assert stages["training"]["amount"] == 2 * 20_000 + 2 * 5_000
     assert stages["activations"]["amount"] == 2 * 50_000
-    row = 64 + 33 + 2 * 2 * 6  # values, columns, two experts and gates in each of two layers
+    row = 64 + 41 + 2 * 2 * 6  # values, columns, two experts and gates in each of two layers
     assert stages["activations"]["gigabytes"] == pytest.approx(100_000 * row / 1e9, abs=1e-4)
     assert stages["dictionary"]["amount"] == 50_000
     training = stages["training"]

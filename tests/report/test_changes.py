@@ -62,8 +62,8 @@ def test_rows_that_moved_are_shown_with_the_range_of_most() -> None:
 def test_divergences_name_the_models_and_leave_out_what_is_not_known() -> None:
     table = pl.DataFrame(
         [
-            {"domain": name, "tokens": 9, "kl_first_second": 0.5, "kl_low": low, "kl_high": high,
-             "kl_second_first": 0.25, "top1_agreement": 0.75}
+            {"domain": name, "tokens": 9, "text_groups": 12, "kl_first_second": 0.5,
+             "kl_low": low, "kl_high": high, "kl_second_first": 0.25, "top1_agreement": 0.75}
             for name, low, high in (("all", 0.4, 0.6), ("code", None, None))
         ]
     )  # fmt: skip
@@ -72,6 +72,7 @@ def test_divergences_name_the_models_and_leave_out_what_is_not_known() -> None:
         "KL(tuned || base)": 0.25,
         "same top token": 0.75,
         "tokens": 9,
+        "groups of documents": 12,
     }
     assert changes.divergences(table, SIDES) == [
         {"domain": "all", "95 % interval": [0.4, 0.6]} | both,

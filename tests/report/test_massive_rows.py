@@ -44,7 +44,7 @@ def with_one(path: Path, length: int, sequences: int, seed: int, special: list[i
     place = np.broadcast_to(np.arange(length, dtype=np.uint32), tokens.shape)
     document = np.broadcast_to(np.arange(sequences)[:, None] + 1, tokens.shape).astype(np.int64)
     arrays = {
-        "tokens": tokens, "document": document, "domain": (document % 2).astype(np.uint8),
+        "tokens": tokens, "document": document, "group": document, "domain": (document % 2).astype(np.uint8),
         "start": place.copy(), "end": place + 1, "word_end": np.ones(tokens.shape, bool),
     }  # fmt: skip
     made_by = artifact.made_by("token_shards")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moediff.analysis import similarity
-from moediff.report import tables
+from moediff.report import kinds_tables, tables
 
 NAMED = {"comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 1}
 CALLED = "c: moe.0 + dense.0, r, seed 1"
@@ -65,11 +65,13 @@ def test_panels_are_judged_and_their_domains_named_row_by_row() -> None:
         "judged": [{"kind": "moe", "statistic": "share", "observed": 0.1, "p": 0.2, "more": 0}],
         "own_domains": {"moe": {"features": {"code": 3, "tales": 1},
                                 "explained": {"code": 0.8, "tales": 0.2}}},
+        "text_groups": {"all": 40, "code": 30, "tales": 10},
     }  # fmt: skip
     (judged,) = tables.judged([panel])
     assert judged == {
         "dictionary": CALLED, "kind": "moe", "statistic": "share", "observed": 0.1, "interval": None,
         "largest_other": None, "median_other": None, "others": None, "p": 0.2,
+        "groups of documents": 40,
     }  # fmt: skip
     named = [(row["domain"], row["features"], row["share of what they explain"])
              for row in tables.domains([panel])]  # fmt: skip
@@ -89,17 +91,50 @@ def test_kinds_are_graded_by_features_and_by_rows_and_their_features_counted() -
     own = {"kind": "moe", "features": 7, "q": 0.1, "share": 0.2, "elsewhere": 0.05}
     rows = [{"measure": name, "judged": [r2 | {"observed": 0.1}]} for name in similarity.MEASURES]
     panel = NAMED | {"judged": [r2, other], "without_dictionary": rows, "catalogue": [own]}
-    found = tables.graded([panel])
-    assert [row["R2"] for row in found] == [0.4, 0.1, 0.1, 0.1]
-    assert len({row["measured by"] for row in found}) == 4
+    found = kinds_tables.graded([panel])
+    assert [row["R2"] for row in found] == [0.4, *[0.1] * len(similarity.MEASURES)]
+    assert len({row["measured by"] for row in found}) == 1 + len(similarity.MEASURES)
     assert found[0]["rank"] == "1 of 35"
-    (counted,) = tables.catalogue([panel])
+    (counted,) = kinds_tables.catalogue([panel])
     assert counted == {
         "dictionary": CALLED, "used more by": "moe", "features": 7, "at most false": 0.1,
         "their share there": 0.2, "in the other kind": 0.05,
     }  # fmt: skip
+    planted = {
+        "statistic": "r2",
+        "strength": None,
+        "least": None,
+        "largest_tried": 0.03,
+        "seen": [{"share": 0.03, "seen": 3, "tries": 5}],
+    }
+    seen = [planted, planted | {"statistic": "exclusive", "strength": 4.0, "least": 0.01}]
+    rows = kinds_tables.detectable([panel | {"detectable": seen}])
+    assert [(row["seen by"], row["planted in the others"], row["least seen"]) for row in rows] == [
+        ("R2 of usage", "nothing", "none up to 0.03"),
+        ("features of one kind alone (strict rule)", "1/4 of it", 0.01),
+    ]
+    assert rows[0]["tries"] == "0.03: 3 of 5"
     unknown = NAMED | {"unknown": "why", "without_dictionary": [], "catalogue": []}
-    assert tables.graded([unknown]) == tables.catalogue([unknown]) == []
+    assert kinds_tables.graded([unknown]) == kinds_tables.catalogue([unknown]) == []
+
+
+def test_doses_stand_in_rows_and_p_beside_the_first() -> None:
+    rows = [
+        {
+            "dose": 1.0,
+            "kind": "dense",
+            "from_least": None,
+            "spent_differently": None,
+            "within": 0.1,
+        },
+        {"dose": 8.0, "kind": "moe", "from_least": 0.3, "spent_differently": 0.2, "within": 0.1},
+    ]
+    judged = {"observed": 0.4, "p": 0.01}
+    unknown = NAMED | {"unknown": "why"}
+    found = kinds_tables.by_dose([NAMED | {"rows": rows, "judged": judged}, unknown])
+    assert [(row["model"], row["distance"], row["p"]) for row in found] == [
+        ("dense", None, 0.01), ("moe", 0.3, None),
+    ]  # fmt: skip
 
 
 def test_external_rows_are_told_by_split_and_rows_kept_once() -> None:
@@ -123,7 +158,7 @@ def test_a_study_has_only_the_tables_that_have_rows() -> None:
     counted = {"rows": [], "error_rates": []}
     fve = dict.fromkeys(tables.EXPLAINED, 0.5)
     metrics = [NAMED | {"sources": ["moe.0"], "fve": [fve], "rows": []}]
-    found = tables.of_study(study, [], [], counted, metrics, {"moe": {"total": 7}}, {}, {})
+    found = tables.of_study(study, [], [], [], counted, metrics, {"moe": {"total": 7}}, {}, {})
     assert found == {
         "Fraction of validation variance explained": [{"dictionary": CALLED, **fve}],
         "Models: parameters": [{"model": "moe", "total": 7}],

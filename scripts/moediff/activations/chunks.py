@@ -1,16 +1,13 @@
-"""Rows chunk by chunk: which are wanted, halves of documents, pools cut into batches."""
+"""Rows chunk by chunk: which are wanted, and pools cut into batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from moediff.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,31 +37,6 @@ class Selection:
 
     def __invert__(self) -> Selection:
         return Selection(self._sizes, self._bits, not self._inverted)
-
-
-def draw(
-    names: np.ndarray, counts: np.ndarray, rows: int, total: int, seed: Sequence[int]
-) -> np.ndarray:
-    """Documents of one domain, by their numbers of rows, for its share of `rows` of `total` rows."""
-    order = np.random.default_rng(seed).permutation(len(names))
-    inside = int(counts.sum())
-    wanted = -(-rows * inside // total)
-    enough = int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1
-    chosen = order[:enough]
-    if counts[chosen].sum() > 0.75 * inside:
-        raise UserError(
-            f"the fit split has {inside} rows in {len(names)} documents of one domain: too few to "
-            f"keep {wanted} out for the threshold; raise corpus.tokens.fit or lower threshold_rows"
-        )
-    return names[chosen]
-
-
-def half_of(document: Any) -> Any:
-    """0 or 1 for each row [row], from its document's id: two halves of the text, drawn at random.
-
-    Ids are hashes of the text, so their last bit draws; external activations may have others.
-    """
-    return document % 2
 
 
 class Cutter:

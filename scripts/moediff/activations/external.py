@@ -2,7 +2,7 @@
 
 A shard of theirs is one safetensors file, or one folder of .npy files, that holds activations
 [row, d_model] and what each row is: its token, document and position, and where they are known its
-sequence and domain. The columns get the types of our own shards, so that the same digest proves
+sequence, group and domain. The columns get the types of our own shards, so that the same digest proves
 two sources' rows to be the same tokens in the same places.
 """
 
@@ -127,7 +127,8 @@ def columns_of(
     """The columns [row] of `count` rows in the types of our own shards.
 
     What is not there (sequence, start, end) is 0 throughout; so is a domain, where there is only
-    one. Raises UserError when a column does not fit, or two rows stand at one place.
+    one. A document without a group is a group by itself. Raises UserError when a column does not
+    fit, or two rows stand at one place.
     """
     columns = {
         name: _column(path, name, arrays[name], count)
@@ -135,6 +136,8 @@ def columns_of(
         else np.zeros(count, TYPES[name])
         for name in TYPES
     }
+    if "group" not in arrays:
+        columns["group"] = columns["document"]
     if "domain" not in arrays and len(domains) > 1:
         raise UserError(
             f"{path}: has no 'domain', and its rows are of several ({', '.join(domains)}); write "
@@ -230,6 +233,7 @@ def convert(
             "left_out": {},
             "alignment": None,
             "tokenizer": None,  # not known: the tokens themselves must agree
+            **({} if "group" in arrays else {"groups_digest": None}),
         }
     )
     return count

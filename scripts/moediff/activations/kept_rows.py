@@ -57,6 +57,7 @@ def kept_rows(
     columns = {
         "token": shard.tokens[mask],
         "document": shard.document[mask],
+        "group": shard.group[mask],
         "sequence": sequence + shard.first,
         "position": position,
         "domain": shard.domain[mask],

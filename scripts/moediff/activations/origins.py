@@ -27,17 +27,21 @@ def refuse_two_origins(shards: Sequence[Shard], point: str) -> None:
 
 
 def prove_aligned(own: Shard, other: Shard) -> None:
-    """Raise UserError unless two shards' rows are the same text in the same places and domains.
+    """Raise UserError unless two shards' rows are the same text in the same places, domains and groups.
 
-    Of one tokenizer they must be the same tokens; of two, end at the same characters.
+    Of one tokenizer they must be the same tokens; of two, end at the same characters. External rows
+    that tell no groups take those of the other.
     """
     tokenizers = {own.facts["tokenizer"], other.facts["tokenizer"]} - {None}
     digest = "tokens_digest" if len(tokenizers) < 2 else "places_digest"
     domains, others = own.facts["domains"], other.facts["domains"]
+    groups = {own.facts["groups_digest"], other.facts["groups_digest"]} - {None}
     if own.facts[digest] != other.facts[digest]:
         odd = f"hold different tokens ({_first_difference(own, other)})"
     elif domains != others:
         odd = f"name their domains differently ({', '.join(domains)} and {', '.join(others)})"
+    elif len(groups) > 1:
+        odd = f"put documents into different groups ({_first_difference(own, other)})"
     else:
         return
     external = EXTERNAL in own.points or EXTERNAL in other.points
@@ -55,7 +59,8 @@ def _first_difference(own: Shard, other: Shard) -> str:
     if own.count != other.count:
         return f"{own.count} rows and {other.count}"
     ours, theirs = np.argsort(own.order()), np.argsort(other.order())
-    for name in COLUMNS:
+    told = own.facts["groups_digest"] and other.facts["groups_digest"]
+    for name in COLUMNS if told else [name for name in COLUMNS if name != "group"]:
         values, others = own.read(name)[ours], other.read(name)[theirs]
         differs = values != others
         if differs.any():

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.activations.chunks import Chunk, Cutter, Selection, draw
+from moediff.activations.chunks import Chunk, Cutter, Selection
+from moediff.activations.groups import Documents, Groups, documents, draw
 from moediff.activations.moments import Moments
 from moediff.activations.origins import origin, prove_aligned, refuse_two_origins
 from moediff.activations.shards import Shard, restored
@@ -23,6 +25,8 @@ from moediff.activations.views import VIEWS
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.core.prefetch import prefetch
+
+HALF = "half"  # a column of any split, beside those that are stored
 
 
 class AlignedRows:
@@ -55,6 +59,8 @@ class AlignedRows:
             refuse_two_origins(shards, point)
             for own, other in zip(first, shards, strict=True):
                 prove_aligned(own, other)
+        told = [s for s, shards in enumerate(self.sources) if shards[0].facts["groups_digest"]]
+        self._grouped = told[0] if told else 0  # the source that knows the groups of the rows
         self.widths = [s[0].width(p) for s, p in zip(self.sources, self.points, strict=True)]
         self.domains = tuple(first[0].facts["domains"])
         self._exponents = [origin["exponent"] for origin in self.origins]
@@ -68,10 +74,12 @@ class AlignedRows:
         paths: Sequence[Path | str],
         points: Sequence[str | None],
         views: Sequence[str | None] | None = None,
-    ) -> AlignedRows:
+        **more: Any,
+    ) -> Self:
         """From one list of shards, source after source, and hook point and view of each source."""
         each = len(paths) // len(points)
-        return cls([paths[s * each : (s + 1) * each] for s in range(len(points))], points, views)
+        parts = [paths[s * each : (s + 1) * each] for s in range(len(points))]
+        return cls(parts, points, views, **more)
 
     def _find_massive(self, number: int) -> np.ndarray | None:
         """Rows of one shard that are massive in any source, as bits; None where there are none."""
@@ -104,8 +112,9 @@ class AlignedRows:
 
     @property
     def digest(self) -> str:
-        """Digest of what the rows are: their tokens, their models, and the values by their moments."""
+        """Digest of what the rows are: tokens and groups, models, and the values by their moments."""
         tokens = [shard.facts["tokens_digest"] for shard in self.sources[0]]
+        groups = [shard.facts["groups_digest"] for shard in self.sources[self._grouped]]
         values = [
             shard.read(f"{point}.{name}")
             for shards, point in zip(self.sources, self.points, strict=True)
@@ -113,7 +122,7 @@ class AlignedRows:
             for name in ("mean", "spread")
         ]
         most = [s[0].points[p]["most"] for s, p in zip(self.sources, self.points, strict=True)]
-        return artifact.digest(tokens, self.origins, most, *values)
+        return artifact.digest(tokens, groups, self.origins, most, *values)
 
     @property
     def origins(self) -> list[dict[str, Any]]:
@@ -131,7 +140,13 @@ class AlignedRows:
         return np.concatenate([self.column_of(chunk, name, source) for chunk in self.chunks])
 
     def column_of(self, chunk: Chunk, name: str, source: int = 0) -> np.ndarray:
-        """One of COLUMNS, or experts.3, gates.3 and the like of a source, for the rows of a chunk."""
+        """One of COLUMNS, or experts.3, gates.3 and the like of a source, for the rows of a chunk.
+
+        HALF is 0 or 1, of two halves of the text that `groups.Groups` makes.
+        """
+        if name == HALF:
+            return self.groups.half(*(self.column_of(chunk, n) for n in ("domain", "group")))
+        source = self._grouped if name == "group" else source
         values = self.sources[source][chunk.shard].read(name, chunk.start, chunk.stop)
         left_out = self._left_out(chunk.shard, chunk.start, chunk.stop)
         return values if left_out is None else values[~left_out]
@@ -209,7 +224,7 @@ class AlignedRows:
         yield from cutter.rest()
 
     def column_in_order(self, name: str, batch: int) -> Iterator[Tensor]:
-        """One of COLUMNS, int64, in the batches of `in_order`."""
+        """One of COLUMNS, or HALF, int64, in the batches of `in_order`."""
         cutter = Cutter(list, batch)
         for chunk in self.chunks:
             column = self.column_of(chunk, name).astype(np.int64)
@@ -316,18 +331,16 @@ class AlignedRows:
                     yield [part[start : start + batch] for part in rows]
 
     def held_out(self, rows: int, seed: int) -> Selection:
-        """The rows of whole documents, drawn at random, at least `rows` rows together.
+        """The rows of whole groups of documents, drawn at random, at least `rows` rows together.
 
         Each domain gives its share of the rows: documents of some domains are a hundred times
-        longer than of others. Raises UserError when most rows of a domain would be taken.
+        longer than of others. A group much larger than what is wanted is cut between documents.
+        Raises UserError when most rows of a domain would be taken.
         """
-        domain, document, counts = self._documents()
+        known, total = self._documents, int(self._documents.rows.sum())
         chosen = [np.empty(0, np.int64) for _ in self.domains]
-        for index in np.unique(domain):
-            inside = domain == index
-            chosen[index] = draw(
-                document[inside], counts[inside], rows, int(counts.sum()), [seed, int(index)]
-            )
+        for index in np.unique(known.domain):
+            chosen[index] = draw(known.of(index), rows, total, [seed, int(index)])
 
         def mask(chunk: Chunk) -> np.ndarray:
             domains = self.column_of(chunk, "domain")
@@ -339,16 +352,18 @@ class AlignedRows:
 
         return self.select(mask)
 
-    def _documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Domain, id and number of rows of every document, by domain, then id."""
-        pairs, counts = np.empty((0, 2), np.int64), np.empty(0, np.int64)
-        for number in range(len(self.sources[0])):
-            own = [chunk for chunk in self.chunks if chunk.shard == number]
-            columns = [
-                np.concatenate([self.column_of(chunk, name) for chunk in own]).astype(np.int64)
-                for name in ("domain", "document")
-            ]
-            found, more = np.unique(np.stack(columns, 1), axis=0, return_counts=True)
-            pairs, place = np.unique(np.concatenate([pairs, found]), axis=0, return_inverse=True)
-            counts = np.bincount(place.ravel(), np.concatenate([counts, more])).astype(np.int64)
-        return pairs[:, 0], pairs[:, 1], counts
+    @cached_property
+    def _documents(self) -> Documents:
+        def columns(shard: int) -> tuple[np.ndarray, ...]:
+            own = [chunk for chunk in self.chunks if chunk.shard == shard]
+            return tuple(
+                np.concatenate([self.column_of(chunk, name) for chunk in own])
+                for name in ("domain", "group", "document")
+            )
+
+        return documents(columns(number) for number in range(len(self.sources[0])))
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The groups of all rows, and their halves."""
+        return Groups(self._documents)

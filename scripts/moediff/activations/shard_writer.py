@@ -161,7 +161,8 @@ class ShardWriter:
             sums[f"{name}.spread"] = np.ldexp(self.sums[name].spread, -2 * point.exponent)
         seed = self._digest(MIXED_BY)
         attributes = {
-            **facts,
+            "groups_digest": self._digest(("group",)),
+            **facts,  # of external rows they may say that no groups were told
             "count": self.count,
             "order_seed": seed,
             "tokens_digest": self._digest(TOKENS),

@@ -2,7 +2,7 @@
 
 A shard is one Zarr v3 group in one zip file. Its arrays, flat and named:
 
-    token, document, sequence, position, domain, start, end   [row], what each row is
+    token, document, group, sequence, position, domain, start, end   [row], what each row is
     {point}            [row, d_model]  activations at a hook point, times 2^exponent
     {point}.mean, {point}.spread       [d_model], float64: moments of the rows, massive ones apart
     {point}.massive    [row]           only where rows of massive norm are marked
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 PLACES = ("document", "sequence", "end", "domain")
 MIXED_BY = ("document", "sequence", "domain")  # decide the order: equal whatever the tokenizers
 TYPES: dict[str, type[np.integer]] = {
-    "token": np.uint32, "document": np.int64, "sequence": np.int64, "position": np.int32,
-    "domain": np.uint8, "start": np.uint32, "end": np.uint32,
+    "token": np.uint32, "document": np.int64, "group": np.int64, "sequence": np.int64,
+    "position": np.int32, "domain": np.uint8, "start": np.uint32, "end": np.uint32,
 }  # fmt: skip
 COLUMNS = tuple(TYPES)
 EXTERNAL = "rows"  # hook point of external activations

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
-from moediff.analysis.evaluation import coded
+from moediff.analysis.evaluation import coded, standard_moments
+from moediff.core.bootstrap import Units
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.products import sparse_decode
@@ -32,12 +33,8 @@ class _Pass:
         self.data, self.batch, self.device, self.name = data, batch, device, name
         self.sources = [dictionary.shape.columns(s) for s in range(len(dictionary.shape.widths))]
         self.decoders = [part.contiguous() for part in self.dictionary.decoders()]  # [F, d_s]
-        moments = data.moments()
-        # The same as sums of squares about the validation mean, since moments are of these rows.
-        scale = self.dictionary.scale.cpu().numpy()
-        self.total = np.array(
-            [data.count * variance / scale[s] ** 2 for s, (_, variance) in enumerate(moments)]
-        )
+        # Sums of squares about the validation mean, since moments are of these rows: [D], [S].
+        self.mean, self.total = standard_moments(self.dictionary, data, batch, device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Entries, Tensor]]:
         """Rows and their residual [row, D], entries and values [n] of each batch."""
@@ -104,35 +101,32 @@ def deleted_together(
 
 
 @torch.no_grad()
-def deleted_by_document(
+def deleted_by_group(
     dictionary: Dictionary,
     data: AlignedRows,
     deleted: Sequence[np.ndarray],
     batch: int,
     device: torch.device,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What documents have in the shares of `deleted_together`, for each mask [F] of bool by itself.
+) -> tuple[Units, np.ndarray, np.ndarray]:
+    """What groups of documents have in the shares of `deleted_together`, for each mask [F] by itself.
 
-    Returns documents' ids [n], rising, what goes in them [mask, n, S] and what they hold of the
+    Masks are of bool. Returns the groups [n], what goes in them [mask, n, S] and what they hold of the
     variance [n, S], the last two as shares of each source's SST.
     """
-    run = _Pass(dictionary, data, batch, device, "deletion by document")
+    run = _Pass(dictionary, data, batch, device, "deletion by group of documents")
     decoder = torch.cat(run.decoders, dim=1)  # [F, D]
     masks = [torch.from_numpy(mask).to(device) for mask in deleted]
-    mean = run.dictionary.standardise(
-        [torch.from_numpy(part)[None].to(device) for part, _ in data.moments()]
-    )  # [1, D]
-    parts = [column.unique().numpy() for column in data.column_in_order("document", batch)]
-    ids = np.unique(np.concatenate(parts))
-    lost = np.zeros((len(masks), len(ids), len(run.sources)))
-    held = np.zeros((len(ids), len(run.sources)))
-    columns = data.column_in_order("document", batch)
-    for (rows, residual, (row, features), values), column in zip(run, columns, strict=True):
-        place = torch.from_numpy(np.searchsorted(ids, column.numpy())).to(device)
-        held += run.shares((rows - mean).square(), place, len(ids))
+    groups = data.groups
+    count = groups.units.count()
+    lost = np.zeros((len(masks), count, len(run.sources)))
+    held = np.zeros((count, len(run.sources)))
+    labels = (data.column_in_order(name, batch) for name in ("domain", "group"))
+    for (rows, residual, (row, features), values), domain, group in zip(run, *labels, strict=True):
+        place = torch.from_numpy(groups.place(domain.numpy(), group.numpy())).to(device)
+        held += run.shares((rows - run.mean).square(), place, count)
         for of_mask, mask in zip(lost, masks, strict=True):
             inside = mask[features]
             entries = row[inside], features[inside]
             gone = sparse_decode(values[inside], decoder, entries, len(rows))  # [row, D]
-            of_mask += run.shares(gone * (2 * residual + gone), place, len(ids))
-    return ids, lost, held
+            of_mask += run.shares(gone * (2 * residual + gone), place, count)
+    return groups.units, lost, held

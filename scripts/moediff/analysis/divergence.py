@@ -22,16 +22,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moediff.analysis.reruns import Pass, Text, passes, warn_of_few
+from moediff.core.bootstrap import LEAST_GROUPS, Units, group_interval
 from moediff.core.errors import UserError
-from moediff.core.resampling import LEAST_DOCUMENTS, document_interval
 from moediff.core.terms import ALL
 from moediff.corpus.token_shards import TokenShard
 from moediff.hooks.proofs import prove_packing
 
 AT_ONCE = 2**23  # probabilities of a model in memory at once, of 8 bytes
 COLUMNS = {
-    "domain": pl.String, "tokens": pl.Int64, "kl_first_second": pl.Float64, "kl_low": pl.Float64,
-    "kl_high": pl.Float64, "kl_second_first": pl.Float64, "top1_agreement": pl.Float64,
+    "domain": pl.String, "tokens": pl.Int64, "text_groups": pl.Int64, "kl_first_second": pl.Float64,
+    "kl_low": pl.Float64, "kl_high": pl.Float64, "kl_second_first": pl.Float64,
+    "top1_agreement": pl.Float64,
 }  # fmt: skip
 _SUMMED = ("kl_first_second", "kl_second_first", "top1_agreement")  # over tokens, then divided
 
@@ -54,23 +55,24 @@ def divergence(
 ) -> pl.DataFrame:
     """Divergence of the predictions of two models, over all tokens and by domain, the largest first.
 
-    COLUMNS: KL in both directions, a mean over the tokens that `Pass.losses` counts, in nats; of the first
-    its 95 % interval, documents resampled, null where there are too few; and the share of tokens for which
-    both have the same most probable token. `texts` are token shards that both read; the first `sequences` are
-    used, `batch` at a time, where these are of few documents those of most. Raises UserError where nothing is
-    predicted, where attention crosses documents, and where a divergence is no finite number.
+    COLUMNS: KL in both directions, a mean over the tokens that `Pass.losses` counts, in nats; of the
+    first its 95 % interval, `text_groups` groups of documents resampled, null where these are too few;
+    and the share of tokens for which both have the same most probable token. `texts` are token shards
+    that both read; the first `sequences` are used, `batch` at a time, where these are of few groups those
+    of most. Raises UserError where nothing is predicted, where attention crosses documents, and where a
+    divergence is no finite number.
     """
     both = ([text] * len(models) for text in texts)
     parts: list[pl.DataFrame] = []
     domains: tuple[str, ...] = ()
     for runs in passes(
-        models, both, across_documents, sequences, batch, "divergence", LEAST_DOCUMENTS
+        models, both, across_documents, sequences, batch, "divergence", LEAST_GROUPS
     ):
         if not parts:
             domains = runs[0].tokens.domains
             for run in runs:
                 prove_packing(run.model, run.tokens.tokens[run.part], run.starts)
-        parts.append(_by_document(runs))
+        parts.append(_by_group(runs))
     found = pl.concat(parts) if parts else None
     if found is None or found.is_empty():
         raise UserError("divergence: no token is predicted; use more sequences")
@@ -79,21 +81,21 @@ def divergence(
             "divergence: a model gives no finite prediction of some token (a probability of 0 for one that "
             "the other expects, or no number)"
         )
-    warn_of_few("divergence", found["document"].to_numpy(), found["domain"].to_numpy(), domains)
+    warn_of_few("divergence", Units(found["group"], found["domain"]), domains)
     each = [_row(domains[int(number)], rows) for (number,), rows in found.group_by("domain")]
     each.sort(key=lambda row: (-row["kl_first_second"], row["domain"]))
     return pl.DataFrame([_row(ALL, found), *each], schema=COLUMNS)
 
 
-def _by_document(runs: Sequence[Pass]) -> pl.DataFrame:
-    """Sums over the tokens of each document and domain of a pass of two models."""
+def _by_group(runs: Sequence[Pass]) -> pl.DataFrame:
+    """Sums over the tokens of each group of documents and domain of a pass of two models."""
     first, second = runs
     values = np.concatenate(list(_compared(first, second)), axis=1)  # [3, target]
     tokens = pl.DataFrame(
-        {"document": first.document, "domain": first.domain.astype(np.int64)}
+        {"group": first.units.group, "domain": first.domain.astype(np.int64)}
         | dict(zip(_SUMMED, values, strict=True))
     )
-    return tokens.group_by("document", "domain", maintain_order=True).agg(
+    return tokens.group_by("group", "domain", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("tokens"), pl.col(_SUMMED).sum()
     )
 
@@ -124,9 +126,11 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _row(name: str, found: pl.DataFrame) -> dict[str, Any]:
-    """The row of a domain from the sums of its documents."""
+    """The row of a domain from the sums of its groups."""
     tokens = int(found["tokens"].sum())
     means = {column: float(found[column].sum()) / tokens for column in _SUMMED}
-    interval = document_interval(found["kl_first_second"], found["tokens"], found["document"])
+    units = Units(found["group"], found["domain"])
+    interval = group_interval(found["kl_first_second"], found["tokens"], units)
     low, high = interval or (None, None)
-    return {"domain": name, "tokens": tokens, "kl_low": low, "kl_high": high} | means
+    row = {"domain": name, "tokens": tokens, "text_groups": units.count()}
+    return row | {"kl_low": low, "kl_high": high} | means

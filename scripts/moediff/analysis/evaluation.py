@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.activations.chunks import half_of
-from moediff.activations.rows import AlignedRows
+from moediff.activations.groups import HALVES
+from moediff.activations.moments import Moments
+from moediff.activations.rows import HALF, AlignedRows
 from moediff.analysis.measured import POOLED, THRESHOLD, Measured
 from moediff.analysis.without_massive import WithoutMassive
+from moediff.config.recipes import NONE
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.principal_components import Baseline
 from moediff.dictionaries.selection import KEEPS_K
-
-HALVES = 2  # of the documents, as `half_of` draws them
 
 
 class VarianceExplained:
@@ -78,6 +78,29 @@ def coded(
     progress.close()
 
 
+def standard_moments(
+    dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device
+) -> tuple[Tensor, np.ndarray]:
+    """Mean [D] of rows as a dictionary sees them, and each source's sum of squares about it [S].
+
+    From the shards' own sums where it takes rows as they are stored, else by a pass.
+    """
+    dictionary = in_float64(dictionary, device)
+    scale, moments = dictionary.scale.cpu().numpy(), data.moments()
+    if dictionary.normaliser.name == NONE:
+        means = [torch.from_numpy(mean)[None].to(device) for mean, _ in moments]
+        totals = [data.count * part / scale[s] ** 2 for s, (_, part) in enumerate(moments)]
+        return dictionary.standardise(means)[0], np.array(totals)
+    columns = [dictionary.shape.columns(s) for s in range(len(scale))]
+    sums = [Moments(width) for width in dictionary.shape.widths]
+    for sources in data.in_order(batch):
+        rows = dictionary.standardise([part.to(device) for part in sources]).cpu()
+        for own, part in zip(sums, columns, strict=True):
+            own.add(rows[:, part])
+    mean = torch.from_numpy(np.concatenate([own.mean for own in sums])).to(device)
+    return mean, np.array([own.spread.sum() for own in sums])
+
+
 def measure(
     dictionary: Dictionary,
     baseline: Baseline | None,
@@ -100,18 +123,16 @@ def measure(
     baselines = ("mean", "pca") if baseline else ()
     dictionary = in_float64(dictionary, device)
     shape = dictionary.shape
-    means = dictionary.standardise(
-        [torch.from_numpy(m)[None].to(device) for m, _ in data.moments()]
-    )
+    mean, _ = standard_moments(dictionary, data, recipe["batch"], device)
     sums = {
-        (method, name): VarianceExplained(means[0, shape.columns(s)])
+        (method, name): VarianceExplained(mean[shape.columns(s)])
         for method in (*modes, *baselines)
         for s, name in enumerate(names)
     }
     active = dict.fromkeys(modes, 0)
     fired = torch.zeros(shape.features, dtype=torch.int64)
     activation = torch.zeros(shape.features, dtype=torch.float64)
-    labels = [data.column_in_order(name, recipe["batch"]) for name in ("domain", "document")]
+    labels = [data.column_in_order(name, recipe["batch"]) for name in ("domain", HALF)]
     domain_rows = torch.zeros(HALVES * len(data.domains), dtype=torch.int64)
     fired_in = torch.zeros(HALVES * shape.features * len(data.domains), dtype=torch.int64)
     if baseline:
@@ -122,8 +143,7 @@ def measure(
         WithoutMassive(data, [shape.columns(s) for s in range(len(names))]) if baseline else None
     )
     progress = Progress(data.count, "evaluation", "rows")
-    for sources, domain, document in zip(data.in_order(recipe["batch"]), *labels, strict=True):
-        half = half_of(document)
+    for sources, domain, half in zip(data.in_order(recipe["batch"]), *labels, strict=True):
         domain_rows += torch.bincount(half * len(data.domains) + domain, minlength=len(domain_rows))
         rows = dictionary.standardise([part.to(device) for part in sources])
         rebuilt = {}

@@ -21,9 +21,9 @@ whether that one holds the feature or not.
 is the least squares slope of Y on f, with a constant, since variance is explained about the mean
 here, and nu = |v of the other| / |v of the owner|. No rotation of a source changes it. A fitted
 direction finds length in noise as well: |v|^2 is too large by about var(Y) / sum f^2, which is much
-for a feature that fires seldom. So |v|^2 is taken as v' . v'', the slopes over two halves of the
-documents: the noise of one is independent of that of the other, and the product has no such bias.
-Below 0 it counts as 0. The sums of squares of f are the same for both sources and cancel.
+for a feature that fires seldom. So |v|^2 is taken as v' . v'', the slopes over two halves of the text,
+no group of documents in both: the noise of one is independent of that of the other, and the product has
+no such bias. Below 0 it counts as 0. The sums of squares of f are the same for both sources and cancel.
 
 Three limits. The direction being free, all that goes with f counts: the nu of the reconstruction of
 a feature that only one source has is above 0 where other features fire in the same texts, so a high
@@ -37,9 +37,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moediff.activations.chunks import half_of
-from moediff.activations.rows import AlignedRows
-from moediff.analysis.evaluation import HALVES, coded
+from moediff.activations.groups import HALVES
+from moediff.activations.rows import HALF, AlignedRows
+from moediff.analysis.evaluation import coded
 from moediff.analysis.measured import LEAST_FIRINGS
 from moediff.core.errors import UserError
 from moediff.dictionaries.dictionary import Dictionary, in_float64
@@ -163,11 +163,11 @@ def _sums(
     features, width = dictionary.shape.features, sum(dictionary.shape.widths)
     codes = _Codes(features, device)
     error, whole = (_Target(features, width, device) for _ in range(2))
-    documents = data.column_in_order("document", batch)
+    halves = data.column_in_order(HALF, batch)
     batches = coded(dictionary, data, batch, device, "latent scaling")
-    for (rows, entries, values), document in zip(batches, documents, strict=True):
+    for (rows, entries, values), half in zip(batches, halves, strict=True):
         rebuilt = dictionary.decode(values, entries, len(rows))
-        half = half_of(document).to(device)
+        half = half.to(device)
         places, features_of, cells, values = _by_cell(half, entries, values, features)
         codes.add(half, features_of, cells, values)
         error.add(rows - rebuilt, half, places, cells, values)

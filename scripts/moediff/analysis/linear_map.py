@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moediff.activations.chunks import Selection, half_of
-from moediff.activations.rows import AlignedRows
+from moediff.activations.chunks import Selection
+from moediff.activations.rows import HALF, AlignedRows
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
 
@@ -49,9 +49,9 @@ class Gram:
 
 
 def halves(data: AlignedRows) -> tuple[Selection, Selection]:
-    """The rows of about half of the documents, and the others."""
-    even = data.select(lambda chunk: half_of(data.column_of(chunk, "document")) == 0)
-    return even, ~even
+    """The rows of about half of the text, and the others; no group of documents is in both."""
+    first = data.select(lambda chunk: data.column_of(chunk, HALF) == 0)
+    return first, ~first
 
 
 def gram(data: AlignedRows, batch: int, keep: Selection | None = None) -> Gram:
@@ -87,7 +87,7 @@ def ridge_r2(
     if min(fit_a.count, fit_b.count) < 2:
         raise UserError(
             f"the anchor's fit rows fall into parts of {fit_a.count} and {fit_b.count} rows: "
-            "they need documents of even and of odd ids; give more documents"
+            "they need two groups of documents or more; give more text"
         )
     total = float(validation.products[columns_to, columns_to].trace())
     if not total > 0:

@@ -26,7 +26,7 @@ class Measured:
     l0: dict[str, float]  # mode -> mean features a row
     fired: np.ndarray  # rows on which a feature fires, threshold mode
     activation: np.ndarray  # summed value where it fires
-    fired_in: np.ndarray  # the same by half of the documents, [half, feature, domain]
+    fired_in: np.ndarray  # the same by half of the text, [half, feature, domain]
     domain_rows: np.ndarray  # [half, domain]
     rows: int
     massive_rows: int = 0  # of massive norm in some source, left in

@@ -15,14 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moediff.core.resampling import (
-    LEAST_DOCUMENTS,
-    document_interval,
-    exact_p,
-    labellings,
-    null_median,
-    zero_bound,
-)
+from moediff.core.bootstrap import LEAST_GROUPS, Units, group_interval
+from moediff.core.resampling import exact_p, labellings, null_median, zero_bound
 
 EITHER = "either kind"  # both sides of a split together
 REST = -1  # group of features whose users are no group that is asked about
@@ -182,16 +176,16 @@ def own_groups(groups: Groups, first: int, count: int) -> list[int]:
     return [groups.sets.index(side) for side in _sides(range(first), count)]
 
 
-def document_intervals(
-    lost: np.ndarray, held: np.ndarray, documents: np.ndarray, kinds: Mapping[str, Sequence[str]]
+def text_intervals(
+    lost: np.ndarray, held: np.ndarray, units: Units, kinds: Mapping[str, Sequence[str]]
 ) -> dict[str, list[float] | None]:
     """Interval of the share that goes with each kind's own features, and of the mean of both.
 
-    Validation documents are resampled; the models, the dictionary, and whose its features are, stay as
-    they are. A kind without any lost nothing in n documents, and has the bound of `zero_bound`. Of a side's
-    sources the sums are averaged before their ratio.
-    `lost` [kind, n, S] is what goes with them in `documents` [n], `held` [n, S] what there is, both as
-    shares of a source's sum over all documents. None where documents are too few.
+    Groups of validation documents are resampled; the models, the dictionary, and whose its features are,
+    stay as they are. A kind without any lost nothing in n groups, and has the bound of `zero_bound`. Of a
+    side's sources the sums are averaged before their ratio.
+    `lost` [kind, n, S] is what goes with them in `units` [n], `held` [n, S] what there is, both as
+    shares of a source's sum over all text. None where groups of documents are too few.
     """
     first = len(next(iter(kinds.values())))
     sides = [range(first), range(first, held.shape[1])]
@@ -199,14 +193,14 @@ def document_intervals(
     there = np.stack([held[:, side].mean(1) for side in sides])  # [kind, n]
     names = dict(zip(kinds, zip(gone, there, strict=True), strict=True))
     names[EITHER] = gone.mean(0), there.mean(0)
-    return {name: _interval(*pair, documents) for name, pair in names.items()}
+    return {name: _interval(*pair, units) for name, pair in names.items()}
 
 
-def _interval(lost: np.ndarray, held: np.ndarray, documents: np.ndarray) -> list[float] | None:
-    count = len(np.unique(documents))
-    if not lost.any() and count >= LEAST_DOCUMENTS:
+def _interval(lost: np.ndarray, held: np.ndarray, units: Units) -> list[float] | None:
+    count = units.count()
+    if not lost.any() and count >= LEAST_GROUPS:
         return [0.0, zero_bound(count)]
-    return document_interval(lost, held, documents)
+    return group_interval(lost, held, units)
 
 
 def _against(values: Sequence[float]) -> dict[str, Any]:

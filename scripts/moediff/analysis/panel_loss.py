@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from moediff.analysis.panel import EITHER, Groups, document_intervals, judge, own_groups, panel_rows
+from moediff.analysis.panel import EITHER, Groups, judge, own_groups, panel_rows, text_intervals
 from moediff.analysis.splicing import ALL, CLEAN, LIVE, MEAN, SPLICED, Losses, without
+from moediff.core.bootstrap import Units
 
 LOSS = "loss"  # the statistic, beside `share` (of variance) and `features`
 
 
 def own_deletions(groups: Groups, kinds: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names of what is each kind's own, as far as it has features: `by_document` of `splicing.splice`."""
+    """Names of what is each kind's own, as far as it has features: `by_group` of `splicing.splice`."""
     return [_name(number) for number in _own(groups, kinds) if groups.count(number)]
 
 
@@ -97,33 +98,44 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def text_units(losses: Losses) -> Units:
+    """The groups of documents that the models were run over."""
+    found = _text(losses)
+    return Units(found["group"], found["domain"])
+
+
+def _text(losses: Losses) -> pl.DataFrame:
+    return losses.by_group.select("domain", "group").unique().sort("domain", "group")
+
+
 def loss_intervals(
     losses: Losses, groups: Groups, kinds: Mapping[str, Sequence[str]]
 ) -> dict[str, list[float] | None]:
-    """Intervals of `panel.document_intervals` for shares of the loss.
+    """Intervals of `panel.text_intervals` for shares of the loss.
 
-    What is recovered of each source's loss is taken as it is: in single documents it has any sign. Where
+    What is recovered of each source's loss is taken as it is: in single texts it has any sign. Where
     nothing is recovered there is no share, and no interval either.
     """
     names = [name for side in kinds.values() for name in side]
     whole = source_losses(losses.table, names)
-    rows = losses.documents.filter(pl.col("routing") == LIVE).sort("document")
-    documents = rows["document"].unique(maintain_order=True).to_numpy()
-    lost = np.zeros((2, len(documents), len(names)))
-    held = np.zeros((len(documents), len(names)))
+    rows = losses.by_group.filter(pl.col("routing") == LIVE)
+    every = _text(losses).with_row_index("place")
+    rows = rows.join(every, ["domain", "group"]).sort("place")
+    lost = np.zeros((2, len(every), len(names)))
+    held = np.zeros((len(every), len(names)))
     for s, name in enumerate(names):
         recovered = (whole[s][MEAN] - whole[s][SPLICED]) * whole[s]["tokens"]
         if recovered <= 0:
             return dict.fromkeys((*kinds, EITHER))
         mine = rows.filter(pl.col("source") == name)
         spliced = mine.filter(pl.col("kind") == SPLICED)
-        place = np.searchsorted(documents, spliced["document"])
+        place = spliced["place"].to_numpy()
         held[place, s] = spliced["tokens"] / whole[s]["tokens"]
         for kind, number in enumerate(_own(groups, kinds)):
             if s in groups.sets[number] and groups.count(number):
                 found = mine.filter(pl.col("kind") == without(_name(number)))
                 lost[kind, place, s] = (found["added"] - spliced["added"]) / recovered
-    return document_intervals(lost, held, documents, kinds)
+    return text_intervals(lost, held, text_units(losses), kinds)
 
 
 def judge_loss(

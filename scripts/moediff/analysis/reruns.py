@@ -2,7 +2,7 @@
 
     for (run,) in passes([model], ([Text(shard)] for shard in shards), False, 64, 8, "one expert"):
         with routing(model, keep(1)):
-            losses = run.losses()  # [target]; run.domain and run.document say of what
+            losses = run.losses()  # [target]; run.domain and run.units say of what
 
 `passes` runs over text alone, `stored_passes` also has the rows that are stored of it.
 """
@@ -23,10 +23,9 @@ from transformers import PreTrainedModel
 
 from moediff.activations.chunks import Chunk
 from moediff.activations.rows import AlignedRows
+from moediff.core.bootstrap import LEAST_GROUPS, Units
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
-from moediff.core.resampling import LEAST_DOCUMENTS
-from moediff.core.terms import ALL
 from moediff.corpus.alignment import PADDING
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard
@@ -93,9 +92,9 @@ class Pass:
         return self.tokens.domain[self.part][:, 1:][self.target]
 
     @property
-    def document(self) -> np.ndarray:
-        """Document [target] of what is predicted."""
-        return self.tokens.document[self.part][:, 1:][self.target]
+    def units(self) -> Units:
+        """Group of documents, and its domain, [target] of what is predicted."""
+        return Units(self.tokens.group[self.part][:, 1:][self.target], self.domain)
 
     def says(self, what: str) -> None:
         """Tell on the bar, or now and then in the log, what was just done with this pass."""
@@ -129,21 +128,22 @@ def passes(
     sequences: int,
     batch: int,
     name: str,
-    documents: int = 0,
+    groups: int = 0,
 ) -> Iterator[list[Pass]]:
     """Passes of models side by side over the first `sequences`, `batch` at a time: one of each model.
 
     `texts` holds for every token shard in turn the text as each model reads it. `name` says on the
     progress bar what is done. No shard is read that is not needed. Where the sequences hold fewer than
-    `documents` documents, those of the last shard are instead the ones that hold most.
+    `groups` groups of documents, those of the last shard are instead the ones that hold most.
     """
     progress = Progress(sequences, name, "sequences")
     left, seen = sequences, set[int]()
     for side_by_side in texts:
         count = min(left, len(side_by_side[0].tokens.tokens))
-        document = side_by_side[0].tokens.document
-        chosen = _chosen(document, count, seen, documents) if documents else None
-        seen.update(np.unique(document[:count]).tolist())
+        group = side_by_side[0].tokens.group
+        chosen = _chosen(group, count, seen, groups) if groups else None
+        seen.update(np.unique(group[:count]).tolist())
+        seen.discard(PADDING)
         for first in range(0, count, batch):
             stretch = slice(first, min(first + batch, count))
             part = stretch if chosen is None else chosen[stretch]
@@ -158,13 +158,13 @@ def passes(
     progress.close()
 
 
-def _chosen(document: np.ndarray, count: int, seen: set[int], least: int) -> np.ndarray | None:
-    """Numbers of `count` sequences, rising, that hold many documents, of document [sequence, position].
+def _chosen(group: np.ndarray, count: int, seen: set[int], least: int) -> np.ndarray | None:
+    """Numbers of `count` sequences, rising, that hold many groups, of group [sequence, position].
 
-    None where the first ones, with the documents `seen` before, hold at least `least` of them, or are all
-    that there are. One by one, that which has most documents that none has yet; the earlier of equals.
+    None where the first ones, with the groups `seen` before, hold at least `least` of them, or are all
+    that there are. One by one, that which has most groups that none has yet; the earlier of equals.
     """
-    held = [set(np.unique(row[row != PADDING]).tolist()) for row in document]
+    held = [set(np.unique(row[row != PADDING]).tolist()) for row in group]
     if count == len(held) or len(seen.union(*held[:count])) >= least:
         return None
     left, chosen = list(range(len(held))), list[int]()
@@ -176,20 +176,17 @@ def _chosen(document: np.ndarray, count: int, seen: set[int], least: int) -> np.
     return np.array(sorted(chosen))
 
 
-def warn_of_few(
-    name: str, document: np.ndarray, domain: np.ndarray, domains: Sequence[str]
-) -> None:
-    """Say in the log of which domains, or of all together, too few documents were read to be resampled.
+def warn_of_few(name: str, units: Units, domains: Sequence[str]) -> None:
+    """Say in the log of which domains, or of all together, too few groups were read to be resampled.
 
-    `document` and `domain` [n] are those of what was read, in any order, repeats counted once.
+    `units` [n] are those of what was read, by numbers of `domains`, in any order, repeats counted once.
     """
-    counts = {ALL: len(np.unique(document))}
-    counts |= {name: len(np.unique(document[domain == n])) for n, name in enumerate(domains)}
-    few = ", ".join(f"{of} {count}" for of, count in counts.items() if 0 < count < LEAST_DOCUMENTS)
+    counts = units.counts(domains)
+    few = ", ".join(f"{of} {count}" for of, count in counts.items() if count < LEAST_GROUPS)
     if few:
         log.warning(
-            "%s: no interval over fewer than %d documents (%s); raise reruns.sequences",
-            name, LEAST_DOCUMENTS, few,
+            "%s: no interval over fewer than %d groups of documents (%s); raise reruns.sequences",
+            name, LEAST_GROUPS, few,
         )  # fmt: skip
 
 
@@ -245,7 +242,7 @@ def stored_passes(data: AlignedRows, source: int, again: Rerun, name: str) -> It
     for (run,) in passes(
         [again.model], [[Text(tokens)]], again.across_documents, count, again.batch, name
     ):
-        assert isinstance(run.part, slice)  # no documents were asked for
+        assert isinstance(run.part, slice)  # no groups were asked for
         start, stop = run.part.start, run.part.stop
         mine = np.flatnonzero((sequence >= start) & (sequence < stop))
         place = (sequence[mine] - start) * tokens.tokens.shape[1] + where["position"][mine]

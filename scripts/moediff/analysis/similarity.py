@@ -1,17 +1,20 @@
 """How alike the rows of two sources are, with no dictionary between them.
 
-Three measures that no rotation, shift or scale of a source's basis changes:
+Four measures that no rotation, shift or scale of a source's basis changes:
 
     linear CKA   |X'Y|^2 / (|X'X| |Y'Y|) of rows about their mean (Kornblith et al. 2019, 1905.00414)
     Procrustes   sum of the singular values of A'B, where A and B are the rows in their first principal
                  components, of norm 1 (Williams et al. 2021, 2110.14739)
     neighbours   share of the NEAREST nearest rows of a row in one source that are so in the other too, a
                  mean over rows (Huh et al. 2024, 2405.07987)
+    ridge        R2 of a ridge regression from the first principal components of one source to all of the
+                 other, fitted on one half of the rows and measured on the other; a mean both ways
 
 Rows that have nothing in common are alike to some degree too, wide ones more. So each value stands beside
-those of permuted rows of the second source, and the *calibrated* one counts from their 95 % quantile q,
-(s - q) / (1 - q), at least 0 (Groeger et al. 2026, 2602.14486). One less the calibrated similarity is what
-is taken for a squared distance (our definition).
+those of permuted rows of the second source (that of ridge beside 0: to rows of its other half chance says
+nothing), and the *calibrated* one counts from their 95 % quantile q, (s - q) / (1 - q), at least 0 (Groeger
+et al. 2026, 2602.14486). One less the calibrated similarity is what is taken for a squared distance (our
+definition).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -35,9 +39,9 @@ NEAREST = 10
 PERMUTED = 40  # permutations that a level by chance is read off
 LEVEL = 0.95
 AT_ONCE = 512  # rows whose distances to all others are held at once
-RIDGE = (
-    "ridge"  # of the anchor: the mean of R2 both ways, of which chance leaves nothing on other rows
-)
+REGRESSORS = 256  # principal components that a ridge regression reads, at most
+# Its strengths, against a total variance of 1: half decades. The rows it is fitted on tell which is taken.
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-20, 3))
 COLUMNS = {
     "measure": pl.String, "first": pl.String, "second": pl.String, "similarity": pl.Float64,
     "chance": pl.Float64, "calibrated": pl.Float64,
@@ -48,11 +52,13 @@ COLUMNS = {
 class Measure:
     """What is made of a source's rows [n, d] once, and how two sources are compared.
 
-    `compare` takes what was made of either, and the order in which the second's rows are taken.
+    `compare` takes what was made of either, and the order in which the second's rows are taken. `by_chance`:
+    whether rows that have nothing in common have a similarity above 0.
     """
 
-    prepare: Callable[[Tensor], Tensor]
-    compare: Callable[[Tensor, Tensor, Tensor], float]
+    prepare: Callable[[Tensor], Any]
+    compare: Callable[[Any, Any, Tensor], float]
+    by_chance: bool = True
 
 
 def sample(data: AlignedRows, most: int = ROWS) -> list[Tensor]:
@@ -89,8 +95,10 @@ def similarities(rows: Sequence[Tensor], names: Sequence[str], seed: int = 0) ->
         made = [how.prepare(own) for own in rows]
         for a, b in itertools.combinations(range(len(rows)), 2):
             value = how.compare(made[a], made[b], as_it_is)
-            by_chance = [how.compare(made[a], made[b], order) for order in orders]
-            chance = float(np.quantile(by_chance, LEVEL))
+            chance = 0.0
+            if how.by_chance:
+                values = [how.compare(made[a], made[b], order) for order in orders]
+                chance = float(np.quantile(values, LEVEL))
             found.append((measure, names[a], names[b], value, chance, calibrated(value, chance)))
     return pl.DataFrame(found, schema=COLUMNS, orient="row")
 
@@ -155,9 +163,65 @@ def _shared(one: Tensor, other: Tensor, order: Tensor) -> float:
     return float(torch.isin(row + one, row + there, assume_unique=True).double().mean())
 
 
+# --- ridge ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Half:
+    """Half of a source's rows: read from, and predicted."""
+
+    rows: Tensor  # [n, d] about their mean
+    read: Tensor  # [n, r], in the first principal components of all rows, about their mean
+    left: Tensor  # of its singular value decomposition: [n, r], [r] and [r, r]
+    sizes: Tensor
+    right: Tensor
+
+
+def _halves(rows: Tensor) -> list[_Half]:
+    """The rows of even and of odd numbers, of total variance 1."""
+    moved = rows - rows.mean(0)
+    moved = moved / moved.square().sum(1).mean().sqrt()
+    _, vectors = torch.linalg.eigh(moved.T @ moved)  # rising
+    scores = moved @ vectors[:, -REGRESSORS:]
+    found = []
+    for start in (0, 1):
+        own, read = (table[start::2] - table[start::2].mean(0) for table in (moved, scores))
+        left, sizes, right = torch.linalg.svd(read, full_matrices=False)
+        found.append(_Half(own, read, left, sizes, right))
+    return found
+
+
+def _ridge(one: Sequence[_Half], other: Sequence[_Half], order: Tensor) -> float:
+    """In the order that rows have: another leaves nothing to compare."""
+    found = [
+        _r2(reader[fit], reader[1 - fit].read, target[fit].rows, target[1 - fit].rows)
+        for reader, target in ((one, other), (other, one))
+        for fit in (0, 1)
+    ]
+    return float(np.mean(found))
+
+
+def _r2(fit: _Half, read: Tensor, target: Tensor, wanted: Tensor) -> float:
+    """R2 on `wanted` [m, d] from `read` [m, r] of the regression of `target` [n, d] on a half.
+
+    Its strength has the least generalised cross-validation error on that half (Golub et al. 1979).
+    """
+    count = len(target)
+    cross = fit.left.T @ target  # [r, d]
+    squares, explained = fit.sizes.square(), cross.square().sum(1)  # [r]
+    strengths = torch.tensor(STRENGTHS, dtype=target.dtype)
+    kept = squares / (squares + count * strengths[:, None])  # [strength, r]
+    error = target.square().sum() - (2 * kept - kept.square()) @ explained
+    best = int((error / (count - 1 - kept.sum(1)).clamp_min(1).square()).argmin())
+    weights = fit.right.T @ ((fit.sizes / (squares + count * STRENGTHS[best]))[:, None] * cross)
+    left_over = (wanted - read @ weights).square().sum()
+    return float(1 - left_over / wanted.square().sum())
+
+
 # Name -> measure. A new one is two functions and its entry here.
 MEASURES = {
     "cka": Measure(_centred, _cka),
     "procrustes": Measure(_components, _procrustes),
     "neighbours": Measure(_nearest, _shared),
+    "ridge": Measure(_halves, _ridge, by_chance=False),
 }

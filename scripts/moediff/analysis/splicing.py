@@ -30,8 +30,8 @@ from torch import Tensor
 
 from moediff.analysis.reruns import Pass, Text, passes, warn_of_few
 from moediff.analysis.sides import Side
+from moediff.core.bootstrap import Units, group_interval
 from moediff.core.errors import UserError
-from moediff.core.resampling import document_interval
 from moediff.core.terms import ALL
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.hooks.capture import Capture
@@ -56,12 +56,14 @@ COLUMNS = {
     "added_low": pl.Float64,
     "added_high": pl.Float64,
     "tokens": pl.Int64,
+    "text_groups": pl.Int64,  # that the tokens are of, and that are resampled
 }
-DOCUMENTS = {
+GROUPS = {
     "source": pl.String,
     "routing": pl.String,
     "kind": pl.String,
-    "document": pl.Int64,
+    "domain": pl.String,
+    "group": pl.Int64,
     "tokens": pl.Int64,
     "added": pl.Float64,  # summed over its tokens
 }
@@ -69,10 +71,10 @@ PROOF_SEQUENCES = 2  # on which the points of every side are proved
 
 
 class Losses(NamedTuple):
-    """What splicing finds: nats a token, and what is added to the loss of each document."""
+    """What splicing finds: nats a token, and what is added to the loss of each group of documents."""
 
     table: pl.DataFrame  # COLUMNS
-    documents: pl.DataFrame  # DOCUMENTS, of the whole reconstruction and of what was asked for
+    by_group: pl.DataFrame  # GROUPS, of the whole reconstruction and of what was asked for
 
 
 class _Sums:
@@ -82,54 +84,55 @@ class _Sums:
         self.domains = domains
         self.loss: dict[tuple[str, str], np.ndarray] = {}
         self.count = np.zeros(len(domains))
-        # Of each routing and kind, batch by batch and document by document: id, domain, tokens, and
-        # the loss that is added.
-        self.added: dict[tuple[str, str], list[np.ndarray]] = {}
+        # Of each routing and kind, batch by batch: tokens and added loss of each group of a domain.
+        self.added: dict[tuple[str, str], list[pl.DataFrame]] = {}
 
     def add(self, routing: str, kind: str, domain: np.ndarray, values: np.ndarray) -> None:
         """Add losses [target], of the domains [target]."""
         more = np.bincount(domain, values, len(self.domains))
         self.loss[routing, kind] = self.loss.get((routing, kind), 0.0) + more
 
-    def add_documents(
-        self, routing: str, kind: str, document: np.ndarray, domain: np.ndarray, more: np.ndarray
-    ) -> None:
-        """Keep what a kind adds to the loss [target], by document [target]."""
-        names, first, place = np.unique(document, return_index=True, return_inverse=True)
-        tokens = np.bincount(place, minlength=len(names))
-        found = [names, domain[first], tokens, np.bincount(place, more, len(names))]
-        self.added.setdefault((routing, kind), []).append(np.array(found, object))
+    def add_groups(self, routing: str, kind: str, units: Units, more: np.ndarray) -> None:
+        """Keep what a kind adds to the loss [target], by group of documents."""
+        names = ["domain", "group"]
+        columns = {"domain": units.domain, "group": units.group, "added": more}
+        found = pl.DataFrame(columns, schema_overrides=dict.fromkeys(names, pl.Int64))
+        sums = found.group_by(names).agg(pl.len().cast(pl.Int64).alias("tokens"), pl.sum("added"))
+        self.added.setdefault((routing, kind), []).append(sums)
 
-    def _interval(self, routing: str, part: slice) -> list[float] | None:
-        """Interval of the loss that the reconstruction adds a token, documents resampled."""
-        document, domain, tokens, more = np.concatenate(self.added[routing, SPLICED], axis=1)
-        inside = np.isin(domain.astype(int), np.arange(len(self.domains))[part])
-        values, counts = more[inside].astype(float), tokens[inside].astype(float)
-        return document_interval(values, counts, document[inside].astype(np.int64))
+    def of_groups(self, routing: str, kind: str) -> pl.DataFrame:
+        """Domain, group, tokens and added loss, a row each: one that two batches cut has one row."""
+        names = ["domain", "group"]
+        found = pl.concat(self.added[routing, kind]).group_by(names)
+        return found.agg(pl.sum("tokens", "added")).sort(names)
+
+    def _resampled(self, routing: str, part: slice) -> dict[str, Any]:
+        """Interval of the loss that the reconstruction adds a token, and how many groups are resampled."""
+        found = self.of_groups(routing, SPLICED)
+        inside = np.isin(found["domain"].to_numpy(), np.arange(len(self.domains))[part])
+        found = found.filter(inside)
+        units = Units(found["group"], found["domain"])
+        low, high = group_interval(found["added"], found["tokens"], units) or (None, None)
+        return {"added_low": low, "added_high": high, "text_groups": len(found)}
 
     def warn_of_few(self, source: str) -> None:
-        """Name the domains of which too few documents were read to be resampled."""
-        document, domain, *_ = np.concatenate(next(iter(self.added.values())), axis=1)
-        warn_of_few(
-            f"splicing: {source}", document.astype(np.int64), domain.astype(np.int64), self.domains
-        )
+        """Name the domains of which too few groups of documents were read to be resampled."""
+        found = self.of_groups(*next(iter(self.added)))
+        warn_of_few(f"splicing: {source}", Units(found["group"], found["domain"]), self.domains)
 
-    def documents(self, source: str) -> pl.DataFrame:
-        """One row a routing, kind and document; one that two batches cut has its parts in one row."""
+    def by_group(self, source: str) -> pl.DataFrame:
+        """GROUPS: one row a routing, kind and group of documents."""
+        named = pl.col("domain").replace_strict(
+            dict(enumerate(self.domains)), return_dtype=pl.String
+        )
         parts = [
-            pl.DataFrame(
-                {
-                    "source": source, "routing": routing, "kind": kind,
-                    "document": document.astype(np.int64), "tokens": tokens.astype(np.int64),
-                    "added": more.astype(float),
-                },
-                schema=DOCUMENTS,
+            self.of_groups(routing, kind).select(
+                pl.lit(source).alias("source"), pl.lit(routing).alias("routing"),
+                pl.lit(kind).alias("kind"), named, "group", "tokens", "added",
             )
-            for (routing, kind), batches in self.added.items()
-            for document, _, tokens, more in [np.concatenate(batches, axis=1)]
+            for routing, kind in self.added
         ]  # fmt: skip
-        keys = ["source", "routing", "kind", "document"]
-        return pl.concat(parts).group_by(keys, maintain_order=True).sum()
+        return pl.concat(parts).cast(GROUPS)
 
     def rows(self, source: str) -> list[dict[str, Any]]:
         """One row a domain, routing and kind."""
@@ -141,8 +144,8 @@ class _Sums:
                 count = self.count[part].sum()
                 mean = {k: self.loss[routing, k][part].sum() / count for k in (CLEAN, ZERO, MEAN)}
                 value = loss[part].sum() / count
-                interval = self._interval(routing, part) if kind == SPLICED else None
-                low, high = interval or (None, None)
+                nothing = {"added_low": None, "added_high": None, "text_groups": None}
+                resampled = self._resampled(routing, part) if kind == SPLICED else nothing
                 found.append(
                     {
                         "source": source,
@@ -153,8 +156,7 @@ class _Sums:
                         "recovered_zero": _recovered(value, mean[ZERO], mean[CLEAN]),
                         "recovered_mean": _recovered(value, mean[MEAN], mean[CLEAN]),
                         "added": float(value - mean[CLEAN]),
-                        "added_low": low,
-                        "added_high": high,
+                        **resampled,
                         "tokens": int(count),
                     }
                 )
@@ -177,32 +179,31 @@ def splice(
     frozen: bool = True,
     deleted: Mapping[str, np.ndarray] | None = None,
     within: Mapping[str, Collection[int]] | None = None,
-    by_document: Collection[str] = (),
-    documents: int = 0,
+    by_group: Collection[str] = (),
+    groups: int = 0,
 ) -> Losses:
     """Losses with the activations of each side replaced in turn.
 
-    `added` is the loss above the clean one; of the whole reconstruction with its interval, documents
-    resampled, where there are enough of them.
+    `added` is the loss above the clean one; of the whole reconstruction with its interval, groups
+    of documents resampled, where there are enough of them.
 
     `texts` holds for every token shard, side by side, the text as the side's model reads it, with its
-    kept rows; the first `sequences` are used, `batch` at a time; where these are of fewer than `documents`
-    documents, those of most. The dictionary reads all sides' rows of a
-    token, in float64 and by its thresholds, and each model then runs with its own part of the
-    reconstruction alone. `deleted` names features [F] of bool that are left out of it, each kind
-    "without {name}"; `within` the numbers of the sides that are run without them, where these are not all;
-    `by_document` those of them that are also kept document by document. `frozen` also gives the losses
-    with frozen routing, where a router is behind the point. Raises UserError where a point, a family or a
-    mask does not fit.
+    kept rows; the first `sequences` are used, `batch` at a time; where these are of fewer than `groups`
+    groups of documents, those of most. The dictionary reads all sides' rows of a token, in float64 and
+    by its thresholds, and each model then runs with its own part of the reconstruction alone. `deleted`
+    names features [F] of bool that are left out of it, each kind "without {name}"; `within` the numbers
+    of the sides that are run without them, where these are not all; `by_group` those of them that are
+    also kept group by group. `frozen` also gives the losses with frozen routing, where a router is
+    behind the point. Raises UserError where a point, a family or a mask does not fit.
     """
     dictionary = in_float64(dictionary, sides[0].model.device)
     gone = _features(dictionary, deleted or {})
     wanted = {without(name): numbers for name, numbers in (within or {}).items()}
-    kept = {SPLICED, *map(without, by_document)}
+    kept = {SPLICED, *map(without, by_group)}
     totals: list[_Sums] = []
     models = [side.model for side in sides]
     begun = [Beginning(side.model, side.point) for side in sides]
-    for runs in passes(models, texts, across_documents, sequences, batch, "splicing", documents):
+    for runs in passes(models, texts, across_documents, sequences, batch, "splicing", groups):
         if not totals:
             totals = [_Sums(run.tokens.domains) for run in runs]
             for side, run, blocks in zip(sides, runs, begun, strict=True):
@@ -215,7 +216,7 @@ def splice(
     for side, sums in zip(sides, totals, strict=True):
         sums.warn_of_few(side.name)
     rows = [row for side, sums in zip(sides, totals, strict=True) for row in sums.rows(side.name)]
-    each = [sums.documents(side.name) for side, sums in zip(sides, totals, strict=True)]
+    each = [sums.by_group(side.name) for side, sums in zip(sides, totals, strict=True)]
     return Losses(pl.DataFrame(rows, schema=COLUMNS), pl.concat(each))
 
 
@@ -240,8 +241,8 @@ def _add_batch(
     kept: Collection[str],
     frozen: bool,
 ) -> None:
-    """Count a pass of every side, of each kind those that are `wanted` of it, or all; document by
-    document those kinds that are `kept` so. What is `begun` is computed once."""
+    """Count a pass of every side, of each kind those that are `wanted` of it, or all; group by
+    group those kinds that are `kept` so. What is `begun` is computed once."""
     rows = [_rows(*of_side) for of_side in zip(sides, runs, begun, strict=True)]
     if len({len(own) for own in rows}) > 1:
         raise UserError(
@@ -276,7 +277,7 @@ def _add_batch(
                 totals[s].add(name, kind, run.domain, losses)
                 if kind in kept:
                     more = losses - cleans[s]
-                    totals[s].add_documents(name, kind, run.document, run.domain, more)
+                    totals[s].add_groups(name, kind, run.units, more)
 
 
 def _rows(side: Side, run: Pass, begun: Beginning) -> Tensor:
@@ -312,12 +313,11 @@ def _edits(
     """
     yield ZERO, [ablate() for _ in rows]
     standard = dictionary.standardise(rows)  # [row, D]
-    means = dictionary.restore(standard.new_zeros(1, standard.shape[1]))
-    yield MEAN, [ablate(mean[0]) for mean in means]
+    yield MEAN, [ablate(mean) for mean in dictionary.mean_rows()]
     (row, feature), values = dictionary.encode(standard)
     whole = dictionary.decode(values, (row, feature), len(standard))  # [row, D]
-    yield SPLICED, [replace(own) for own in dictionary.restore(whole)]
+    yield SPLICED, [replace(own) for own in dictionary.restore(whole, rows)]
     for name, mask in gone.items():
         out = mask[feature]
         less = dictionary.add(whole, -values[out], (row[out], feature[out]))
-        yield without(name), [replace(own) for own in dictionary.restore(less)]
+        yield without(name), [replace(own) for own in dictionary.restore(less, rows)]

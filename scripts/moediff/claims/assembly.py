@@ -28,6 +28,7 @@ class Evidence:
 
     pairs: list[findings.Pair] = field(default_factory=list)
     panels: list[dict[str, Any]] = field(default_factory=list)  # of the primary analysis
+    detectable: list[dict[str, Any]] = field(default_factory=list)  # least effects seen, of a panel
     panel_losses: list[dict[str, Any]] = field(default_factory=list)
     known_panels: list[dict[str, Any]] = field(default_factory=list)  # whose answer is known
     # Of the median feature of each class, by dictionary.
@@ -46,6 +47,7 @@ def gather(
     panels: Sequence[str],
     panel_metrics: Sequence[str],
     panel_features: Sequence[str],
+    detectable: Sequence[str],
     panel_losses: Sequence[str],
     known_panels: Sequence[str],
     histories: Sequence[str],
@@ -79,6 +81,8 @@ def gather(
         table = artifact.read_parquet(features_path, ["class", "density"])
         evidence.firings[name] = median_firings(table, row["rows"])
         evidence.counts[name] = panel["early"], panel["end"]
+    for path in detectable:
+        evidence.detectable += artifact.read_json(path)["least"]
     for path in histories:
         where = layout.parse("model", path)
         if where["model"] in kinds:
@@ -152,7 +156,9 @@ def judged(
     measured = findings.pair_findings(of(primary["recipe"]), moes)
     measured |= findings.penalty_findings(of(compared["strong"]), of(compared["weak"]), moes)
     sees = findings.sees_a_difference(evidence.known_panels, whole, claims["alpha"])
-    measured |= findings.panel_findings(evidence.panels, moes, "variance", sees)
+    measured |= findings.panel_findings(
+        evidence.panels, moes, "variance", sees, evidence.detectable
+    )
     measured |= findings.panel_findings(evidence.panel_losses, moes, "loss", sees)
     for name in ("fve_gain_shared_penalty", "tied_cosine_lowest"):
         if name in measured and penalties:

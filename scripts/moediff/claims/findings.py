@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from moediff.analysis.detectable import EXCLUSIVE
 from moediff.analysis.panel import EITHER, null_rows
 from moediff.claims.metrics import METRICS, ORDERS, SHARES
 from moediff.config.layout import Source
@@ -286,7 +287,11 @@ def sensitivity(pairs: Sequence[Pair], firings: float) -> list[dict[str, Any]]:
 
 
 def panel_findings(
-    panels: Sequence[Mapping[str, Any]], moes: set[str], statistic: str, sees: bool = True
+    panels: Sequence[Mapping[str, Any]],
+    moes: set[str],
+    statistic: str,
+    sees: bool = True,
+    detectable: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, dict[str, Any]]:
     """What a panel of MoEs and dense models says against all other labellings.
 
@@ -294,7 +299,8 @@ def panel_findings(
     of one kind alone say nothing. Of several dictionaries over the same models, labelling by
     labelling, the mean; of their intervals too, which resample the same documents and so say nothing of
     what differs between dictionaries. `features` are those that are the side's own. Unless such a panel
-    `sees` a known difference (`sees_a_difference`), absence cannot be told from blindness.
+    `sees` a known difference (`sees_a_difference`), absence cannot be told from blindness; and it is told of
+    effects alone that were planted and seen, as `detectable` has them (the rows of detectable.json).
     """
     named = [(_kinds(found["kinds"], moes), found) for found in panels]
     # Where a reconstruction recovers nothing of a loss, no share of it is known.
@@ -324,7 +330,25 @@ def panel_findings(
         ]  # the true labels are first
         if not sees:
             found[metric]["blind"] = "no panel of a known difference shows that one would be seen"
+        found[metric]["would_see"] = _would_see(detectable, statistic)
     return found
+
+
+def _would_see(detectable: Sequence[Mapping[str, Any]], statistic: str) -> dict[str, Any]:
+    """The least effect, absent in the other kind, that the strict rule saw of those planted; or why none is
+    known."""
+    if statistic != "variance":
+        return {"least": None, "unknown": "what was planted are shares of variance, not of loss"}
+    rows = [row for row in detectable if row["statistic"] == EXCLUSIVE and row["strength"] is None]
+    if not rows:
+        return {
+            "least": None,
+            "unknown": "what would have been seen is not known: no effects were planted "
+            "(detectable.comparisons)",
+        }
+    (row,) = rows
+    most = row["largest_tried"]
+    return {"least": row["least"], "unknown": f"not even a planted {most:g} was seen"}
 
 
 def sees_a_difference(

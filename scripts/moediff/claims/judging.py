@@ -21,7 +21,7 @@ from moediff.core.errors import UserError
 from moediff.core.terms import ABOVE, BELOW, KNOWN
 
 # Keys of a finding that are judged.
-_FINDING = ("estimate", "interval", "p", "null", "withheld", "blind")
+_FINDING = ("estimate", "interval", "p", "null", "withheld", "blind", "would_see")
 
 
 def reasons_to_withhold(
@@ -105,7 +105,8 @@ def judge(
 
     `claims` as `read_claims` gives them. `findings` maps a metric to `estimate` and, where there are
     such, `interval` [low, high], `p` and `null` (as `resampling.relabelled` gives them), `withheld`
-    (sentences), `blind` (why absence cannot be told), and whatever else is to stand `beside` them. That of
+    (sentences), `blind` (why absence cannot be told), `would_see` (as `verdicts.absence` takes it), and
+    whatever else is to stand `beside` them. That of
     an order has only `steps`, by metric: the row shows the one that goes least in the claimed direction.
     `analysis` says how they were measured, by the keys of the primary analysis: any other analysis is
     a row of the sensitivity table, without verdicts. `withheld` are sentences that hold for all
@@ -227,4 +228,8 @@ class _Row:
         )  # fmt: skip
         if found.verdict == ABSENT and self.finding.get("blind"):
             return Verdict(NO_VERDICT, f"{found.reason}, but {self.finding['blind']}")
+        if would := self.finding.get("would_see"):
+            return verdicts.absence(
+                found, claim["minimum_effect"], would["least"], would["unknown"]
+            )
         return found

@@ -17,9 +17,9 @@ ALPHA = 0.05
 
 SHOWN, SMALLER = "shown", "there, smaller than asked for"
 OPPOSITE, OPPOSITE_SMALLER = "opposite", "opposite, smaller than asked for"
-ABSENT, UNDECIDED = "absent", "undecided"
+ABSENT, NOTHING_SEEN, UNDECIDED = "absent", "nothing seen", "undecided"
 NO_VERDICT, NOT_MEASURED = "no verdict", "not measured"
-VERDICTS = (SHOWN, SMALLER, OPPOSITE, OPPOSITE_SMALLER, ABSENT, UNDECIDED)
+VERDICTS = (SHOWN, SMALLER, OPPOSITE, OPPOSITE_SMALLER, ABSENT, NOTHING_SEEN, UNDECIDED)
 SMALLEST = "smallest"  # p that so few labellings allow, beside those of the tails
 
 
@@ -85,6 +85,22 @@ class Verdict(NamedTuple):
 
     verdict: str
     reason: str
+
+
+def absence(found: Verdict, least: float, would_see: float | None, unknown: str) -> Verdict:
+    """*Absent* of a panel, held to what it would have seen: *nothing seen* of effects that it would not.
+
+    `would_see` is the least planted effect that its statistic saw, None where there is none, and `unknown`
+    then says why. Any other verdict stays.
+    """
+    if found.verdict != ABSENT:
+        return found
+    if would_see is None:
+        return Verdict(NOTHING_SEEN, f"{found.reason}, but {unknown}")
+    told = f"it would have seen {would_see:g} and more"
+    if would_see > least:
+        return Verdict(NOTHING_SEEN, f"{found.reason}, but {told}, not {least:g}")
+    return Verdict(ABSENT, f"{found.reason}; {told}")
 
 
 def two_tailed(direction: str, opposite: bool) -> bool:

@@ -6,7 +6,7 @@ Every job of a cluster run parses the Snakefile again, and rules ask for these n
 from moediff.config.activations import dropped, model_shards, points
 from moediff.config.base import ROW_SPLITS, SPLITS
 from moediff.config.checkpoints import checkpoint_files
-from moediff.config.comparisons import fits, is_panel, kinds, shared_fits
+from moediff.config.comparisons import doses, fits, is_panel, kinds, shared_fits
 from moediff.config.corpus import (
     sequences,
     shard_count,
@@ -15,6 +15,8 @@ from moediff.config.corpus import (
     text_files,
     tokenizer_files,
 )
+from moediff.config.detectable import planted_fits, planted_tries
+from moediff.config.kept import kept_steps
 from moediff.config.kinds import KINDS, has_experts, kind, language_models, models_of
 from moediff.config.layout import Fit, Source
 from moediff.config.models import own_tokenizers, seeds
@@ -37,11 +39,13 @@ __all__ = [
     "Fit",
     "Source",
     "checkpoint_files",
+    "doses",
     "dropped",
     "fits",
     "has_experts",
     "init_of",
     "is_panel",
+    "kept_steps",
     "kind",
     "kinds",
     "language_models",
@@ -49,6 +53,8 @@ __all__ = [
     "models_of",
     "own_tokenizers",
     "peak_rates",
+    "planted_fits",
+    "planted_tries",
     "points",
     "row_domains",
     "row_files",

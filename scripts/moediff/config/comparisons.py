@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moediff.config.activations import model_shards, points
 from moediff.config.base import ROW_SPLITS, Config, count_of
-from moediff.config.kinds import kind
+from moediff.config.kinds import kind, run_of
 from moediff.config.layout import LONGEST_MEMBER, Fit, Member, Source, side
 from moediff.config.models import model_width, seeds
 from moediff.config.recipes import STREAM
@@ -23,7 +23,7 @@ def members(config: Config, comparison: str) -> list[Member]:
     """The dictionaries of a comparison, as lists of sources.
 
     `each` gives one for every choice of one seed a model (the same model twice: two seeds,
-    in one order only; the same model at two points: one seed); `all` gives one over every seed of
+    in one order only; the same model at two points or steps: one seed); `all` gives one over every seed of
     every model. Where several points are read, a model named without one stands for each in turn.
     `seeds` leaves out all others. A control is `_controlled`.
     """
@@ -44,7 +44,7 @@ def members(config: Config, comparison: str) -> list[Member]:
         if "all" in settings:
             choices = [tuple(itertools.chain(*sides))]
         else:
-            choices = filter(_is_choice, itertools.product(*sides))
+            choices = (one for one in itertools.product(*sides) if _is_choice(config, one))
         for sources in choices:
             shown = _controlled(sources, settings["control"])
             found.setdefault(frozenset(shown), Member(comparison, shown))
@@ -67,11 +67,12 @@ def _point(config: Config, model: str, point: str) -> str | None:
     return point if several and kind(config, model).reads_text else None
 
 
-def _is_choice(sources: tuple[Source, ...]) -> bool:
-    """Whether no source stands twice, and one model at two points is of one seed."""
+def _is_choice(config: Config, sources: tuple[Source, ...]) -> bool:
+    """Whether no source stands twice, and one model at two points or steps is of one seed."""
+    runs = [(run_of(config, source.model), source.model, source.point) for source in sources]
     return len(set(sources)) == len(sources) and not any(
-        a.model == b.model and a.point != b.point and a.seed != b.seed
-        for a, b in itertools.combinations(sources, 2)
+        one[0] == other[0] and one != other and a.seed != b.seed
+        for (a, one), (b, other) in itertools.combinations(zip(sources, runs, strict=True), 2)
     )
 
 
@@ -104,6 +105,16 @@ def is_panel(config: Config, member: Member) -> bool:
     models = {(source.model, source.seed) for source in member.sources if not source.view}
     once = len(models) == len(member.sources)
     return together and once and len(sizes) == 2 and min(sizes) > 1
+
+
+def doses(config: Config, member: Member) -> dict[str, float] | None:
+    """Model -> the amount that a comparison says it has; None where it says none."""
+    settings = config["comparisons"][member.comparison]
+    amounts = settings.get("dose")
+    if amounts is None:
+        return None
+    models = [side(name)[0] for name in settings["all"]]
+    return dict(zip(models, amounts, strict=True))
 
 
 def shared_fits(config: Config) -> list[list[Fit]]:
@@ -171,6 +182,7 @@ def check_comparison(name: str, config: Config) -> None:
             )
         if is_panel(config, member):
             _check_labellings(where, member)
+    _check_doses(where, comparison)
     _check_shards(where, found[0], config)
     for recipe in comparison["recipes"]:
         _check_blocks(where, recipe, config["recipes"][recipe], found[0], config)
@@ -196,6 +208,23 @@ def _check_labellings(where: str, member: Member) -> None:
             f"{where}: {first} and {second} models can be labelled in {ways:,} ways, and a panel is held "
             f"against each; take fewer seeds (10 and 10 models have 184,756), or put a part of them into "
             "comparisons of their own"
+        )
+
+
+def _check_doses(where: str, comparison: Config) -> None:
+    """Refuse doses that are not one a model, or all the same."""
+    amounts = comparison.get("dose")
+    if amounts is None:
+        return
+    models = [side(name)[0] for name in comparison["all"]]
+    if len(amounts) != len(models) or len(set(models)) < len(models):
+        raise ConfigError(
+            f"{where}.dose: {len(amounts)} amounts for {', '.join(models)}; write one for each model, each "
+            "model once"
+        )
+    if len(set(amounts)) < 2:
+        raise ConfigError(
+            f"{where}.dose: all are {amounts[0]:g}; a trend needs two amounts or more"
         )
 
 

@@ -9,6 +9,8 @@ from moediff.config.activations import check_hook
 from moediff.config.base import Config
 from moediff.config.comparisons import check_comparison
 from moediff.config.corpus import check_corpus
+from moediff.config.detectable import check_detectable
+from moediff.config.kept import add_kept, check_kept
 from moediff.config.kinds import language_models
 from moediff.config.models import check_model
 from moediff.config.names import check_names
@@ -46,11 +48,14 @@ def _check(config: Config, schema: Mapping[str, Any]) -> None:
     for name, model in config["models"].items():
         check_model(name, model, config)
         check_training(name, config)
+        check_kept(name, config)
     check_hook(config)
+    add_kept(config)
     rules = schema["$defs"]["recipe"]["properties"]["select"]
     for name, recipe in config["recipes"].items():
         check_recipe(name, recipe, config, rules)
     for name in config["comparisons"]:
         check_comparison(name, config)
+    check_detectable(config)
     check_planted(config["planted"])
     check_sizes(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from moediff.config.base import Config, count_of
 from moediff.core.errors import ConfigError
@@ -11,6 +12,41 @@ from moediff.core.errors import ConfigError
 # Keys of a recipe that decide the order of rows and which are held out: fits that agree in them can
 # share one stream of rows.
 STREAM = ("data_seed", "pool_chunks", "threshold_rows")
+NONE = "none"  # rows are shown to a dictionary as they are stored
+# Keys that came when dictionaries had been fitted without them. At these values, their defaults, they change
+# nothing and are left out of a job's parameters, so that no such dictionary is fitted again.
+YOUNGER: Config = {"normalise": NONE}
+
+
+def as_before(recipe: Mapping[str, Any]) -> Config:
+    """A recipe without its younger keys where they change nothing."""
+    return {k: v for k, v in recipe.items() if not (k in YOUNGER and v == YOUNGER[k])}
+
+
+def deciding(recipe: Mapping[str, Any]) -> Config:
+    """The keys of a recipe that decide a dictionary, all but `seeds`; its preset is spelled out already."""
+    return {k: v for k, v in as_before(recipe).items() if k not in ("seeds", "preset")}
+
+
+def normalisation(recipe: Mapping[str, Any]) -> str:
+    """How a recipe normalises rows: a name of `dictionaries.normalising.NORMALISERS`."""
+    name: str = recipe.get("normalise", NONE)
+    return name
+
+
+def export_fault(layout: str, normalise: str) -> str:
+    """Why a layout of another library cannot hold a dictionary of rows so normalised; empty where it can."""
+    if normalise == "rms" and layout != "hub":
+        return (
+            "its recipe says normalise: rms, which divides each row by its own root mean square, and that "
+            "layout does not; export it for the Hub"
+        )
+    if normalise == "whiten" and layout == "crosscoder":
+        return (
+            "its recipe says normalise: whiten, and folded into the decoders that changes the norms by "
+            "which a crosscoder's features fire; export it for the Hub"
+        )
+    return ""
 
 
 def check_recipe(

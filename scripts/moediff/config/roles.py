@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moediff.config.base import Config
-from moediff.config.comparisons import is_panel
-from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, has_experts, kind, models_of
+from moediff.config.comparisons import doses, is_panel
+from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, has_experts, kind, models_of, run_of
 from moediff.config.layout import Fit, Member, Source
 from moediff.config.training import init_of
 
@@ -41,6 +41,11 @@ def pairs(fits: Sequence[Fit]) -> list[Fit]:
 def panels(config: Config, fits: Sequence[Fit]) -> list[Fit]:
     """Dictionaries over several models of each of two kinds."""
     return [fit for fit in fits if is_panel(config, fit.member)]
+
+
+def dosed(config: Config, fits: Sequence[Fit]) -> list[Fit]:
+    """Dictionaries over models of which their comparison says a dose."""
+    return [fit for fit in fits if doses(config, fit.member) is not None]
 
 
 def whole_learners(config: Config) -> list[str]:
@@ -90,7 +95,8 @@ def share_a_basis(config: Config, pair: Fit | None) -> bool:
 def _beginning(config: Config, source: Source) -> tuple[str, int] | None:
     """The run trained here that a model came from in the end; None of one that began elsewhere."""
     model = source.model
-    while kind(config, model) is TRAINED:
+    while kind(config, model).trained:
+        model = run_of(config, model)
         _, earlier = init_of(config, model)
         if earlier is None:
             return model, source.seed

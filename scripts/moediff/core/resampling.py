@@ -1,8 +1,8 @@
-"""Labels permuted, models left out, documents resampled: intervals and exact p.
+"""Labels permuted, models left out: intervals and exact p.
 
 The unit is the model: values of pairs of models stand or fall with the models they share, so labels
-are exchanged, and models left out, a whole model at a time. Tokens of one document stand or fall
-together in the same way, so documents are resampled.
+are exchanged, and models left out, a whole model at a time. Of text the unit is a group of documents: see
+`bootstrap`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ LEVEL = 0.95
 ACROSS = "across"  # the mean over pairs whose first model is an A and whose second is a B
 EXCESS = "excess"  # the mean over pairs of two kinds, less that over pairs of one kind
 STATISTICS = (ACROSS, EXCESS)
-LEAST_DOCUMENTS = 10  # fewer cannot stand for the text they come from
 _TIE = 1e-9  # of the largest value: sums in another order differ by rounding
 
 
@@ -212,64 +211,12 @@ def pair_interval(
     return {"estimate": estimate, "interval": [estimate - half, estimate + half]}
 
 
-def document_bootstrap(
-    numerators: ArrayLike,
-    denominators: ArrayLike,
-    documents: ArrayLike,
-    samples: int = 2000,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> dict[str, Any]:
-    """Estimate and interval of sum(numerators) / sum(denominators), documents drawn with replacement.
-
-    All three are [row], of tokens or of anything that `documents` (ids) holds together. Percentiles,
-    widened for few documents as a t interval is (the expanded percentile interval, Hesterberg 2015).
-    """
-    tops, bottoms = finite("numerators", numerators), finite("denominators", denominators)
-    names, place = np.unique(np.asarray(documents), return_inverse=True)
-    if not len(tops) == len(bottoms) == len(place):
-        raise UserError(
-            f"{len(tops)} numerators, {len(bottoms)} denominators and {len(place)} documents"
-        )
-    count = len(names)
-    if count < LEAST_DOCUMENTS:
-        raise UserError(f"{count} documents are too few to resample; {LEAST_DOCUMENTS} are needed")
-    if (bottoms < 0).any():
-        raise UserError("a denominator is below 0: the ratio of sums would have no meaning")
-    top = np.bincount(place, tops, count)  # [document]
-    bottom = np.bincount(place, bottoms, count)
-    random = np.random.default_rng(seed)
-    ratios = np.empty(samples)
-    for number in range(samples):  # one at a time: memory for one draw, however many documents
-        drawn = random.integers(count, size=count)
-        below = bottom[drawn].sum()
-        if below == 0:
-            raise UserError("too few documents have a denominator above 0 to resample them")
-        ratios[number] = top[drawn].sum() / below
-    tail = _normal_below(-math.sqrt(count / (count - 1)) * t_quantile(level, count - 1))
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return {
-        "estimate": float(top.sum() / bottom.sum()),
-        "interval": [float(low), float(high)],
-        "documents": count,
-    }
-
-
-def document_interval(
-    numerators: ArrayLike, denominators: ArrayLike, documents: ArrayLike
-) -> list[float] | None:
-    """The interval of `document_bootstrap`; None where documents are too few to resample."""
-    if len(np.unique(np.asarray(documents))) < LEAST_DOCUMENTS:
-        return None
-    return document_bootstrap(numerators, denominators, documents)["interval"]
-
-
 def zero_bound(units: int, level: float = LEVEL) -> float:
     """Upper end of the interval of a share that is 0 in each of so many units (Clopper and Pearson 1934).
 
-    Units are what is resampled: models or documents. Where `units` drawn at random all have none, a share
-    of this size of all units could have some (about 3.7 / units at 0.95, the rule of three with two tails);
-    a mean of shares from 0 to 1 lies below it, whatever their distribution.
+    Units are what is resampled: models or groups of documents. Where `units` drawn at random all have
+    none, a share of this size of all units could have some (about 3.7 / units at 0.95, the rule of
+    three with two tails); a mean of shares from 0 to 1 lies below it, whatever their distribution.
     """
     if units < 1 or not 0 < level < 1:
         raise UserError(f"no bound from {units} units at level {level}")
@@ -283,13 +230,6 @@ def t_quantile(level: float, freedom: float) -> float:
     if not (freedom >= 1 and 0 < level < 1):
         raise UserError(f"no t quantile at level {level} with {freedom} degrees of freedom")
     return float(stdtrit(freedom, (1 + level) / 2))
-
-
-def _normal_below(z: float) -> float:
-    """The probability that a standard normal variable is below z."""
-    from scipy.special import ndtr
-
-    return float(ndtr(z))
 
 
 def between_and_within(values: Sequence[Sequence[float]]) -> dict[str, Any]:

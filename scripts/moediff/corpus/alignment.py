@@ -17,7 +17,7 @@ from moediff.corpus.encoding import encode
 from moediff.corpus.packing import segment_starts
 from moediff.corpus.token_shards import TokenShard
 
-PADDING = -1  # document of what fills a sequence that is shorter than others
+PADDING = -1  # document and group of what fills a sequence that is shorter than others
 _NOT_THE_SAME = (
     "token shards of one split do not hold the same text in the same sequences; remove those in "
     "retokenised/ and run again"
@@ -33,6 +33,7 @@ class _Segments:
 
     sequence: np.ndarray
     document: np.ndarray
+    group: np.ndarray
     domain: np.ndarray
     start: np.ndarray  # characters start..end lie in it whole
     end: np.ndarray
@@ -69,10 +70,11 @@ def retokenise(
     lengths = np.array([len(piece["tokens"]) for piece in pieces])
     flat = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     flat["document"] = np.repeat(segments.document, lengths)
+    flat["group"] = np.repeat(segments.group, lengths)
     flat["domain"] = np.repeat(segments.domain, lengths)
     sizes = np.zeros(len(shard.tokens), np.int64)
     np.add.at(sizes, segments.sequence, lengths)
-    return _padded(flat, sizes, {"tokens": end_of_text, "document": PADDING})
+    return _padded(flat, sizes, {"tokens": end_of_text, "document": PADDING, "group": PADDING})
 
 
 def _segments(shard: TokenShard) -> _Segments:
@@ -86,7 +88,7 @@ def _segments(shard: TokenShard) -> _Segments:
     begin[1:] = np.where(goes_on, np.maximum(begin[1:], end[last[:-1]]), begin[1:])
     stop[:-1] = np.where(goes_on, np.minimum(stop[:-1], start[first[1:]]), stop[:-1])
     return _Segments(
-        np.nonzero(starts)[0], document[first], shard.domain[starts], begin, stop,
+        np.nonzero(starts)[0], document[first], shard.group[starts], shard.domain[starts], begin, stop,
         start[last] == end[last],
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
+from moediff.core import artifact
 from moediff.core.errors import UserError, one_line
 from moediff.corpus import group_search
 
@@ -38,6 +39,11 @@ def row_documents(
         return
     while some := list(islice(named, TOGETHER)):
         yield from _regrouped(some, group_pattern)
+
+
+def group_id(domain: str, group: str) -> int:
+    """Stable id of a group, made as ids of documents are; one name in two domains is two groups."""
+    return int(artifact.digest(domain.encode(), group.encode())[:15], 16)
 
 
 def has_half_characters(text: str) -> bool:

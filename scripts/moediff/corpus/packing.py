@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from moediff.config.corpus import domain_budgets
 from moediff.core import artifact
 from moediff.core.errors import UserError
+from moediff.corpus.document import group_id
 from moediff.corpus.encoding import encode, token_types
 
 
@@ -30,7 +31,8 @@ def pack(
     length: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Arrays `tokens`, `start`, `end`, `word_end`, `document`, `domain` [sequence, position] of one split.
+    """Arrays `tokens`, `start`, `end`, `word_end`, `document`, `group`, `domain` of one split, each
+    [sequence, position].
 
     Each domain gives exactly its budget of tokens: documents in an order fixed by `seed`, the last
     one cut. A text that two domains hold stays with the first. Raises UserError when a domain has
@@ -41,11 +43,12 @@ def pack(
         name: np.empty(sequences * length, kind) for name, kind in token_types(tokenizer).items()
     }
     documents: list[int] = []
+    groups: list[int] = []
     domains: list[int] = []
     lengths: list[int] = []
     taken: set[str] = set()
     for index, (name, budget) in enumerate(domain_budgets(sequences * length, weights).items()):
-        frame = artifact.read_parquet(corpus[name], ["text", "document", "split"])
+        frame = artifact.read_parquet(corpus[name], ["text", "document", "group", "split"])
         frame = frame.filter(~pl.col("document").is_in(list(taken)))
         taken.update(frame["document"])
         frame = frame.filter(pl.col("split") == split).sort("document")
@@ -61,6 +64,7 @@ def pack(
             )
         lengths += found
         documents += [int(document, 16) for document in frame["document"][: len(found)]]
+        groups += [group_id(name, group) for group in frame["group"][: len(found)]]
         domains += [index] * len(found)
     mixed = np.random.default_rng([seed, len(weights)]).permutation(len(lengths))
     edges = np.cumsum([0, *lengths])
@@ -68,6 +72,7 @@ def pack(
         flat[name] = np.concatenate([array[edges[i] : edges[i + 1]] for i in mixed])
     sizes = np.array(lengths)[mixed]
     flat["document"] = np.repeat(np.array(documents, "<i8")[mixed], sizes)
+    flat["group"] = np.repeat(np.array(groups, "<i8")[mixed], sizes)
     flat["domain"] = np.repeat(np.array(domains, np.uint8)[mixed], sizes)
     return {key: array.reshape(sequences, length) for key, array in flat.items()}
 

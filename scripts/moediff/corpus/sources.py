@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
-import os
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,78 +12,10 @@ import polars as pl
 
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, first_line, unreadable
-from moediff.corpus.document import Document, has_half_characters, row_documents
+from moediff.corpus.document import Document, row_documents
+from moediff.corpus.installed import docstrings, prose, stdlib
 from moediff.corpus.tales import tales
 from moediff.corpus.text_files import MARK, files
-
-SHORTEST = 200  # characters; a shorter docstring is a signature or a title, not text
-_NOT_LIBRARY = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idle_test"}
-
-
-def stdlib() -> Iterator[Document]:
-    """Source files of the running Python's standard library, its tests left out."""
-    root = Path(sysconfig.get_path("stdlib"))
-    for name, text in _python_files({"": root}):
-        yield Document(text, name, name)
-
-
-def docstrings(packages: list[str]) -> Iterator[Document]:
-    """Docstrings of installed packages, read from their source files, which are never imported."""
-    roots = {f"{package}/": _package_folder(package) for package in packages}
-    for module, text in _python_files(roots):
-        for name, docstring in _docstrings_of(text):
-            yield Document(docstring, f"{module}#{name}", module)
-
-
-def _package_folder(package: str) -> Path:
-    # A dotted name would make Python import its parent, and nothing is imported here.
-    found = None if "." in package else importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise UserError(
-            f"docstrings: no package (a folder of modules) '{package}' is installed here; "
-            "install it or take it off the list"
-        )
-    return Path(found.submodule_search_locations[0])
-
-
-def _python_files(roots: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    """Name and text of every source file, tests left out, in an order that mixes the folders.
-
-    Reading may stop early; the order by hash makes what was read a fair sample.
-    """
-    names = {
-        prefix + path.relative_to(root).as_posix(): path
-        for prefix, root in roots.items()
-        for path in _modules(root)
-    }
-    # Another hash than that of the split, or what is read first would all be in one split.
-    for name in sorted(names, key=lambda name: hashlib.sha256(f"order {name}".encode()).digest()):
-        try:
-            yield name, names[name].read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:  # a few old modules are written in another encoding
-            continue
-
-
-def _modules(root: Path) -> Iterator[Path]:
-    """Every `.py` file under a folder, in no order; what is no library is not even looked into."""
-    for folder, inside, names in os.walk(root):
-        inside[:] = [name for name in inside if name not in _NOT_LIBRARY]
-        yield from (Path(folder, name) for name in names if name.endswith(".py"))
-
-
-def _docstrings_of(code: str) -> Iterator[tuple[str, str]]:
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
-        return
-    inside: list[ast.AST] = [tree]
-    while inside:  # only into bodies of classes and functions: a tenth of all nodes
-        node = inside.pop()
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            inside.extend(reversed(node.body))
-            text = ast.get_docstring(node)
-            if text and len(text) >= SHORTEST and not has_half_characters(text):
-                yield getattr(node, "name", "module"), text
 
 
 def generated(seed: int) -> Iterator[Document]:
@@ -131,6 +59,7 @@ def hub(
 TEXT_SOURCES: dict[str, Callable[..., Iterator[Document]]] = {
     "stdlib": stdlib,
     "docstrings": docstrings,
+    "prose": prose,
     "tales": generated,
     "files": files,
     "hub": hub,

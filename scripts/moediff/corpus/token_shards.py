@@ -15,7 +15,7 @@ from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, unreadable
 from moediff.corpus.packing import segment_starts
 
-_ARRAYS = ("tokens", "start", "end", "word_end", "document", "domain")
+_ARRAYS = ("tokens", "start", "end", "word_end", "document", "group", "domain")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class TokenShard:
 
     tokens: np.ndarray
     document: np.ndarray
+    group: np.ndarray  # id of what holds the document and its kin: a file, a repository, a book
     domain: np.ndarray
     start: np.ndarray  # characters start..end of the document are the token's
     end: np.ndarray

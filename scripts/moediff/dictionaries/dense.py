@@ -33,15 +33,22 @@ class Tables:
             bias[block.features] = block.encoder_bias.double()
         return cls(encoder, bias, decoder, dictionary.decoder_bias.double())
 
-    def raw(self, mean: Tensor, scale: Tensor) -> Tables:
-        """The same function of rows as the model gives them, which are rows here * scale + mean [D]."""
-        encoder = self.encoder / scale
-        return Tables(
-            encoder,
-            self.encoder_bias - encoder @ mean,
-            self.decoder * scale,
-            self.decoder_bias * scale + mean,
-        )
+    def raw(
+        self,
+        mean: Tensor,
+        scale: Tensor,
+        matrix: Tensor | None = None,
+        inverse: Tensor | None = None,
+    ) -> Tables:
+        """The same function of rows as the model gives them: those are rows here * scale + mean [D].
+
+        With a symmetric `matrix` and its `inverse` [D, D] they are rows here * scale @ inverse + mean.
+        """
+        encoder, decoder = self.encoder / scale, self.decoder * scale
+        bias = self.decoder_bias * scale
+        if matrix is not None and inverse is not None:
+            encoder, decoder, bias = encoder @ matrix, decoder @ inverse, bias @ inverse
+        return Tables(encoder, self.encoder_bias - encoder @ mean, decoder, bias + mean)
 
     def centred_by_decoder_bias(self) -> Tables:
         """The same with the encoder fed rows from which the decoder's bias was subtracted."""

@@ -1,7 +1,7 @@
 """Dictionary = score -> select -> decode, over sources and blocks. One source is an SAE, two a crosscoder.
 
-A row is the concatenation of its sources, each centred and scaled to total variance 1. Features are
-numbered by block: tied, free, then those exclusive to each source in turn.
+A row is the concatenation of its sources, each normalised as the recipe says, centred and scaled to total
+variance 1. Features are numbered by block: tied, free, then those exclusive to each source in turn.
 
     D  summed widths of the sources      d_s  width of source s      S  number of sources
     F  features                          C    tied and free features, which see every source
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moediff.config.recipes import NONE
 from moediff.core import artifact
 from moediff.core.device import has_bfloat16
 from moediff.dictionaries.blocks import (
@@ -32,6 +33,7 @@ from moediff.dictionaries.blocks import (
     widen,
 )
 from moediff.dictionaries.entries import Entries, localise
+from moediff.dictionaries.normalising import NORMALISERS, Normaliser
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import (
     DenseScores,
@@ -54,11 +56,18 @@ class Dictionary(nn.Module):
     """
 
     blocks: Mapping[str, Block]  # by name, in the order of features
-    mean: Tensor  # [D], in the models' units
+    mean: Tensor  # [D], in the models' units, or of rows over their root mean squares
     scale: Tensor  # [S], root of total variance
     threshold: Tensor  # [F], of scores
 
-    def __init__(self, shape: Shape, seed: int = 0, start: float = 1.0) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        seed: int = 0,
+        start: float = 1.0,
+        normaliser: Normaliser | None = None,
+    ) -> None:
+        """With a copy of `normaliser`; None: rows are taken as they are stored."""
         super().__init__()
         self.shape = shape
         random = torch.Generator().manual_seed(seed)
@@ -87,6 +96,7 @@ class Dictionary(nn.Module):
         self.blocks = by_name  # type: ignore[assignment]  # torch does not say what its dict holds
         self.decoder_bias = nn.Parameter(torch.zeros(total))  # [D]
 
+        self.normaliser = copy.deepcopy(normaliser or Normaliser(shape.widths))
         self.register_buffer("mean", torch.zeros(total))
         self.register_buffer("scale", torch.ones(len(shape.widths)))
         self.register_buffer("threshold", torch.zeros(shape.features))
@@ -94,17 +104,31 @@ class Dictionary(nn.Module):
     # --- rows ---
 
     def standardise(self, sources: Sequence[Tensor]) -> Tensor:
-        """One row [row, D] of the sources' activations [row, d_s], centred and scaled."""
+        """One row [row, D] of the sources' activations [row, d_s], normalised, centred and scaled."""
         parts = [
-            (part.to(self.mean) - self.mean[self.shape.columns(s)]) / self.scale[s]
+            self.normaliser.centred(part.to(self.mean), s, self.mean[self.shape.columns(s)])
+            / self.scale[s]
             for s, part in enumerate(sources)
         ]
         return torch.cat(parts, dim=1)
 
-    def restore(self, rows: Tensor) -> list[Tensor]:
-        """The inverse of `standardise`."""
+    def restore(self, rows: Tensor, of: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The inverse of `standardise`; `of` are the activations that the rows were made of.
+
+        They are needed where each row was divided by its own root mean square, which a row [row, D] does
+        not hold. Raises UserError where they are and there are none.
+        """
+        found = []
+        for s in range(len(self.shape.widths)):
+            columns, own = self.shape.columns(s), None if of is None else of[s]
+            part = rows[:, columns] * self.scale[s]
+            found.append(self.normaliser.restored(part, s, self.mean[columns], own))
+        return found
+
+    def mean_rows(self) -> list[Tensor]:
+        """Mean [d_s] of the fit rows of each source, as the models give them."""
         return [
-            rows[:, self.shape.columns(s)] * self.scale[s] + self.mean[self.shape.columns(s)]
+            self.normaliser.mean_row(s, self.mean[self.shape.columns(s)])
             for s in range(len(self.shape.widths))
         ]
 
@@ -244,7 +268,10 @@ class Dictionary(nn.Module):
 
     def save(self, path: Path | str, metadata: Mapping[str, Any]) -> None:
         """Write everything needed to use the dictionary, `metadata` beside it."""
-        artifact.write_tensors(path, self.state_dict(), {**metadata, "shape": asdict(self.shape)})
+        about = {**metadata, "shape": asdict(self.shape)}
+        if self.normaliser.name != NONE:
+            about["normalise"] = self.normaliser.name
+        artifact.write_tensors(path, self.state_dict(), about)
 
     @classmethod
     def load(cls, path: Path | str) -> tuple[Dictionary, dict[str, Any]]:
@@ -253,7 +280,8 @@ class Dictionary(nn.Module):
         artifact.check_format(path, metadata)
         sizes = metadata["shape"]
         shape = Shape(**sizes | {key: tuple(sizes[key]) for key in ("widths", "exclusive")})
-        dictionary = cls(shape)
+        normaliser = NORMALISERS[metadata.get("normalise", NONE)](shape.widths)
+        dictionary = cls(shape, normaliser=normaliser)
         dictionary.load_state_dict(tensors, strict=True)
         return dictionary.requires_grad_(False), metadata
 

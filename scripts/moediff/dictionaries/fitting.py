@@ -15,12 +15,13 @@ import torch
 
 from moediff.activations.chunks import Selection
 from moediff.activations.rows import AlignedRows
-from moediff.config.recipes import STREAM
+from moediff.config.recipes import STREAM, normalisation
 from moediff.core import artifact, checkpoint
 from moediff.core.errors import DamagedError, Diverged
 from moediff.core.progress import Progress, log
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.normalising import NORMALISERS, Centres, Normaliser
 from moediff.dictionaries.trainer import Fitter
 
 HISTORY = {
@@ -41,7 +42,8 @@ MOST_HELD_OUT = 65_536  # rows kept out for the thresholds, where a recipe leave
 # between the two had not settled.
 EARLY = 0.75
 
-Moments = Sequence[tuple[np.ndarray, float]]
+# What rows are normalised by, and mean and total variance of each source as it is then.
+Standards = tuple[Normaliser, Centres]
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,11 @@ def early_path(job: Job) -> Path:
 class Run:
     """A job under way: its fitter, its history, its place in the stream."""
 
-    def __init__(self, job: Job, data: AlignedRows, moments: Moments, device: torch.device) -> None:
+    def __init__(
+        self, job: Job, data: AlignedRows, standards: Standards, device: torch.device
+    ) -> None:
         self.job = job
-        self.dictionary = Dictionary(
-            Shape.of(job.recipe, data.widths), job.seed, job.recipe["start"]
-        )
-        set_standards(self.dictionary, moments, job.recipe["scale"])
-        self.dictionary.to(device)
+        self.dictionary = begun(job.recipe, data.widths, standards, job.seed).to(device)
         self.fitter = Fitter(self.dictionary, job.recipe)
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(SUMS, 0.0)
@@ -193,20 +193,24 @@ def fit_all(
     """Fit dictionaries on the fit split; each job with what it made.
 
     Jobs that agree in STREAM share one pass over the rows. Each dictionary is the one that it would
-    be alone, byte for byte on CPU. Whole documents are kept out of the gradient for the thresholds.
+    be alone, byte for byte on CPU. Whole groups of documents are kept out of the gradient for the thresholds.
     A job that was killed goes on from its newest whole checkpoint and ends with the same bytes; a
     finished one is taken as it is. Raises Diverged once all others are done.
     """
     streams: dict[tuple, list[Job]] = {}
     for job in jobs:
         streams.setdefault(tuple(job.recipe[key] for key in STREAM), []).append(job)
-    moments = data.moments()
+    standards: dict[str, Standards] = {}  # by normalisation, each one pass over the rows
     failed: list[Diverged] = []
     for members in streams.values():
         recipe = members[0].recipe
         wanted = recipe["threshold_rows"] or min(data.count // 8, MOST_HELD_OUT)
         held_out = data.held_out(wanted, recipe["data_seed"])
-        runs = [Run(job, data, moments, device) for job in members]
+        for job in members:
+            name = normalisation(job.recipe)
+            if name not in standards:
+                standards[name] = NORMALISERS[name].fitted(data)
+        runs = [Run(job, data, standards[normalisation(job.recipe)], device) for job in members]
         failed += _run_stream(data, runs, held_out)
         for run in runs:
             if run.finished:
@@ -251,11 +255,17 @@ SCALES: dict[str, Callable[[float, int], float]] = {
 }
 
 
-def set_standards(dictionary: Dictionary, moments: Moments, scale: str) -> None:
-    """Mean of each source over the fit rows, and the unit of its activations by a name of SCALES."""
-    dictionary.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in moments])))
-    for source, (mean, variance) in enumerate(moments):
-        dictionary.scale[source] = SCALES[scale](variance, len(mean)) ** 0.5
+def begun(
+    recipe: Mapping[str, Any], widths: Sequence[int], standards: Standards, seed: int
+) -> Dictionary:
+    """A recipe's dictionary before its first step: with what rows are normalised by, their mean over the
+    fit rows, and the unit of each source by a name of SCALES."""
+    normaliser, centres = standards
+    dictionary = Dictionary(Shape.of(recipe, widths), seed, recipe["start"], normaliser)
+    dictionary.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in centres])))
+    for source, (mean, variance) in enumerate(centres):
+        dictionary.scale[source] = SCALES[recipe["scale"]](variance, len(mean)) ** 0.5
+    return dictionary
 
 
 @torch.no_grad()

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from moediff.activations.rows import AlignedRows
+from moediff.config.recipes import NONE
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.core.progress import Progress
+from moediff.dictionaries.normalising import NORMALISERS
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Principal components of the fit rows, joint over the sources, each scaled to total variance 1."""
+    """Principal components of the fit rows, joint over the sources, each normalised and
+    scaled to total variance 1 as for a dictionary."""
 
     vectors: Tensor  # [D, components], float64, by falling variance
     variances: Tensor  # [components]
@@ -46,20 +48,23 @@ class Baseline:
         return ((rows * unit) @ basis) @ basis.T / unit
 
 
-def principal_components(data: AlignedRows, batch: int = 4096) -> Baseline:
+def principal_components(data: AlignedRows, normalise: str = NONE, batch: int = 4096) -> Baseline:
     """Components of the fit rows, from a covariance streamed in float64.
 
-    Each source is centred and scaled to total variance 1, as for a dictionary.
+    Each source is normalised (a name of NORMALISERS), centred and scaled to total variance 1, as for a
+    dictionary.
     """
-    moments = data.moments()
-    mean = torch.from_numpy(np.concatenate([part for part, _ in moments]))
+    normaliser, centres = NORMALISERS[normalise].fitted(data)
+    normaliser.double()
+    means = [torch.from_numpy(part) for part, _ in centres]
     scale = torch.cat(
-        [torch.full((len(part),), variance**0.5).double() for part, variance in moments]
+        [torch.full((len(part),), variance**0.5).double() for part, variance in centres]
     )
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    covariance = torch.zeros(len(scale), len(scale), dtype=torch.float64)
     progress = Progress(data.count, "principal components", "rows")
     for sources in data.in_order(batch):
-        rows = (torch.cat(sources, dim=1).double() - mean) / scale
+        shown = [normaliser.centred(part.double(), s, means[s]) for s, part in enumerate(sources)]
+        rows = torch.cat(shown, dim=1) / scale
         covariance += rows.T @ rows
         progress.advance(len(rows))
     progress.close()

@@ -38,8 +38,8 @@ def save(
     Features stay in standardised units, with their values, norms and one threshold on scores: mean
     and scale go into the layout's own normaliser, so that it too takes activations as the models
     give them. Folded into the decoders they would change summed norms feature by feature, and one
-    threshold could not follow. Raises UserError for one source, unequal widths, or thresholds that
-    differ between features.
+    threshold could not follow. Raises UserError for one source, unequal widths, thresholds that
+    differ between features, or a recipe that normalises rows.
     """
     folder, metadata = Path(folder), dict(metadata or {})
     shape, names = dictionary.shape, layouts.source_names(dictionary, metadata)
@@ -84,6 +84,7 @@ def save(
 def _check(dictionary: Dictionary, names: Sequence[str], folder: Path) -> None:
     """Refuse what the crosscoder's layout cannot hold."""
     layouts.check_thresholds(dictionary, folder)
+    layouts.check_normalisation(dictionary, folder, "crosscoder")
     widths = dictionary.shape.widths
     if len(widths) == 1:
         raise UserError(f"{folder}: an SAE of {names[0]} is no crosscoder; export it to SAELens")

@@ -12,6 +12,7 @@ from typing import Any
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, first_line
 from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.normalising import Rms
 from moediff.exchange import crosscoders, saelens
 from moediff.exchange.layouts import Metadata, source_names
 
@@ -55,11 +56,12 @@ def _card(
             *(f"| {row['source']} | {row['mode']} | {row['fve']:.4f} | {row['l0']:.1f} |" for row in fve),
             "", f"FVE: {fve[0]['definition']}; {fve[0]['rows']:,} rows.",
         ]  # fmt: skip
+    of = ", activations" if isinstance(dictionary.normaliser, Rms) else ""  # for their norms
     lines += [
         "", "```python", "from moediff.hub import load_pretrained", "",
         'dictionary, metadata = load_pretrained("this folder, or its Hub id")',
         "rows = dictionary.standardise(activations)  # one tensor [row, d_model] a source, in order",
-        "guess = dictionary.restore(dictionary.reconstruct(rows))", "```", "",
+        f"guess = dictionary.restore(dictionary.reconstruct(rows){of})", "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moediff.config.recipes import export_fault
 from moediff.core import artifact
 from moediff.core.errors import UserError, first_line
 from moediff.dictionaries.blocks import RANKS
@@ -77,6 +78,13 @@ def check_thresholds(dictionary: Dictionary, folder: Path) -> None:
             f"{folder}: the dictionary has no finite thresholds (one read from TopK has none); set "
             f"dictionary.threshold to scores that it fires at, then write it"
         )
+
+
+def check_normalisation(dictionary: Dictionary, folder: Path, layout: str) -> None:
+    """Refuse a dictionary whose rows are shown to it as a layout cannot show them."""
+    why = export_fault(layout, dictionary.normaliser.name)
+    if why:
+        raise UserError(f"{folder}: {why}")
 
 
 def source_names(dictionary: Dictionary, metadata: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.dictionaries.dense import Tables
 from moediff.dictionaries.dictionary import Dictionary
+from moediff.dictionaries.normalising import Whitened
 from moediff.dictionaries.selection import KEEPS_K
 from moediff.exchange import layouts
 from moediff.exchange.layouts import Metadata
@@ -56,9 +57,10 @@ def save(
 ) -> None:
     """Write an SAE that SAELens's `SAE.load_from_disk(folder)` reads, as a JumpReLU.
 
-    Mean and scale are folded in: it takes activations as the model gives them and reconstructs them.
-    A feature whose decoder is zero never fires here; its encoder is written as zeros. Raises UserError
-    for a dictionary with several sources, or without thresholds.
+    Mean, whitening and scale are folded in: it takes activations as the model gives them and
+    reconstructs them. A feature whose decoder is zero never fires here; its encoder is written as zeros.
+    Raises UserError for a dictionary with several sources, without thresholds, or of rows over their own
+    root mean squares.
     """
     folder, metadata = Path(folder), dict(metadata or {})
     names = layouts.source_names(dictionary, metadata)
@@ -68,7 +70,14 @@ def save(
             f"({', '.join(names)}); export it as a crosscoder or for the Hub"
         )
     layouts.check_thresholds(dictionary, folder)
-    tables = Tables.of(dictionary).raw(dictionary.mean.double(), dictionary.scale.double())
+    layouts.check_normalisation(dictionary, folder, "saelens")
+    mean, scale = dictionary.mean.double(), dictionary.scale.double()
+    tables = Tables.of(dictionary)
+    if isinstance(dictionary.normaliser, Whitened):
+        matrix, inverse = dictionary.normaliser.matrix(0), dictionary.normaliser.inverse(0)
+        tables = tables.raw(mean, scale, matrix.double(), inverse)
+    else:
+        tables = tables.raw(mean, scale)
     live = (layouts.weights_of(dictionary) > 0).double()
     tensors = {
         "W_enc": tables.encoder.T * live,

@@ -33,8 +33,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from moediff.activations.chunks import half_of
-from moediff.activations.rows import AlignedRows
+from moediff.activations.rows import HALF, AlignedRows
 from moediff.core.errors import UserError
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.experts.firings import firings
@@ -65,13 +64,14 @@ def feature_affinity(
 ) -> pl.DataFrame:
     """One row a feature and layer: the expert that its firing tells most of, and how much.
 
-    The expert is the one with the largest corrected information over one half of the documents; all
-    numbers are of the other half (those of odd id), so that the best of many is not better by
-    chance. `source` is the MoE whose routing and token ids are taken. Columns: `feature`, `layer`,
-    `expert` (null where none could be told), `fired` (in the measured half), `information`,
-    `null_mean`, `null_sd`, `corrected`, `z` of that expert; the same of the whole choice, with
-    `whole_` before. In nats. Without `layers` the table has no rows. Memory: 4 bytes a firing, twice;
-    see `affinity`. Raises UserError where a layer's routing is not stored, or lies behind the hook.
+    The expert is the one with the largest corrected information over one half of the text; all
+    numbers are of the other half, which shares no group of documents with it, so that the best of
+    many is not better by chance. `source` is the MoE whose routing and token ids are taken.
+    Columns: `feature`, `layer`, `expert` (null where none could be told), `fired` (in the measured
+    half), `information`, `null_mean`, `null_sd`, `corrected`, `z` of that expert; the same of the
+    whole choice, with `whole_` before. In nats. Without `layers` the table has no rows. Memory: 4
+    bytes a firing, twice; see `affinity`. Raises UserError where a layer's routing is not stored,
+    or lies behind the hook.
     """
     known = layers_of(data, source)
     for layer in layers:
@@ -84,7 +84,7 @@ def feature_affinity(
     if not layers:
         return pl.DataFrame(schema=COLUMNS)
     every = firings(dictionary, data, batch, device)
-    halves_of = half_of(data.column("document", source))
+    halves_of = data.column(HALF)
     halves = [np.flatnonzero(halves_of == half) for half in range(2)]
     fired = [every.take(rows) for rows in halves]
     tokens = data.column("token", source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -38,12 +39,13 @@ def written(
 
         pre = sum over e of enc . g_e E_e(x) / scale  +  the rest,
 
-    summed over the rows on which the feature fires and divided by the sum of pre (our definition).
-    Columns: `feature`, `fired` (rows), `pre_activation` (its mean there), `expert_0` and so on, and the
-    rest apart: `shared` (what the layer adds with all gates 0, as a shared expert), `others` (the
-    dictionary's other sources) and `constant` (mean and bias). They sum to 1; single ones may be below
-    0. Null where it never fires. k + 2 passes of the model up to the layer. Raises UserError where the
-    hook is another, or what the experts add does not sum to what the layer gives.
+    each summand normalised as the row that it is part of, summed over the rows on which the feature fires
+    and divided by the sum of pre (our definition). Columns: `feature`, `fired` (rows),
+    `pre_activation` (its mean there), `expert_0` and so on, and the rest apart: `shared` (what the layer adds
+    with all gates 0, as a shared expert), `others` (the dictionary's other sources) and `constant` (mean and
+    bias). They sum to 1; single ones may be below 0. Null where it never fires. k + 2 passes of the model up
+    to the layer. Raises UserError where the hook is another, or what the experts add does not sum to what the
+    layer gives.
     """
     point = Point.named(data.origins[source]["hook"])
     if point.hook != "mlp_out":
@@ -52,7 +54,8 @@ def written(
     columns, scale = dictionary.shape.columns(source), dictionary.scale[source]
     tables = Tables.of(dictionary)
     encoder = tables.encoder[:, columns].contiguous()  # [F, d]
-    fixed = tables.encoder_bias - encoder @ dictionary.mean[columns] / scale  # [F]
+    normaliser, mean = dictionary.normaliser, dictionary.mean[columns]
+    fixed = tables.encoder_bias - encoder @ normaliser.origin(source, mean) / scale  # [F]
     sums: dict[str, Tensor] = {}
 
     def add(name: str, features: Tensor, values: Tensor) -> None:
@@ -81,11 +84,12 @@ def written(
             add("fired", feature, torch.ones_like(values))
             add("pre", feature, values)
             add("constant", feature, fixed[feature])
-            wrote = _dots(shared, encoder, entries) / scale
+            shown = partial(normaliser.linear, source=source, of=rows)
+            wrote = _dots(shown(shared), encoder, entries) / scale
             add("shared", feature, wrote)
             mine = experts[run.place].to(device)  # [row, k]
             for slot, part in enumerate(parts):
-                dots = _dots(part, encoder, entries) / scale
+                dots = _dots(shown(part), encoder, entries) / scale
                 for expert in mine[:, slot].unique().tolist():
                     chosen = mine[row, slot] == expert
                     add(f"expert_{expert}", feature[chosen], dots[chosen])

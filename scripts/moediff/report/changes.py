@@ -54,6 +54,7 @@ def divergences(divergence: pl.DataFrame, sides: Sequence[str]) -> list[Row]:
             f"KL({second} || {first})": row["kl_second_first"],
             "same top token": row["top1_agreement"],
             "tokens": row["tokens"],
+            "groups of documents": row["text_groups"],
         }
         for row in divergence.iter_rows(named=True)
     ]

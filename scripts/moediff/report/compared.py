@@ -1,7 +1,8 @@
 """What a study compared: the title of its page, and the facts below it.
 
 `study` is what `of_study` of rules/inputs/report.smk says: `models`, each with its `kind`, `from`, number
-of `seeds` and `tokenizer`; `points`, the hook points; `recipes`, each with `features` and `k`;
+of `seeds` and `tokenizer`, and `kept` where it was kept on the way of a run; `points`, the hook points;
+`recipes`, each with `features`, `k` and, where rows are not taken as they are stored, `normalise`;
 `comparisons`, each with `sides`, `together`, `control` and `recipes`; `pair`, the folder of the
 dictionary that is drawn; `left_out`, the folders of dictionaries that are not on the page.
 """
@@ -66,9 +67,13 @@ def _model(name: str, about: Record, counts: Record | None) -> str:
         active = "" if dense else f", {counts['active'] / MILLION:,.1f}M of them used by a token"
         parts.append(f"{'dense model' if dense else 'Mixture of Experts'}, {size}{active}")
     match about["kind"]:
-        case "trained":
+        case "trained" | "kept":
             seeds = "" if about["seeds"] == 1 else f" with {about['seeds']} seeds"
-            parts.append(f"trained here{seeds}")
+            at = about.get("kept")
+            run = (
+                f"{at['model']} after step {at['step']:,} of its training" if at else "trained here"
+            )
+            parts.append(f"{run}{seeds}")
         case "loaded":
             parts.append(f"loaded from {about['from']}")
         case _:
@@ -89,6 +94,12 @@ def _rows(metrics: Sequence[Record]) -> str:
     return ", ".join(told) + (" rows of each model" if told else "")
 
 
+def _recipe(name: str, recipe: Record) -> str:
+    """What a recipe is called, its sizes, and how it shows rows where they are not taken as they are."""
+    shown = f", normalise {recipe['normalise']}" if "normalise" in recipe else ""
+    return f"{name} ({recipe['features']:,} features, k {recipe['k']}{shown})"
+
+
 def _dictionaries(study: Record, metrics: Sequence[Record]) -> str:
     """How many dictionaries there are, over what, and by which recipes."""
     named = []
@@ -99,9 +110,6 @@ def _dictionaries(study: Record, metrics: Sequence[Record]) -> str:
     used = dict.fromkeys(
         recipe for one in study["comparisons"].values() for recipe in one["recipes"]
     )
-    recipes = [
-        f"{name} ({study['recipes'][name]['features']:,} features, k {study['recipes'][name]['k']})"
-        for name in used
-    ]
+    recipes = [_recipe(name, study["recipes"][name]) for name in used]
     word = "recipe" if len(recipes) == 1 else "recipes"
     return f"{len(metrics)}: {listed(named, 6)}; {word} {listed(recipes, 4)}"

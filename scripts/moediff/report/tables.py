@@ -17,11 +17,11 @@ from moediff.claims import verdicts
 from moediff.config.base import ROW_SPLITS
 from moediff.config.layout import Source
 from moediff.config.rows import row_patterns
+from moediff.core.terms import ALL
+from moediff.report import kinds_tables
 from moediff.report.changes import clean_losses
+from moediff.report.kinds_tables import Record, Row
 from moediff.report.labels import label_of, sides_of
-
-Record = Mapping[str, Any]
-Row = dict[str, Any]
 
 JUDGED = (
     "kind", "statistic", "observed", "interval", "largest_other", "median_other", "others", "p",
@@ -41,19 +41,12 @@ SENSITIVITY = {
     "exclusive variance": "exclusive_variance",
 }  # fmt: skip
 
-# By what kinds are graded: the usage of features, and measures of similarity.parquet.
-BY = {
-    "usage": "explained variance by feature",
-    "cka": "rows, linear CKA",
-    "procrustes": "rows, Procrustes",
-    "neighbours": "rows, nearest neighbours",
-}
-
 
 def of_study(
     study: Record,
     panels: Sequence[Record],
     kinds: Sequence[Record],
+    trends: Sequence[Record],
     counted: Record,
     metrics: Sequence[Record],
     parameters: Mapping[str, Record],
@@ -62,15 +55,21 @@ def of_study(
 ) -> dict[str, list[Row]]:
     """Every table of the page that has rows, by its heading and in order.
 
-    `study` is what claims.json holds, `kinds` the panels of kinds.json, `counted` what classes.json does,
-    `parameters` the counts and `losses` the cross-entropies of each language model, `external` the
-    settings of models whose rows other code wrote.
+    `study` is what claims.json holds, `kinds` the panels of kinds.json and `trends` its trends, `counted`
+    what classes.json does, `parameters` the counts and `losses` the cross-entropies of each language model,
+    `external` the settings of models whose rows other code wrote.
     """
     tables = {
         "The panel: features of one kind of model alone, against all other labels": judged(panels),
         "Domains of the features of one kind alone": domains(panels),
-        "Kinds, graded: how well they divide the models, against all other splits": graded(kinds),
-        "Features that one kind uses more": catalogue(kinds),
+        "Kinds, graded: how well they divide the models, against all other splits": kinds_tables.graded(
+            kinds
+        ),
+        "Models by dose: how far they lie from those of the smallest": kinds_tables.by_dose(trends),
+        "Features that one kind uses more": kinds_tables.catalogue(kinds),
+        "What would have been seen: the least planted share of variance": kinds_tables.detectable(
+            kinds
+        ),
         "Features by class, beside what controls of known answer show": classes(metrics, counted),
         "Share of each source's variance that goes with a class": class_shares(counted),
         "Fraction of validation variance explained": explained(metrics),
@@ -148,45 +147,9 @@ def judged(panels: Sequence[Record]) -> list[Row]:
     """What is one kind's own in every panel, beside the same under other labels."""
     return [
         {"dictionary": label_of(panel), **{key: row.get(key) for key in JUDGED}}
+        | {"groups of documents": panel["text_groups"][ALL]}
         for panel in panels
         for row in panel["judged"]
-    ]
-
-
-def graded(kinds: Sequence[Record]) -> list[Row]:
-    """How well kinds divide the models of every panel: by its features, and by rows without it."""
-    return [
-        {
-            "dictionary": label_of(panel),
-            "measured by": BY[measure],
-            "R2": row["observed"],
-            "largest of others": row["largest_other"],
-            "rank": f"{row['rank']} of {row['others'] + 1}",
-            "p": row["p"],
-        }
-        for panel in kinds
-        for measure, found in (
-            ("usage", panel),
-            *((one["measure"], one) for one in panel["without_dictionary"]),
-        )
-        for row in found.get("judged", [])
-        if row["statistic"] == "r2"
-    ]
-
-
-def catalogue(kinds: Sequence[Record]) -> list[Row]:
-    """Features that a kind uses more, of every panel, and what explained variance goes to them."""
-    return [
-        {
-            "dictionary": label_of(panel),
-            "used more by": row["kind"],
-            "features": row["features"],
-            "at most false": row["q"],
-            "their share there": row["share"],
-            "in the other kind": row["elsewhere"],
-        }
-        for panel in kinds
-        for row in panel["catalogue"]
     ]
 
 

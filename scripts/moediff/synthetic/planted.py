@@ -135,8 +135,9 @@ def stored(rows: Sequence[np.ndarray], folder: Path) -> list[list[Path]]:
     row = np.arange(len(rows[0]))
     document, position = row // DOCUMENT, row % DOCUMENT
     columns = {
-        "token": np.zeros_like(row), "document": document, "sequence": document,
-        "position": position, "domain": np.zeros_like(row), "start": position, "end": position + 1,
+        "token": np.zeros_like(row), "document": document, "group": document,
+        "sequence": document, "position": position, "domain": np.zeros_like(row), "start": position,
+        "end": position + 1,
     }  # fmt: skip
     paths = []
     for source, part in enumerate(rows):

@@ -54,6 +54,7 @@ def text(path: Path, sequences: int, length: int, vocabulary: int, domains: Sequ
     arrays: dict[str, np.ndarray] = {
         "tokens": tokens(sequences * length, vocabulary).reshape(shape).astype(np.uint32),
         "document": sequence.astype(np.int64),
+        "group": sequence.astype(np.int64),
         "domain": (sequence % len(domains)).astype(np.uint8),
         "start": position.astype(np.uint32),
         "end": (position + 1).astype(np.uint32),
@@ -84,9 +85,9 @@ class RowMaker:
         row = np.arange(count)
         document, position = np.divmod(row, DOCUMENT)
         columns = {
-            "token": tokens(count, self.vocabulary), "document": document, "sequence": document,
-            "position": position, "domain": document % len(self.domains), "start": position,
-            "end": position + 1,
+            "token": tokens(count, self.vocabulary), "document": document, "group": document,
+            "sequence": document, "position": position, "domain": document % len(self.domains),
+            "start": position, "end": position + 1,
         }  # fmt: skip
         random = np.random.default_rng(int(artifact.digest(name), 16))
         values = torch.from_numpy(random.standard_normal((count, width), np.float32))

@@ -87,10 +87,10 @@ class Study:
 
         def measure() -> None:
             nonlocal reader
-            trained = kind(self.config, name) is TRAINED
-            opened = self._built(name) if trained else self._loaded(name)
+            own = kind(self.config, name)
+            opened = self._built(name) if own.trained else self._loaded(name)
             reader = rates.open_reader(self.config, name, opened)
-            if trained:
+            if own is TRAINED:
                 rates.measure_training(reader, self.config, name)
             rates.measure_caching(reader, self.config, name, self.folder)
 
@@ -224,7 +224,7 @@ class Study:
         refuse_too_large("dictionaries", f"a dictionary of recipe '{fit.recipe}'", megabytes)
         rows = self._rows_of(sources)
         speed, dictionary = rates.fitted(recipe, rows(4 * rates.ROWS), self.device)
-        taken, baseline = rates.components(rows)
+        taken, baseline = rates.components(recipe, rows)
         self.costs[self._key(COMPONENTS, fit)] = taken
         names = [source.name for source in sources]
         self.made[self._key("dictionary", fit)] = MadeFit(

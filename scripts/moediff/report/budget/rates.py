@@ -21,11 +21,12 @@ from moediff.analysis.classes import CLASSES
 from moediff.config import activations, training
 from moediff.config.base import Config
 from moediff.config.layout import SHARD
+from moediff.config.recipes import normalisation
 from moediff.core import artifact
 from moediff.corpus.token_shards import read_token_shard
-from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary, in_float64
-from moediff.dictionaries.fitting import exact_threshold, set_standards
+from moediff.dictionaries.fitting import begun, exact_threshold
+from moediff.dictionaries.normalising import NORMALISERS
 from moediff.dictionaries.principal_components import Baseline, principal_components
 from moediff.dictionaries.trainer import Fitter
 from moediff.hooks.points import Point
@@ -135,10 +136,13 @@ def measure_caching(reader: Reader, config: Config, name: str, folder: Path) -> 
 # --- a dictionary --------------------------------------------------------------------------------
 
 
-def components(rows: Callable[[int], AlignedRows]) -> tuple[Cost, Baseline]:
-    """Principal components, by fit rows."""
+def components(
+    recipe: Mapping[str, Any], rows: Callable[[int], AlignedRows]
+) -> tuple[Cost, Baseline]:
+    """Principal components of rows normalised as a recipe's, by fit rows."""
+    name = normalisation(recipe)
     found: list[Baseline] = []
-    by_rows = cost(lambda size: found.append(principal_components(rows(size))), ROWS)
+    by_rows = cost(lambda size: found.append(principal_components(rows(size), name)), ROWS)
     return by_rows, found[-1]
 
 
@@ -146,8 +150,8 @@ def fitted(
     recipe: Mapping[str, Any], rows: AlignedRows, device: torch.device
 ) -> tuple[float, Dictionary]:
     """Rows a second of fitting, and the dictionary that this made, with its threshold."""
-    dictionary = Dictionary(Shape.of(recipe, rows.widths), 0, recipe["start"])
-    set_standards(dictionary, rows.moments(), recipe["scale"])
+    standards = NORMALISERS[normalisation(recipe)].fitted(rows)
+    dictionary = begun(recipe, rows.widths, standards, 0)
     fitter = Fitter(dictionary.to(device), recipe)
     every = rows.every()
     with closing(rows.shuffled(every, recipe["batch"], recipe["pool_chunks"], 0)) as stream:
@@ -214,10 +218,8 @@ def panels(one: MadeFit, config: Config, kinds: Mapping[str, Sequence[str]]) -> 
             dictionary, rows, groups.group_of, len(groups.sets), batch, one.device
         )
         own = [groups.group_of == n for n in panel.own_groups(groups, first, len(names))]
-        documents, lost, held = deletion.deleted_by_document(
-            dictionary, rows, own, batch, one.device
-        )
-        intervals = panel.document_intervals(lost, held, documents, kinds)
+        units, lost, held = deletion.deleted_by_group(dictionary, rows, own, batch, one.device)
+        intervals = panel.text_intervals(lost, held, units, kinds)
         panel.judge(panel.panel_rows(groups, together, names), kinds, intervals)
 
     return cost(work, ROWS)

@@ -17,7 +17,7 @@ from moediff.analysis.sides import Side
 from moediff.config import activations
 from moediff.config.base import Config
 from moediff.config.layout import Fit
-from moediff.core.resampling import LEAST_DOCUMENTS
+from moediff.core.bootstrap import LEAST_GROUPS
 from moediff.corpus.token_shards import read_token_shard
 from moediff.experts.affinity import feature_affinity, layers_of
 from moediff.report import browser, charts, page, theme
@@ -113,8 +113,8 @@ def panel_losses(
     """Reconstructions without each group of a panel: all of them, the most that it can take."""
     groups = one.groups[len(next(iter(kinds.values())))]
     deleted, within = panel_loss.deletions(groups)
-    by_document = panel_loss.own_deletions(groups, kinds)
-    settings = {"frozen": False, "deleted": deleted, "within": within, "by_document": by_document}
+    own = panel_loss.own_deletions(groups, kinds)
+    settings = {"frozen": False, "deleted": deleted, "within": within, "by_group": own}
     return _spliced(fit, one, readers, config, folder, settings)
 
 
@@ -133,7 +133,7 @@ def _spliced(
 
     def work(size: int) -> None:
         splicing.splice(
-            sides, [texts], one.dictionary, across, size, batch, documents=LEAST_DOCUMENTS, **settings
+            sides, [texts], one.dictionary, across, size, batch, groups=LEAST_GROUPS, **settings
         )  # fmt: skip
 
     return cost(work, few)

@@ -17,8 +17,11 @@ from moediff.analysis import similarity
 from moediff.config import activations, base, models, training
 from moediff.config.base import Config
 from moediff.config.corpus import sequences, shard_count
+from moediff.config.detectable import planted_fits, planted_tries
+from moediff.config.kept import kept_steps
 from moediff.config.kinds import EXTERNAL, TRAINED, kind
 from moediff.config.layout import Fit
+from moediff.config.recipes import NONE, normalisation
 from moediff.report.budget.clock import quiet
 from moediff.report.budget.measuring import COMPONENTS, Study, external_size
 
@@ -118,8 +121,10 @@ def _of_model(config: Config, name: str, study: Study) -> Iterator[dict[str, Any
         trials = len(peaks) * settings["sweep_tokens"] if len(peaks) > 1 else 0
         learned = tokens["train"] * config["models"][name]["sees"]["share"] * settings["epochs"]
         seen = round(learned) * number + trials
-        # A checkpoint holds weights and two moments; two of them are kept.
-        saved = 4 * reader.parameters * (number + 2 * 3 * (number + len(peaks))) or None
+        # A checkpoint holds weights and two moments; two of them are kept. What is kept on the way lies there
+        # and with the models.
+        copies = number * (1 + 2 * len(kept_steps(config, name))) + 2 * 3 * (number + len(peaks))
+        saved = 4 * reader.parameters * copies or None
         yield _row("training", name, seen, _seconds(seen, reader.training), saved, reader.why)
     first = min(CALIBRATION_SEQUENCES, sequences(config, "fit"))
     first *= config["corpus"]["sequence"]["length"] * number
@@ -137,8 +142,10 @@ def _of_model(config: Config, name: str, study: Study) -> Iterator[dict[str, Any
 def _of_dictionaries(config: Config, study: Study) -> Iterator[dict[str, Any]]:
     """Every stage of the dictionaries that it is about, stage by stage; the page at last."""
     asked = study.asked
-    for fit in {fit.member: fit for fit in asked["dictionary"]}.values():
-        amount, name = _rows_in(config, fit, "fit"), f"{fit.member.comparison}/{fit.member.name}"
+    baselines = {(fit.member, _normalisation(config, fit)): fit for fit in asked["dictionary"]}
+    for (member, normalise), fit in baselines.items():
+        amount, name = _rows_in(config, fit, "fit"), f"{member.comparison}/{member.name}"
+        name += "" if normalise == NONE else f" ({normalise})"
         taken, why = study.seconds(COMPONENTS, fit, amount)
         yield _row("principal components", name, amount, taken, 0, why)
     for stage, amount_of in AMOUNTS.items():
@@ -147,6 +154,11 @@ def _of_dictionaries(config: Config, study: Study) -> Iterator[dict[str, Any]]:
             taken, why = study.seconds(stage, fit, amount)
             size = _fit_bytes(config, fit, study) if stage == "dictionary" else 0
             yield _row(stage, _name(fit), amount, taken, size, why)
+    tries = len(planted_tries(config))
+    for fit in planted_fits(config, asked["dictionary"]):  # each try fits the dictionary anew
+        amount = _fit_rows(config, fit) * tries
+        taken, why = study.seconds("dictionary", fit, amount)
+        yield _row("planted", _name(fit), amount, taken, 0, why)
     for source in study.routed():
         (fit,) = asked["affinity"]
         amount = _validation_rows(config, fit)
@@ -161,6 +173,10 @@ def _of_dictionaries(config: Config, study: Study) -> Iterator[dict[str, Any]]:
 
 def _name(fit: Fit) -> str:
     return f"{fit.member.comparison}/{fit.member.name}/{fit.recipe}/{fit.seed}"
+
+
+def _normalisation(config: Config, fit: Fit) -> str:
+    return normalisation(config["recipes"][fit.recipe])
 
 
 def _fit_bytes(config: Config, fit: Fit, study: Study) -> int | None:

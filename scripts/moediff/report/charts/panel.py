@@ -60,7 +60,7 @@ def panel_chart(splits: pl.DataFrame, size: Size) -> alt.Chart:
             title=heading(
                 _panel_title(splits),
                 size["width"] + NAMES,
-                "diamond: the true labels, line: interval over documents, ticks: other labels",
+                "diamond: the true labels, line: interval over groups of documents, ticks: other labels",
             ),
         )
         .resolve_scale(y="independent")
