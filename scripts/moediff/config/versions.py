@@ -23,7 +23,7 @@ STAGE_VERSIONS = {
     "recurrence": 1,
     "panel": 5,
     "panel_loss": 5,
-    "kinds": 1,
+    "kinds": 2,
     "detectable": 1,
     "trend": 1,
     "claims": 5,
