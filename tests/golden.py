@@ -127,7 +127,7 @@ def of_anchor(small: Small) -> Outcome:
 
 
 def of_similarity(small: Small) -> Outcome:
-    table = similarity.similarities(similarity.sample(small.rows, 512), ["moe.0", "dense.0"])
+    table = similarity.similarities(*similarity.sample(small.rows, 512), ["moe.0", "dense.0"])
     return list(flat(table.drop("calibrated").rows()))
 
 

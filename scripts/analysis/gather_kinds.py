@@ -3,6 +3,7 @@
 from moediff.job import job, of_fits
 
 with job(snakemake) as log:
+    from moediff.analysis.over_seeds import graded_numbers, over_seeds
     from moediff.core import artifact
 
     place = ("comparison", "member", "recipe", "seed")
@@ -26,5 +27,5 @@ with job(snakemake) as log:
         {key: found[key] for key in found if key not in about}
         for found in of_fits(snakemake.input.trends)
     ]
-    told = {"panels": rows, "trends": trends}
+    told = {"panels": rows, "trends": trends, "over_seeds": over_seeds(rows, graded_numbers)}
     artifact.write_json(snakemake.output[0], artifact.made_by("kinds") | told)

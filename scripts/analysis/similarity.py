@@ -9,7 +9,7 @@ with job(snakemake, torch_threads=True) as log:
 
     params = snakemake.params
     rows = AlignedRows.of(snakemake.input.validation, params.points, params.views)
-    table = similarity.similarities(similarity.sample(rows), list(params.sources))
+    table = similarity.similarities(*similarity.sample(rows), list(params.sources))
     made_by = artifact.made_by("similarity", origins=rows.origins)
     artifact.write_parquet(snakemake.output[0], table, made_by)
     for (measure,), part in table.group_by("measure", maintain_order=True):

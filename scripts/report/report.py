@@ -41,11 +41,13 @@ with job(snakemake):
         model_of(path): artifact.read_json(path)["parameters"] for path in files.manifests
     }
     claims, counted = artifact.read_json(files.claims), artifact.read_json(files.classes)
-    panels = artifact.read_json(files.panels)["panels"]
+    judged = artifact.read_json(files.panels)
+    panels = judged["panels"]
     graded = [artifact.read_json(path) for path in files.kinds]
     kinds, trends = (
         [one for found in graded for one in found[key]] for key in ("panels", "trends")
     )
+    over_seeds = [row for found in (judged, *graded) for row in found["over_seeds"]]
     metrics = {folder_of(path): artifact.read_json(path) for path in files.metrics}
     features = {folder_of(path): artifact.read_parquet(path) for path in files.features}
     examples = {folder_of(path): example_files.read(path) for path in files.examples}
@@ -90,7 +92,7 @@ with job(snakemake):
     whole = {CHARTS[name].title: page.figure(svgs[name]) for name in svgs if name not in of_one}
     figures = ({pair: of_one} if pair else {}) | own_figures
     numbers = tables.of_study(
-        claims, panels, kinds, trends, counted, records, parameters,
+        claims, panels, kinds, trends, over_seeds, counted, records, parameters,
         tables.cross_entropies(trained, splicing, levels), params.rows,
     )  # fmt: skip
     looked_at = [

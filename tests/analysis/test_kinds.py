@@ -210,7 +210,9 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
         input={"kinds": files, "detectable": [str(planted)], "trends": []},
         output=[tmp_path / "kinds.json"],
     )  # fmt: skip
-    panels = artifact.read_json(tmp_path / "kinds.json")["panels"]
+    gathered = artifact.read_json(tmp_path / "kinds.json")
+    panels = gathered["panels"]
+    assert gathered["over_seeds"] == []  # one dictionary each
     assert panels[0] == wanted | about | {"detectable": least}
     left = {"unknown": nothing["unknown"], "catalogue": [], "without_dictionary": alike,
             "by_domain": []}  # fmt: skip

@@ -27,9 +27,15 @@ def turned(rows: Tensor, seed: int = 9) -> Tensor:
     return 0.3 * rows @ torch.linalg.qr(square).Q - 7
 
 
-def compare(measure: str, one: Tensor, other: Tensor) -> float:
+def in_turn(rows: Tensor) -> Tensor:
+    """Halves of the text [n] of which rows come one by one."""
+    return torch.arange(len(rows)) % 2
+
+
+def compare(measure: str, one: Tensor, other: Tensor, half: Tensor | None = None) -> float:
     how = MEASURES[measure]
-    return how.compare(how.prepare(one), how.prepare(other), torch.arange(len(one)))
+    half = in_turn(one) if half is None else half
+    return how.compare(how.prepare(one, half), how.prepare(other, half), torch.arange(len(one)))
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -46,7 +52,7 @@ def test_permuted_rows_are_alike_by_chance_alone(measure: str) -> None:
     for seed in range(30):
         rows = rows_of(seed, 200)
         order = torch.from_numpy(np.random.default_rng(seed).permutation(200))
-        table = similarity.similarities([rows, rows[order]], ["a", "b"], seed=seed + 1000)
+        table = similarity.similarities([rows, rows[order]], in_turn(rows), ["a", "b"], seed + 1000)
         (found,) = table.filter(measure=measure)["calibrated"].to_list()
         assert found < 0.05
         zeros += found == 0
@@ -59,7 +65,7 @@ def test_an_order_is_that_of_the_second_sources_rows(measure: str) -> None:
     one, other = rows_of(0, 150), rows_of(1, 150)
     order = torch.from_numpy(np.random.default_rng(0).permutation(150))
     how = MEASURES[measure]
-    found = how.compare(how.prepare(one), how.prepare(other), order)
+    found = how.compare(how.prepare(one, in_turn(one)), how.prepare(other, in_turn(one)), order)
     assert found == pytest.approx(compare(measure, one, other[order]), abs=1e-12)
 
 
@@ -137,7 +143,9 @@ def test_a_calibrated_similarity_counts_from_chance() -> None:
 
 def test_pairs_are_graded_in_the_order_of_kinds() -> None:
     rows = [rows_of(0), rows_of(2), turned(rows_of(0)), turned(rows_of(2))]
-    table = similarity.similarities(rows, ["dense.0", "moe.0", "dense.1", "moe.1"])
+    table = similarity.similarities(
+        rows, in_turn(rows[0]), ["dense.0", "moe.0", "dense.1", "moe.1"]
+    )
     for found in graded_rows(table, {"moe": ["moe.0", "moe.1"], "dense": ["dense.0", "dense.1"]}):
         distance = np.array(found["squared_distances"])
         assert np.array_equal(distance, distance.T)
@@ -151,17 +159,43 @@ def test_pairs_are_graded_in_the_order_of_kinds() -> None:
 
 def test_a_sample_is_spread_evenly_and_the_same_in_all_sources(aligned_rows) -> None:
     rows = np.arange(3000, dtype=np.float32).reshape(1000, 3)
-    one, other = similarity.sample(aligned_rows([rows, 2 * rows], 300, 70), 250)
+    data = aligned_rows([rows, 2 * rows], 300, 70, group_documents=4)
+    (one, other), half = similarity.sample(data, 250)
     assert torch.equal(other, 2 * one)
     numbers = (one[:, 0] / 3).long()
     assert len(numbers.unique()) == 250
     shard = torch.bincount(numbers // 300)  # a shard's rows lie shuffled in it
     assert shard.tolist() == [75, 75, 75, 25]
+    group, domain = numbers // 200, numbers // 50 % 2
+    for own in range(10):
+        inside = half[(group == own // 2) & (domain == own % 2)]
+        assert len(inside) > 5
+        assert len(inside.unique()) == 1
+    assert 80 < half.sum() < 170
 
 
 def test_too_few_rows_and_rows_that_never_vary_are_refused(aligned_rows) -> None:
     few = aligned_rows([np.ones((63, 3), np.float32)], folder="few")
     with pytest.raises(UserError, match="63 validation rows: fewer than 64"):
         similarity.sample(few)
+    rows = [rows_of(0), torch.ones(400, 5)]
     with pytest.raises(UserError, match=r"dense\.0: its rows never vary"):
-        similarity.similarities([rows_of(0), torch.ones(400, 5)], ["moe.0", "dense.0"])
+        similarity.similarities(rows, in_turn(rows[0]), ["moe.0", "dense.0"])
+
+
+def test_text_of_one_group_has_no_halves(aligned_rows) -> None:
+    alone = aligned_rows([rows_of(0, 100).numpy()], document_rows=100)
+    with pytest.raises(UserError, match="the validation rows are of one group of documents: half"):
+        similarity.sample(alone)
+
+
+def test_ridge_is_not_told_of_a_text_by_the_rest_of_it() -> None:
+    """Rows of a group are alike, sources unrelated: what is learned of a group holds for no other."""
+    random = np.random.default_rng(0)
+    group = np.repeat(np.arange(20), 60)
+    one, other = (
+        torch.from_numpy(random.normal(size=(20, 24))[group] + 0.1 * random.normal(size=(1200, 24)))
+        for _ in range(2)
+    )
+    assert compare("ridge", one, other) > 0.9  # from rows to others of the same groups
+    assert compare("ridge", one, other, torch.from_numpy(group % 2)) < 0.1

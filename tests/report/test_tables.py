@@ -153,12 +153,24 @@ def test_external_rows_are_told_by_split_and_rows_kept_once() -> None:
     assert (row["share kept"], row["word ends"], row["word ends kept"]) == (0.8, 0.5, 0.6)
 
 
+def test_what_dictionary_seeds_move_stands_with_its_mean() -> None:
+    about = {"comparison": "c", "member": "moe.0_moe.1_dense.0_dense.1", "recipe": "r"}
+    rows = [about | {"number": name, "seeds": [0, 1], "values": [1, 2], "mean": 1.5, "sd": 0.7}
+            for name in kinds_tables.NUMBERS]  # fmt: skip
+    found = kinds_tables.by_seeds(rows)
+    assert found[0] == {
+        "panel": "c: moe.0-1 + dense.0-1, r", "number": "features of one kind alone (strict rule)",
+        "dictionary seeds": 2, "mean": 1.5, "standard deviation": 0.7,
+    }  # fmt: skip
+    assert len({row["number"] for row in found}) == 4
+
+
 def test_a_study_has_only_the_tables_that_have_rows() -> None:
     study = {"claims": [], "withheld": [], "sensitivity": []}
     counted = {"rows": [], "error_rates": []}
     fve = dict.fromkeys(tables.EXPLAINED, 0.5)
     metrics = [NAMED | {"sources": ["moe.0"], "fve": [fve], "rows": []}]
-    found = tables.of_study(study, [], [], [], counted, metrics, {"moe": {"total": 7}}, {}, {})
+    found = tables.of_study(study, [], [], [], [], counted, metrics, {"moe": {"total": 7}}, {}, {})
     assert found == {
         "Fraction of validation variance explained": [{"dictionary": CALLED, **fve}],
         "Models: parameters": [{"model": "moe", "total": 7}],

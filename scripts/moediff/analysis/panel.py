@@ -17,8 +17,8 @@ import polars as pl
 
 from moediff.core.bootstrap import LEAST_GROUPS, Units, group_interval
 from moediff.core.resampling import exact_p, labellings, null_median, zero_bound
+from moediff.core.terms import EITHER
 
-EITHER = "either kind"  # both sides of a split together
 REST = -1  # group of features whose users are no group that is asked about
 
 

@@ -8,7 +8,7 @@ Four measures that no rotation, shift or scale of a source's basis changes:
     neighbours   share of the NEAREST nearest rows of a row in one source that are so in the other too, a
                  mean over rows (Huh et al. 2024, 2405.07987)
     ridge        R2 of a ridge regression from the first principal components of one source to all of the
-                 other, fitted on one half of the rows and measured on the other; a mean both ways
+                 other, fitted on one half of the text and measured on the other; a mean both ways
 
 Rows that have nothing in common are alike to some degree too, wide ones more. So each value stands beside
 those of permuted rows of the second source (that of ridge beside 0: to rows of its other half chance says
@@ -29,7 +29,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from moediff.activations.rows import AlignedRows
+from moediff.activations.groups import HALVES
+from moediff.activations.rows import HALF, AlignedRows
 from moediff.core.errors import UserError
 
 ROWS = 4096  # that are compared: each with every other, for neighbours
@@ -50,21 +51,22 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Measure:
-    """What is made of a source's rows [n, d] once, and how two sources are compared.
+    """What is made of a source's rows [n, d] and their half of the text [n], and how two are compared.
 
     `compare` takes what was made of either, and the order in which the second's rows are taken. `by_chance`:
     whether rows that have nothing in common have a similarity above 0.
     """
 
-    prepare: Callable[[Tensor], Any]
+    prepare: Callable[[Tensor, Tensor], Any]
     compare: Callable[[Any, Any, Tensor], float]
     by_chance: bool = True
 
 
-def sample(data: AlignedRows, most: int = ROWS) -> list[Tensor]:
+def sample(data: AlignedRows, most: int = ROWS) -> tuple[list[Tensor], Tensor]:
     """At most so many rows of every source, spread evenly over its shards: float64 [n, d_s] each.
 
-    Raises UserError where there are fewer than LEAST_ROWS.
+    And the half of the text [n] that each row is of, 0 or 1; no group of documents is in both. Raises
+    UserError where there are fewer than LEAST_ROWS, or a half has none.
     """
     if data.count < LEAST_ROWS:
         raise UserError(
@@ -74,14 +76,24 @@ def sample(data: AlignedRows, most: int = ROWS) -> list[Tensor]:
     step = -(-data.count // most)
     keep = data.select(lambda chunk: (chunk.first + np.arange(chunk.size)) % step == 0)
     parts = zip(*data.selected(keep, most), strict=True)
-    return [torch.cat(part).double() for part in parts]
+    rows = [torch.cat(part).double() for part in parts]
+    half = np.concatenate([data.column_of(c, HALF)[keep.of(c.number)] for c in data.chunks])
+    if min(np.bincount(half, minlength=HALVES)) < 2:
+        raise UserError(
+            "the validation rows are of one group of documents: half of the text, to be read off the other, "
+            "needs two or more; give more text"
+        )
+    return rows, torch.from_numpy(half)
 
 
-def similarities(rows: Sequence[Tensor], names: Sequence[str], seed: int = 0) -> pl.DataFrame:
+def similarities(
+    rows: Sequence[Tensor], half: Tensor, names: Sequence[str], seed: int = 0
+) -> pl.DataFrame:
     """COLUMNS of every measure and pair of sources, from the same rows [n, d_s] of each.
 
-    Permutations are the same for all. Memory: the rows of all sources twice, and AT_ONCE times all rows
-    of one in distances. Raises UserError where the rows of a source do not vary.
+    `half` [n] is the half of the text that a row is of. Permutations are the same for all. Memory: the
+    rows of all sources twice, and AT_ONCE times all rows of one in distances. Raises UserError where
+    the rows of a source do not vary.
     """
     count = len(rows[0])
     for name, own in zip(names, rows, strict=True):
@@ -92,7 +104,7 @@ def similarities(rows: Sequence[Tensor], names: Sequence[str], seed: int = 0) ->
     orders = [torch.from_numpy(random.permutation(count)) for _ in range(PERMUTED)]
     found = []
     for measure, how in MEASURES.items():
-        made = [how.prepare(own) for own in rows]
+        made = [how.prepare(own, half) for own in rows]
         for a, b in itertools.combinations(range(len(rows)), 2):
             value = how.compare(made[a], made[b], as_it_is)
             chance = 0.0
@@ -111,7 +123,7 @@ def calibrated(value: float, chance: float) -> float:
 # --- linear CKA ----------------------------------------------------------------------------------
 
 
-def _centred(rows: Tensor) -> Tensor:
+def _centred(rows: Tensor, half: Tensor) -> Tensor:
     """Rows about their mean, scaled so that the norm of X'X is 1."""
     moved = rows - rows.mean(0)
     return moved / (moved.T @ moved).norm().sqrt()
@@ -124,7 +136,7 @@ def _cka(one: Tensor, other: Tensor, order: Tensor) -> float:
 # --- Procrustes ----------------------------------------------------------------------------------
 
 
-def _components(rows: Tensor) -> Tensor:
+def _components(rows: Tensor, half: Tensor) -> Tensor:
     """Rows in their first principal components [n, COMPONENTS], of norm 1; zeros beyond the width."""
     moved = rows - rows.mean(0)
     _, vectors = torch.linalg.eigh(moved.T @ moved)  # rising
@@ -141,7 +153,7 @@ def _procrustes(one: Tensor, other: Tensor, order: Tensor) -> float:
 # --- neighbours ----------------------------------------------------------------------------------
 
 
-def _nearest(rows: Tensor) -> Tensor:
+def _nearest(rows: Tensor, half: Tensor) -> Tensor:
     """Numbers [n, NEAREST] of each row's nearest others; among equals those first."""
     near = []
     for start in range(0, len(rows), AT_ONCE):
@@ -177,15 +189,15 @@ class _Half:
     right: Tensor
 
 
-def _halves(rows: Tensor) -> list[_Half]:
-    """The rows of even and of odd numbers, of total variance 1."""
+def _halves(rows: Tensor, half: Tensor) -> list[_Half]:
+    """The rows of each half of the text, of total variance 1 together."""
     moved = rows - rows.mean(0)
     moved = moved / moved.square().sum(1).mean().sqrt()
     _, vectors = torch.linalg.eigh(moved.T @ moved)  # rising
     scores = moved @ vectors[:, -REGRESSORS:]
     found = []
-    for start in (0, 1):
-        own, read = (table[start::2] - table[start::2].mean(0) for table in (moved, scores))
+    for inside in (half == number for number in range(HALVES)):
+        own, read = (table[inside] - table[inside].mean(0) for table in (moved, scores))
         left, sizes, right = torch.linalg.svd(read, full_matrices=False)
         found.append(_Half(own, read, left, sizes, right))
     return found

@@ -297,7 +297,7 @@ def panel_findings(
 
     `panels` as panel.json holds them, or panel_loss.json; `statistic` says which: variance or loss. Those
     of one kind alone say nothing. Of several dictionaries over the same models, labelling by
-    labelling, the mean; of their intervals too, which resample the same documents and so say nothing of
+    labelling, the mean; of their intervals too, which resample the same text and so say nothing of
     what differs between dictionaries. `features` are those that are the side's own. Unless such a panel
     `sees` a known difference (`sees_a_difference`), absence cannot be told from blindness; and it is told of
     effects alone that were planted and seen, as `detectable` has them (the rows of detectable.json).

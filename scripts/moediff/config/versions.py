@@ -16,7 +16,7 @@ STAGE_VERSIONS = {
     "dictionaries": 9,
     "metrics": 9,
     "anchor": 2,
-    "similarity": 2,
+    "similarity": 3,
     "moved": 1,
     "divergence": 2,
     "deletion": 1,

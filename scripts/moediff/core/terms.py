@@ -7,6 +7,7 @@ NumPy for it.
 from __future__ import annotations
 
 ALL = "all"  # domains together, and in counts of a panel all models
+EITHER = "either kind"  # both sides of a panel's split together
 
 # Directions of a claim and its verdicts.
 ABOVE, BELOW, NEAR, EITHER_WAY = DIRECTIONS = ("above", "below", "near", "either")

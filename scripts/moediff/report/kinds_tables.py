@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moediff.report.labels import label_of
+from moediff.report.labels import label_of, member_label
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -25,6 +25,27 @@ SEEN_BY = {
     "exclusive": "features of one kind alone (strict rule)",
     "catalogue": "its own feature in the catalogue",
 }
+# What seeds of a panel's dictionary move, as panel.json and kinds.json name it.
+NUMBERS = {
+    "exclusive_features": "features of one kind alone (strict rule)",
+    "exclusive_share": "share of variance that goes with them",
+    "r2": "R2 of usage",
+    "total_variation_excess": "share of variance spent differently, above other splits",
+}
+
+
+def by_seeds(found: Sequence[Record]) -> list[Row]:
+    """The headline numbers of every panel of several dictionaries: their mean, and how seeds move it."""
+    return [
+        {
+            "panel": f"{row['comparison']}: {member_label(row['member'])}, {row['recipe']}",
+            "number": NUMBERS[row["number"]],
+            "dictionary seeds": len(row["seeds"]),
+            "mean": row["mean"],
+            "standard deviation": row["sd"],
+        }
+        for row in found
+    ]
 
 
 def graded(kinds: Sequence[Record]) -> list[Row]:

@@ -47,6 +47,7 @@ def of_study(
     panels: Sequence[Record],
     kinds: Sequence[Record],
     trends: Sequence[Record],
+    over_seeds: Sequence[Record],
     counted: Record,
     metrics: Sequence[Record],
     parameters: Mapping[str, Record],
@@ -55,15 +56,19 @@ def of_study(
 ) -> dict[str, list[Row]]:
     """Every table of the page that has rows, by its heading and in order.
 
-    `study` is what claims.json holds, `kinds` the panels of kinds.json and `trends` its trends, `counted`
-    what classes.json does, `parameters` the counts and `losses` the cross-entropies of each language model,
-    `external` the settings of models whose rows other code wrote.
+    `study` is what claims.json holds, `kinds` the panels of kinds.json and `trends` its trends,
+    `over_seeds` the rows so called of both panel.json and kinds.json, `counted` what classes.json does,
+    `parameters` the counts and `losses` the cross-entropies of each language model, `external` the
+    settings of models whose rows other code wrote.
     """
     tables = {
         "The panel: features of one kind of model alone, against all other labels": judged(panels),
         "Domains of the features of one kind alone": domains(panels),
         "Kinds, graded: how well they divide the models, against all other splits": kinds_tables.graded(
             kinds
+        ),
+        "Panels over dictionary seeds: what another fit of the same models changes": kinds_tables.by_seeds(
+            over_seeds
         ),
         "Models by dose: how far they lie from those of the smallest": kinds_tables.by_dose(trends),
         "Features that one kind uses more": kinds_tables.catalogue(kinds),

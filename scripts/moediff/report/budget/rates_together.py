@@ -51,7 +51,7 @@ def similarities(one: MadeFit) -> Cost:
     """How alike sources are, by the rows that are compared."""
 
     def work(size: int) -> None:
-        similarity.similarities(similarity.sample(one.rows(size)), one.names)
+        similarity.similarities(*similarity.sample(one.rows(size)), one.names)
 
     return cost(work, similarity.ROWS // 8)
 
