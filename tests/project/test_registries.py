@@ -23,6 +23,7 @@ from moediff.config.names import RESERVED
 from moediff.config.recipes import STREAM
 from moediff.corpus.ngrams import ORDERS
 from moediff.corpus.sources import TEXT_SOURCES
+from moediff.corpus.token_classes import CLASSES
 from moediff.dictionaries.blocks import RANKS, TIES
 from moediff.dictionaries.fitting import SCALES
 from moediff.dictionaries.normalising import NORMALISERS
@@ -40,6 +41,7 @@ from workflow import ROOT
 # Place in the schema -> the names that the code knows.
 REGISTRIES: dict[str, Any] = {
     "activations.hook.items": HOOKS,
+    "detectable.classes.items": CLASSES,
     "activations.routing": ROUTINGS,
     "recipe.select": RULES,
     "recipe.normalise": NORMALISERS,

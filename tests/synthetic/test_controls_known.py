@@ -27,7 +27,7 @@ def reopened(data: AlignedRows, views: list[str | None]) -> AlignedRows:
     return AlignedRows([paths] * len(views), views=views)
 
 
-WORLD = {"rows": 24_000, "widths": (40,), "owners": owned(1, everyone=90), "active": 3, "seed": 1}
+WORLD = {"rows": 24_000, "widths": (40,), "amounts": owned(1, everyone=90), "active": 3, "seed": 1}
 
 SMALL = RECIPE | {"k": 3, "features": 80, "rows": 300_000, "threshold_rows": 2000}
 

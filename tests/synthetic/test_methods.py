@@ -201,21 +201,44 @@ def test_values_are_those_that_a_dictionary_gives_rows_in_order(easy: World) -> 
     assert easy.columns() == [slice(0, 16), slice(16, 32), slice(32, 48), slice(48, 64)]
 
 
+<<<<<<< HEAD
 # What a method must reach there. Of 2 + 2 models there are two other labellings, too few for the graded
 # rule; the paper's recipe wants longer fits. Fits of dfc by six seeds reach 0.33 to 0.67.
 REACHES = dict.fromkeys(METHODS, 0.8) | {"dfc": 0.3, "graded": 0.55, "paper": 0.6}
+=======
+# What a method must reach there; the paper's recipe wants longer fits. Of 2 + 2 models there are two other
+# labellings, too few for the graded rule.
+REACHES = dict.fromkeys(METHODS, 0.8) | {"dfc": 0.45, "panel": 0.7, "paper": 0.6}
+del REACHES["graded"]
+>>>>>>> fairworlds
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_finds_what_is_easy(easy: World, name: str) -> None:
+def reaches(world: World, name: str, least: float) -> None:
     method = METHODS[name]
-    found = method.judged(easy).found(method.thresholds[0])
-    right = score(found, easy.truth)
+    found = method.judged(world).found(method.thresholds[0])
+    right = score(found, world.truth)
     print(name, {key: right[key] for key in (*grid.COUNTS, "precision", "recall", "f1")})
-    assert right["f1"] >= REACHES[name]
+    assert right["f1"] >= least
     # Broken by hand: kinds exchanged, directions at random.
     other = {FIRST: SECOND, SECOND: FIRST, COMMON: COMMON}
     exchanged = Found(found.directions, np.array([other[kind] for kind in found.kind]))
-    assert score(exchanged, easy.truth)["f1"] <= right["f1"] / 2
+    assert score(exchanged, world.truth)["f1"] <= right["f1"] / 2
     random = np.random.default_rng(0).normal(size=found.directions.shape)
-    assert score(Found(random, found.kind), easy.truth)["f1"] <= right["f1"] / 2
+    assert score(Found(random, found.kind), world.truth)["f1"] <= right["f1"] / 2
+
+
+@pytest.mark.parametrize("name", REACHES)
+def test_every_method_finds_what_is_easy(easy: World, name: str) -> None:
+    reaches(easy, name, REACHES[name])
+
+
+def test_the_graded_rule_finds_in_eight_models_what_the_strict_one_cannot(tmp_path: Path) -> None:
+    settings = SETTINGS | {"models": 4}
+    base = settings["base"] | {"strength": 3, "variation": 0.1}
+    world = World(
+        grid.made(base, settings, 0), settings["rows"], recipes(OURS, PAPER, settings), 0, tmp_path
+    )
+    reaches(world, "graded", 0.8)
+    method = METHODS["panel"]
+    strict = method.judged(world).found(method.thresholds[0])
+    assert score(strict, world.truth)["recovered"] == 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +22,8 @@ from moediff.core.terms import ALL
 LEAST_GROUPS = 10  # fewer cannot stand for the text they come from
 
 
-class Units(NamedTuple):
+@dataclass(frozen=True)
+class Units:
     """Of rows, or of anything else that is of one group: the group, and the domain it is drawn in."""
 
     group: ArrayLike  # ids [row]

@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from moediff.core.errors import UserError
 from moediff.corpus.document import Document, has_half_characters
@@ -126,7 +127,8 @@ def _of_packages() -> Iterator[tuple[str, str]]:
         # Nothing is named by what is left of a package that was half removed; ours is no text of others.
         if not name or name == "moediff":
             continue
-        description = package.metadata.get_payload() or package.metadata["Description"]
+        told: Any = package.metadata  # a message, whose body is the description
+        description = told.get_payload() or told["Description"]
         if isinstance(description, str):
             yield f"about/{name}", description
         for file in package.files or ():
