@@ -228,6 +228,7 @@ rule panel:
 rule kinds:
     input:
         explained=of_fit("explained.parquet"),
+        of_domains=of_fit("features.parquet"),
         similarity=at("baseline", file="similarity.parquet"),
     output:
         kinds=of_fit("kinds.json"),

@@ -38,7 +38,9 @@ if workflow.is_main_process:
     print(locks.left_behind(Path(".snakemake"), sys.argv), end="", file=sys.stderr)
 
 DOMAINS = list(config.get("corpus", {}).get("domains", []))
-TRAINED, LOADED, EXTERNAL = (settings.models_of(config, kind) for kind in settings.KINDS.values())
+_, TRAINED, LOADED, EXTERNAL = (
+    settings.models_of(config, kind) for kind in settings.KINDS.values()
+)
 LANGUAGE_MODELS = settings.language_models(config)
 FITS = settings.fits(config)
 # Jobs that fit several dictionaries.

@@ -71,6 +71,7 @@ from moediff.report.finding import Finding
 from moediff.synthetic import grid, methods
 from moediff.synthetic.planted import owned, planted, stored
 from moediff.synthetic.scoring import Found, score
+from moediff.synthetic.world import World
 from routed import made_dictionary
 from spliced import identity, text
 from usages import explained
@@ -207,7 +208,10 @@ def of_panel(small: Small) -> Outcome:
 
 def of_kinds(small: Small) -> Outcome:
     told = explained(np.random.default_rng(0), 40, (2, 3), times=30.0, share=0.4)
-    return list(flat(kinds.graded_usage(told, FIVE, {"moe": FIVE[:2], "dense": FIVE[2:]})))
+    two = {"moe": FIVE[:2], "dense": FIVE[2:]}
+    domains = [["code", "prose", None][feature % 3] for feature in range(40)]
+    spent = kinds.by_domain(kinds.ordered_usage(told, FIVE, two), two, domains)
+    return list(flat([kinds.graded_usage(told, FIVE, two), spent]))
 
 
 def of_trend(small: Small) -> Outcome:
@@ -407,7 +411,7 @@ def of_exports(small: Small) -> Outcome:
 # --- worlds of known truth --------------------------------------------------------------------------
 
 
-class _Known(methods.World):
+class _Known(World):
     """A world whose dictionaries have exactly the planted features, in place of fitted ones."""
 
     def dictionary(self, recipe: str, sources: tuple[int, ...]) -> Dictionary:
@@ -426,9 +430,10 @@ class _Known(methods.World):
 
 def of_planted(small: Small) -> Outcome:
     settings = {
-        "models": 2, "rows": 400, "validation": 400, "width": 64, "features": 20, "active": 2,
+        "models": 2, "rows": 400, "validation": 400, "width": 64, "features": 20, "active": 2, "lr": 0.02,
         "seeds": {"choose": [0], "score": [1]},
-        "base": {"scale": 1, "basis": "independent", "missed": 0, "noise": 0.01, "unique": 0.4},
+        "base": {"scale": 1, "basis": "independent", "missed": 0, "noise": 0.01, "unique": 0.4,
+                 "strength": 12, "penetrance": 1, "zipf": 0.5, "correlation": 0.3, "children": 0.3},
         "factors": {"scale": [1, 10]},
     }  # fmt: skip
     cells = grid.cells(settings)
@@ -447,7 +452,7 @@ def of_planted(small: Small) -> Outcome:
     ]
     recipe = schema.defaults(SCHEMA, "recipe")
     recipes = methods.recipes(recipe, recipe, settings | {"steps": 10, "batch": 8})
-    keys = ("features", "k", "rows", "select", "tied", "exclusive")
+    keys = ("features", "k", "rows", "lr", "select", "tied", "exclusive")
     fitted_by = [[name, *(recipes[name][key] for key in keys)] for name in sorted(recipes)]
     return list(flat([fitted_by, best, in_use, score(half, made), sums]))
 
@@ -509,9 +514,11 @@ def _charts() -> dict[str, Callable[[], alt.TopLevelMixin]]:
     points = np.array([[0, 0], [1, 3], [7, 1], [9, 4.5]])
     apart = ((points[:, None] - points) ** 2).sum(2)
     one = about | {"kinds": KINDS, "unknown": None} | kinds.graded(apart, KINDS)
-    found = pl.DataFrame([{"factor": "scale", "level": str(level), "part": "score", "method": method,
-                           "in_use": True, "precision": 0.5 + level / 20, "recall": right, "f1": right}
-                          for level in (1, 2) for method, right in (("m", 0.5), ("n", 0.7))])  # fmt: skip
+    found = pl.DataFrame([{"factor": factor, "level": str(level), "part": "score", "method": method,
+                           "in_use": True, "precision": 0.5 + level / 20, "recall": right, "f1": right,
+                           "planted": level, "attributed": 3}
+                          for factor, levels in (("scale", (1, 2)), ("strength", (2, 5)), ("unique", (0, 1)))
+                          for level in levels for method, right in (("m", 0.5), ("n", 0.7))])  # fmt: skip
     history = pl.DataFrame([{"model": model, "seed": "0", "tokens": tokens, "cross_entropy": 5 - tokens / 1e3}
                             for model in ("moe", "dense") for tokens in (500, 1000)])  # fmt: skip
     ngrams = pl.DataFrame({"model": ["bigram", "trigram"], "cross_entropy": [4.8, 4.2]})

@@ -139,6 +139,11 @@ def of_study():
             "from": config["models"][name].get("load"),
             "seeds": len(settings.seeds(config, name)),
             "tokenizer": config["models"][name].get("tokenizer", "corpus"),
+            **{
+                key: config["models"][name][key]
+                for key in ("kept",)
+                if key in config["models"][name]
+            },
         }
         for name in config["models"]
     }

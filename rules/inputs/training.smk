@@ -51,6 +51,28 @@ def trial_init_files(wildcards):
     return files_to_begin_with(wildcards.model, trial_seed(wildcards))
 
 
+def kept_together():
+    """Models that are trained here, by the steps after which their weights are kept; of none there may be none."""
+    found = {(): []}
+    for model in TRAINED:
+        found.setdefault(tuple(settings.kept_steps(config, model)), []).append(model)
+    return found
+
+
+def kept_files(steps):
+    """Named outputs of a run that keeps its weights after these steps: manifests, weights, configs."""
+    names = {
+        "kept": "model.json",
+        "kept_weights": "model.safetensors",
+        "kept_configs": "config.json",
+    }
+    return {
+        name: [at("model", model=layout.at_step("{model}", step), file=file) for step in steps]
+        for name, file in names.items()
+        if steps
+    }
+
+
 def histories():
     return [
         at("model", model=m, seed=seed, file="history.parquet")

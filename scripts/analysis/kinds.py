@@ -13,11 +13,13 @@ with job(snakemake) as log:
     )
     explained = table.to_numpy()
     found = kinds.graded_usage(explained, names, params.kinds)
-    features, found["catalogue"] = differential.NOTHING, []
+    features, found["catalogue"], found["by_domain"] = differential.NOTHING, [], []
     if found["unknown"] is None:
         used = kinds.ordered_usage(explained, names, params.kinds)
         features = differential.differential(used, len(next(iter(params.kinds.values()))))
         found["catalogue"] = differential.catalogue(features, used, params.kinds)
+        top = artifact.read_parquet(snakemake.input.of_domains, ["top_domain"])["top_domain"]
+        found["by_domain"] = kinds.by_domain(used, params.kinds, top.to_list())
     similarities = artifact.read_parquet(snakemake.input.similarity)
     found["without_dictionary"] = kinds.graded_rows(similarities, params.kinds)
     facts = artifact.made_by("kinds") | {**fit_of(wildcards), "kinds": dict(params.kinds)}

@@ -73,7 +73,7 @@ with job(snakemake):
     losses = {model: trained[model]["all"] for model in params.judged if model in trained}
     trigram = levels["trigram"]["all"] if levels else None
     records = list(metrics.values())
-    best = finding.strongest(claims, panels, counted, records, metrics.get(pair))
+    best = finding.strongest(claims, panels, kinds, counted, records, metrics.get(pair))
     left_out = rows_left_out(records)
     first = page.First(
         title=compared.title(study),

@@ -7,6 +7,7 @@ with job(snakemake, torch_threads=True) as log:
 
     from moediff.core import artifact, checkpoint
     from moediff.synthetic import grid, methods, scoring
+    from moediff.synthetic.world import World
 
     params = snakemake.params
     settings = params.settings
@@ -23,9 +24,7 @@ with job(snakemake, torch_threads=True) as log:
             scored = checkpoint.finished(done)
             if scored is None:
                 truth = grid.made(cell["world"], settings, cell["seed"])
-                world = methods.World(
-                    truth, settings["rows"], recipes, cell["seed"], state / "world"
-                )
+                world = World(truth, settings["rows"], recipes, cell["seed"], state / "world")
                 artifact.write_json(done, {"rows": grid.scores(world)})
                 shutil.rmtree(state / "world")
                 scored = artifact.read_json(done)

@@ -42,9 +42,16 @@ with job(snakemake, torch_threads=True) as log:
     facts = {"architecture": params.architecture, "plan": plan.facts(), "inputs": inputs}
     facts |= inits.provenance(init, start)
     state = state_folder(snakemake, "train", name, facts, params.version, device.type)
-    history = loop.train(model, plan, train, validation, state, device, name)
+    keep = list(params.get("keep", []))
+    history = loop.train(model, plan, train, validation, state, device, name, keep)
     folder = Path(snakemake.output.weights).parent
     loading.save(model.cpu(), folder)
     made_by = artifact.made_by("models", seed=seed, **facts)
     artifact.write_parquet(snakemake.output.history, history, made_by)
     loading.write_manifest(snakemake.output.manifest, model, folder, ".", "float32", made_by)
+    for step, manifest in zip(keep, snakemake.output.get("kept", []), strict=True):
+        loop.take_kept(model, state, step)
+        loading.save(model, Path(manifest).parent)
+        loading.write_manifest(
+            manifest, model, Path(manifest).parent, ".", "float32", made_by | {"step": step}
+        )

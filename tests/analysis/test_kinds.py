@@ -141,6 +141,23 @@ def test_a_model_that_explains_nothing_is_named() -> None:
 # --- the jobs -----------------------------------------------------------------------------------
 
 
+def test_what_kinds_spend_more_on_adds_up_to_the_total_variation() -> None:
+    used = np.array([[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.3, 0.3], [0.2, 0.2, 0.5, 0.5]])
+    two = {"a": ["a.0", "a.1"], "b": ["b.0", "b.1"]}
+    found = kinds.by_domain(used, two, ["code", "code", "prose"])
+    assert [(row["kind"], row["domain"], row["features"]) for row in found] == [
+        ("a", "code", 1), ("b", "prose", 1),
+    ]  # fmt: skip
+    assert [row["more"] for row in found] == pytest.approx([0.3, 0.3])
+    table = kinds.usage(explained(np.random.default_rng(2), 60, times=3))
+    rows = kinds.by_domain(table, KINDS, [["x", "y", None][f % 3] for f in range(60)])
+    true = np.arange(8)[None] < 4
+    for kind in KINDS:
+        whole = sum(row["more"] for row in rows if row["kind"] == kind)
+        assert whole == pytest.approx(kinds.total_variation(table, true)[0])
+    assert kinds.by_domain(np.full((3, 4), 1 / 3), two, [None] * 3) == []
+
+
 def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     told = explained(np.random.default_rng(6), 60, times=3)
 
@@ -153,12 +170,16 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
         path = folder(name) / "explained.parquet"
         path.parent.mkdir(parents=True)
         artifact.write_parquet(path, table, artifact.made_by("panel"))
+        top = path.with_name("features.parquet")
+        domains = ["code"] * 40 + [None] * 20
+        table = pl.DataFrame({"top_domain": domains}, schema={"top_domain": pl.String})
+        artifact.write_parquet(top, table, artifact.made_by("metrics"))
         pairs = [("cka", *two, 0.6, 0.2, 0.5) for two in itertools.combinations(NAMES, 2)]
         alike = pl.DataFrame(pairs, schema=similarity.COLUMNS, orient="row")
         artifact.write_parquet(tmp_path / "alike.parquet", alike, artifact.made_by("similarity"))
         run_script(
             "analysis/kinds", tmp_path,
-            input={"explained": path, "similarity": tmp_path / "alike.parquet"},
+            input={"explained": path, "similarity": tmp_path / "alike.parquet", "of_domains": top},
             output={"kinds": path.parent / "kinds.json", "features": path.parent / "own.parquet"},
             params={"sources": NAMES, "kinds": KINDS},
             wildcards={"comparison": name, "member": "m", "recipe": "r", "seed": "3"},
@@ -175,6 +196,7 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     assert alike[0]["judged"][0]["p"] == 1  # all pairs are equally far apart
     wanted = kinds.graded_usage(told, NAMES, KINDS)
     wanted |= {"catalogue": differential.catalogue(table, used, KINDS), "without_dictionary": alike}
+    wanted["by_domain"] = kinds.by_domain(used, KINDS, ["code"] * 40 + [None] * 20)
     wanted = json.loads(json.dumps(wanted))
     about = {"comparison": "c", "member": "m", "recipe": "r", "seed": 3, "kinds": KINDS}
     assert {key: found[key] for key in (*wanted, *about)} == wanted | about
@@ -192,7 +214,8 @@ def test_the_jobs_grade_each_panel_and_gather_them(tmp_path: Path) -> None:
     panels = gathered["panels"]
     assert gathered["over_seeds"] == []  # one dictionary each
     assert panels[0] == wanted | about | {"detectable": least}
-    left = {"unknown": nothing["unknown"], "catalogue": [], "without_dictionary": alike}
+    left = {"unknown": nothing["unknown"], "catalogue": [], "without_dictionary": alike,
+            "by_domain": []}  # fmt: skip
     assert panels[1] == {**left, **about, "comparison": "d", "detectable": []}
 
 

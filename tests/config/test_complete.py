@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from configured import SHIPPED, changed, completed, refused
+from configured import FOLDER, SHIPPED, changed, completed, refused
 from conftest import PRESETS, SCHEMA
 from moediff.config import comparisons, complete, corpus
 from moediff.config.base import count_of
@@ -177,6 +177,15 @@ def test_a_whole_number_written_with_a_point_is_a_whole_number(change: str) -> N
     assert range(whole["models"]["dense"]["train"]["layers"])
 
 
+def test_the_config_of_graded_worlds_has_the_base_world_and_that_of_nothing_in_it() -> None:
+    planted = completed((FOLDER / "planted.yaml").read_text(encoding="utf-8"))["planted"]
+    for factor, levels in planted["factors"].items():
+        assert planted["base"][factor] in levels
+    assert 0 in planted["factors"]["unique"]
+    default = completed()["planted"]
+    assert {**planted, "factors": default["factors"]} == default
+
+
 # --- refused ---------------------------------------------------------------------------------
 
 BAD = {
@@ -185,6 +194,18 @@ BAD = {
     "a seed that chooses and scores": (
         "planted: {seeds: {choose: [0], score: [0, 1]}}",
         ["planted.seeds", "seed 0", "both"],
+    ),
+    "a planted feature on more than every row": (
+        "planted: {active: 8, factors: {zipf: [0, 2]}}",
+        ["planted.factors.zipf", "zipf 2", "4.91 of all rows", "planted.active"],
+    ),
+    "planted features that are all children": (
+        "planted: {base: {children: 0.999}}",
+        ["planted.base", "children 0.999", "no parent"],
+    ),
+    "a planted feature weaker where it should be stronger": (
+        "planted: {base: {strength: 0.5}}",
+        ["planted.base.strength", "0.5"],
     ),
 }
 

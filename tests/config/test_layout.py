@@ -9,7 +9,7 @@ import re
 import pytest
 
 from moediff.config.layout import PATHS, Fit, Member, Source, parse, path, side
-from moediff.core.errors import UserError
+from moediff.core.errors import ConfigError, UserError
 from workflow import ROOT
 
 MODELS = ["moe", "dense", "my_moe", "moe-2", "a_1", "3b", "x_resid_post"]
@@ -52,6 +52,18 @@ def test_what_is_no_member_is_refused() -> None:
 def test_a_side_has_a_point_or_none() -> None:
     assert side("moe") == ("moe", None)
     assert side("moe@resid_post.0.5") == ("moe", "resid_post.0.5")
+
+
+def test_a_model_at_a_step_is_a_model_of_its_own() -> None:
+    assert side("moe:step-500") == ("moe-step-500", None)
+    assert side("moe@resid_post.0.5:step-0500") == ("moe-step-500", "resid_post.0.5")
+    assert Source.parse("moe.1:step-500") == Source("moe-step-500", 1)
+    source = Source.parse("moe@resid_post.0.5:step-500", 0)
+    assert source == Source("moe-step-500", 0, "resid_post.0.5")
+    assert Source.parse(source.name) == source
+    for name in ("moe:500", "moe:step-x", "moe:step--1", "moe:step-500@resid_post.0.5", "moe:"):
+        with pytest.raises(ConfigError, match="a side is written"):
+            side(name)
 
 
 @pytest.mark.parametrize("kind", PATHS)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from moediff.core import artifact
 from moediff.training import history
-from workflow import changed, planned, prepare
+from workflow import TINY, changed, planned, prepare
 
 # Two models that go on where `moe` ended: one by its routers alone, at the better of two rates.
 STAGES = {
@@ -71,4 +71,49 @@ def test_models_begin_where_their_source_ended_and_change_what_they_train(copied
         assert first < ended["own"] + 0.3  # far from what random weights begin with
     assert set(told["name"]) == {"tokens", "learning_rate", "cross_entropy", "balance"}
     again = changed(copied, STAGES, *MODELS)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+# Rows shown in each way, of a model on its way and at its end.
+EARLY = "moe-step-20.0_moe.0"
+KEPT = {
+    "models": {"moe": {"training": {"keep": {"steps": [20]}}}},
+    "recipes": {
+        name: TINY["recipes"]["default"] | {"normalise": name} for name in ("rms", "whiten")
+    },
+    "comparisons": {
+        "early": {"each": ["moe:step-20", "moe"], "recipes": ["default", "rms", "whiten"]}
+    },
+}
+
+
+@pytest.mark.slow
+def test_a_model_on_its_way_is_a_source_whose_rows_are_shown_in_each_way(copied: Path) -> None:
+    places = [f"results/dictionaries/early/{EARLY}/{name}/seed-0" for name in KEPT["recipes"]]
+    targets = [
+        f"{place}/{file}.{ending}"
+        for place in places
+        for file, ending in (("metrics", "json"), ("splicing", "parquet"), ("deletion", "json"))
+    ] + [f"results/baselines/early/{EARLY}/divergence.parquet"]
+    ended = copied / "results/models/moe/seed-0/model.safetensors"
+    before = ended.read_bytes()
+    found = changed(copied, KEPT, *targets)
+    assert found.returncode == 0, found.stderr
+    assert ended.read_bytes() == before
+    early = artifact.read_json(copied / "results/models/moe-step-20/seed-0/model.json")
+    assert early["step"] == 20
+    assert early["digest"] != artifact.read_json(ended.with_name("model.json"))["digest"]
+    told = history.read(ended.with_name("history.parquet"))
+    at_step = told.filter(step=20, split="validation", domain="all", name="cross_entropy")["value"]
+    for place in places:
+        (row, *_) = artifact.read_json(copied / place / "metrics.json")["fve"]
+        assert row["baseline_mean"] < 0.05
+        losses = artifact.read_parquet(copied / place / "splicing.parquet").filter(
+            domain="all", routing="live"
+        )
+        mine = {(row["source"], row["kind"]): row["cross_entropy"] for row in losses.to_dicts()}
+        assert mine["moe-step-20.0", "clean"] == pytest.approx(at_step.item(), abs=0.2)
+        assert mine["moe-step-20.0", "clean"] > mine["moe.0", "clean"]
+        assert all(mine[name, "mean"] > mine[name, "spliced"] for name, _ in mine)
+    again = changed(copied, KEPT, "-n", *targets)
     assert "Nothing to be done" in again.stdout + again.stderr

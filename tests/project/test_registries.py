@@ -177,7 +177,7 @@ def test_controls_are_the_views_and_other_seeds() -> None:
 
 
 def test_methods_on_planted_worlds_use_recipes_that_are_made() -> None:
-    settings = {"active": 4, "features": 64, "steps": 10, "batch": 8, "width": 32}
+    settings = {"active": 4, "features": 64, "steps": 10, "batch": 8, "lr": 0.02, "width": 32}
     made = methods.recipes(RECIPE, RECIPE, settings)
     assert {method.recipe for method in methods.METHODS.values()} == set(made)
 

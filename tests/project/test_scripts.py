@@ -199,6 +199,40 @@ def test_rows_are_shown_alike_to_a_dictionary_and_to_what_it_must_beat(tmp_path:
         study.job(refused)
 
 
+def test_a_run_declares_the_weights_that_it_keeps_and_others_are_made_as_before(
+    tmp_path: Path,
+) -> None:
+    folder = prepare(tmp_path)
+    change = {
+        "models": {"moe": {"training": {"keep": {"steps": [5, 0.5]}}}},
+        "comparisons": {"early": {"each": ["moe:step-5", "dense"]}},
+    }
+    before, study = Study(folder), Study(folder, folder / "config.yaml", change)
+    kept = "results/models/moe-step-5/seed-0/{}"
+    job = study.job(kept.format("model.safetensors"))
+    again = study.job("results/models/moe/seed-0/model.json").snakemake
+    assert (job.name, job.snakemake.wildcards.model, job.snakemake.params.keep[0]) == (
+        "training/train", "moe", 5
+    )  # fmt: skip
+    assert list(job.snakemake.output) == list(again.output)
+    assert kept.format("model.json") == again.output.kept[0]
+    was = before.job("results/models/moe/seed-0/model.json").snakemake
+    assert set(was.output) < set(again.output)
+    assert repr(was.params.training) == repr(again.params.training)
+    one, two = (s.job("results/models/dense/seed-0/model.json").snakemake for s in (before, study))
+    assert (list(one.output), dict(one.params), one.rule) == (
+        list(two.output), dict(two.params), "train"
+    )  # fmt: skip
+    assert "keep" not in dict(one.params)
+    cache = study.job("results/activations/moe-step-5/seed-0/fit/00000.zarr.zip").snakemake
+    names = ("model.json", "model.safetensors", "config.json")
+    assert list(cache.input.model) == [kept.format(name) for name in names]
+    fit = study.job(
+        "results/dictionaries/early/moe-step-5.0_dense.0/default/seed-0/history.parquet"
+    )
+    assert any("moe-step-5/seed-0/fit" in path for path in fit.snakemake.input)
+
+
 def test_a_script_that_ends_with_an_error_raises(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"cross_entropy": None}))
     with pytest.raises(SystemExit):

@@ -155,5 +155,45 @@ def test_without_controls_the_baseline_stands_beside_what_is_explained() -> None
 )
 def test_the_strongest_is_taken(verdict: str, panels: list, rates: list, says: str) -> None:
     study = {"claims": claims({"verdict": verdict}), "alpha": 0.05, "exploratory": None}
-    found = finding.strongest(study, panels, counted(*rates), [PAIR], PAIR)
+    found = finding.strongest(study, panels, [], counted(*rates), [PAIR], PAIR)
     assert found.sentence.startswith(says)
+
+
+def divided(p: float, r2: float = 0.4, domain: str | None = "code") -> dict:
+    row = {"p": p, "smallest_p": 1 / 35, "others": 34}
+    return {
+        "kinds": {"dense": [], "narrow": []},
+        "judged": [
+            row | {"statistic": "r2", "observed": r2},
+            row | {"statistic": "total_variation", "observed": 0.2, "largest_other": 0.12},
+        ],
+        "by_domain": [
+            {"kind": "dense", "domain": domain, "more": 0.15, "features": 9},
+            {"kind": "narrow", "domain": "prose", "more": 0.1, "features": 5},
+        ],
+    }
+
+
+def test_kinds_that_differ_by_degree_say_how_much_and_on_what() -> None:
+    found = finding.graded([divided(1 / 35)], 0.05)
+    assert found.sentence == (
+        "Models dense and narrow spend 20.0 % of what is explained in them on different features, against "
+        "12.0 % at most if the same models are split otherwise. Of what dense spends more, 75.0 % lies in "
+        "features that fire most on code."
+    )
+    assert found.error.startswith(
+        "p 0.0286, of all 35 ways to split these models in two; with so few"
+    )
+    assert "fire most on" not in finding.graded([divided(1 / 35, domain=None)], 0.05).sentence
+    unknown = {"kinds": {"a": [], "b": []}, "unknown": "why"}
+    assert finding.graded([divided(2 / 35), unknown], 0.05) is None
+    assert finding.graded([unknown], 0.05) is None
+
+
+def test_of_several_panels_p_is_multiplied_and_the_clearest_is_told() -> None:
+    assert finding.graded([divided(1 / 35), divided(1 / 2)], 0.05) is None
+    two = [divided(1 / 126, 0.3), divided(1 / 126, 0.5, "prose")]
+    found = finding.graded(two, 0.05)
+    assert "prose" in found.sentence
+    assert found.error.startswith("p 0.0159, of all 35 ways")
+    assert "times the 2 panels" in found.error

@@ -14,9 +14,10 @@ from moediff.activations.rows import AlignedRows
 from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.synthetic import grid
+from moediff.synthetic.firing import Law
 from moediff.synthetic.grid import CHOOSE, SCORE, cells, chosen, pooled, table
 from moediff.synthetic.methods import METHODS
-from moediff.synthetic.planted import owned, planted, stored
+from moediff.synthetic.planted import COMMON, FIRST, SECOND, graded, owned, planted, stored
 from moediff.synthetic.scoring import rates
 from snake import run_script
 
@@ -43,16 +44,12 @@ def test_scale_and_basis_change_nothing_else() -> None:
         planted(10, (5, 4), owned(2, everyone=6), 2, 0, shared=True)
 
 
-def test_some_sources_of_a_world_are_that_world(tmp_path: Path) -> None:
+def test_stored_rows_are_those_of_the_world(tmp_path: Path) -> None:
     whole = planted(300, (3, 5, 4), owned(3, everyone=6, private=3), 2, 0, noise=0.1)
-    part = whole.of((2, 0))
-    np.testing.assert_array_equal(part.owners, whole.owners[:, [2, 0]])
-    np.testing.assert_array_equal(part.parts()[0], whole.directions[:, 8:])
-    np.testing.assert_array_equal(part.parts()[1], whole.directions[:, :3])
-    data = AlignedRows(stored(part.rows, tmp_path))
+    data = AlignedRows(stored(whole.rows, tmp_path))
     found = [torch.cat(rows).numpy() for rows in zip(*data.in_order(70), strict=True)]
     joint = np.concatenate(found, axis=1)
-    wanted = np.concatenate(part.rows, axis=1)  # rows are mixed when they are written
+    wanted = np.concatenate(whole.rows, axis=1)  # rows are mixed when they are written
     np.testing.assert_array_equal(joint[joint[:, 0].argsort()], wanted[wanted[:, 0].argsort()])
     assert len(np.unique(data.column("document"))) == 6
 
@@ -73,20 +70,74 @@ def test_cells_leave_the_base_world_in_one_factor() -> None:
     }
 
 
+def test_a_strength_without_end_is_a_level_by_name() -> None:
+    settings = SETTINGS | {"factors": {"strength": [2, None]}}
+    found = {c["level"]: (c["base"], c["world"]["strength"]) for c in cells(settings)}
+    assert found == {"2": (False, 2), grid.ALONE: (True, None)}
+
+
 def test_a_world_is_made_as_its_cell_says() -> None:
     settings = SETTINGS | {"rows": 100, "validation": 20}
     base = settings["base"]
     plain = grid.made(base, settings, 3)
-    for factor, level in (("scale", 10), ("basis", "shared"), ("missed", 0.5), ("noise", 0.2)):
+    has = owned(4, everyone=14, first=3, second=3)
+    changes = {"scale": 10, "basis": "shared", "missed": 0.5, "noise": 0.2, "strength": 4,
+               "penetrance": 0.5, "zipf": 0.5, "correlation": 0.5, "children": 0.5}  # fmt: skip
+    assert {*changes, "unique"} == set(base)
+    for factor, level in changes.items():
         found = grid.made(base | {factor: level}, settings, 3)
+        is_law = factor in ("zipf", "correlation", "children")
         wanted = planted(
-            120, (16,) * 4, owned(4, everyone=14, first=3, second=3), 2, 3,
+            120, (16,) * 4,
+            graded(has, level if factor == "strength" else None, level if factor == "penetrance" else 1),
+            2, 3,
             missed=level if factor == "missed" else 0, noise=level if factor == "noise" else 0.02,
             shared=factor == "basis", scales=[1, 1, 10, 10] if factor == "scale" else None,
+            law=Law(**{factor: level}) if is_law else Law(),
         )  # fmt: skip
         for own, other in zip(found.rows, wanted.rows, strict=True):
             np.testing.assert_array_equal(own, other)
         assert not np.array_equal(found.rows[-1], plain.rows[-1])
+
+
+def test_at_a_strength_of_one_nothing_is_planted() -> None:
+    settings = SETTINGS | {"rows": 100, "validation": 20}
+    base = settings["base"]
+    plain, equal = (
+        grid.made(base | more, settings, 3) for more in ({"unique": 0}, {"strength": 1})
+    )
+    for own, other in zip(plain.rows, equal.rows, strict=True):
+        assert own.tobytes() == other.tobytes()
+    np.testing.assert_array_equal(plain.directions, equal.directions)
+    assert set(plain.owner) == set(equal.owner) == {COMMON}
+
+
+def test_a_strength_is_a_ratio_of_explained_variance() -> None:
+    amounts = graded(owned(4, first=1), 5, 1)
+    made = planted(500, (3,) * 4, amounts, 1, 0)
+    explained = [float((rows.astype(float) ** 2).sum()) for rows in made.rows]
+    np.testing.assert_allclose(explained, np.array([1, 1, 0.2, 0.2]) * explained[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("penetrance", "models"), [(1, 4), (0.75, 3), (0.5, 2), (0.01, 1)])
+def test_a_kinds_feature_is_in_so_many_of_its_models(penetrance: float, models: int) -> None:
+    settings = SETTINGS | {"rows": 100, "validation": 20, "models": 4, "features": 40}
+    world = grid.made(settings["base"] | {"unique": 0.4, "penetrance": penetrance}, settings, 0)
+    assert [int((world.owner == name).sum()) for name in (COMMON, FIRST, SECOND)] == [24, 8, 8]
+    has = np.array([part.any(1) for part in world.parts()]).T  # [feature, source]
+    assert has[world.owner == COMMON].all()
+    for name, side in ((FIRST, slice(0, 4)), (SECOND, slice(4, 8))):
+        own = has[world.owner == name]
+        assert (own[:, side].sum(1) == models).all()
+        assert own.sum(1).max() == models  # and nowhere else
+        assert (own[:, side].sum(0) == 8 * models / 4).all()  # models take turns
+
+
+def test_features_missing_in_part_of_a_kind_are_as_weak_there_as_elsewhere() -> None:
+    np.testing.assert_allclose(
+        graded(owned(4, everyone=1, first=1, second=1), 4, 0.5),
+        [[1, 1, 1, 1], [0.5, 1, 0.5, 0.5], [0.5, 0.5, 1, 0.5]],
+    )
 
 
 def counts(attributed: int, right: int, recovered: int, planted: int = 10, live: int = 100) -> dict:
@@ -132,6 +183,13 @@ def test_a_threshold_is_chosen_without_the_seeds_for_scoring() -> None:
     assert found["f1_choosing"] == pytest.approx(0.8)  # 2/3 and 1
     assert found["scored"]["precision"] == pytest.approx(18 / 30)
     assert found["scored_in_use"]["precision"] == pytest.approx(20 / 30)
+
+
+def test_what_is_found_where_nothing_is_planted_stands_beside() -> None:
+    (found,) = chosen(made_table())
+    assert (found["scored"]["false_features"], found["scored_in_use"]["false_features"]) == (0, 10)
+    (found,) = chosen(made_table().filter(pl.col("planted") > 0))
+    assert found["scored"]["false_features"] is None
 
 
 def test_a_tie_leaves_the_threshold_in_use() -> None:

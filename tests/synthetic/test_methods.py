@@ -13,10 +13,12 @@ from method_worlds import OURS, PAPER, SETTINGS
 from moediff.activations.rows import AlignedRows
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
-from moediff.synthetic import grid, methods
-from moediff.synthetic.methods import COMMON, DEAD, METHODS, World, apply, recipes
-from moediff.synthetic.planted import Planted, owned
-from moediff.synthetic.scoring import FIRST, SECOND, Found, score
+from moediff.synthetic import grid, rules
+from moediff.synthetic.methods import METHODS, recipes
+from moediff.synthetic.planted import COMMON, FIRST, SECOND, Planted
+from moediff.synthetic.rules import DEAD
+from moediff.synthetic.scoring import Found, score
+from moediff.synthetic.world import World
 
 # --- rules on dictionaries made by hand -----------------------------------------------------------
 
@@ -32,7 +34,7 @@ def world_of_rows(
     """The same, where each source has the axes in an order of its own."""
     rows = np.random.default_rng(0).exponential(size=(4000, 4)).astype(np.float32)
     directions = np.concatenate([np.eye(4)[order] for order in orders], axis=1)
-    truth = Planted([rows[:, o] for o in orders], directions, owned(len(orders), everyone=4))
+    truth = Planted([rows[:, o] for o in orders], directions, np.full(4, COMMON))
     world = World(truth, 2000, {}, 0, folder)
     world._fitted = dictionaries
     return world
@@ -62,12 +64,12 @@ PAIRED = (0, 1)
 def test_rules_of_norm_and_of_users(tmp_path: Path) -> None:
     norms = [(1.0, 0.0), (0.25, 1.0), (1.0, 1.0), (0.0, 1.0)]
     world = made_world(tmp_path, {("r", PAIRED): by_axis([0, 1, 2, 3], norms, [3])})
-    norm = methods.by_norm(world, "r", PAIRED)
+    norm = rules.by_norm(world, "r", PAIRED)
     # Relative norms are 0, 0.875 and 0.5.
     assert norm.kinds(0.3).tolist() == [FIRST, SECOND, COMMON, DEAD]
     assert norm.kinds(0.1).tolist() == [FIRST, COMMON, COMMON, DEAD]
     # The second writes 0.29 and 1.18 times what is there: of an equal part the first source has 0.68.
-    used = methods.by_users(world, "r", PAIRED)
+    used = rules.by_users(world, "r", PAIRED)
     assert used.kinds(0.2).tolist() == [FIRST, COMMON, COMMON, DEAD]
     assert used.kinds(0.69).tolist() == [FIRST, SECOND, COMMON, DEAD]
     wanted = np.zeros((3, 8))
@@ -79,31 +81,85 @@ def test_rules_of_norm_and_of_users(tmp_path: Path) -> None:
 def test_users_of_a_panel_are_every_source_of_a_kind(tmp_path: Path) -> None:
     norms = [(1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0)]
     world = made_world(tmp_path, {("r", (0, 1, 2, 3)): by_axis([0, 1, 2, 3], norms, [])}, 4)
-    found = methods.by_users(world, "r", (0, 1, 2, 3))
+    found = rules.by_users(world, "r", (0, 1, 2, 3))
     assert found.kinds(0.2).tolist() == [FIRST, SECOND, COMMON, COMMON]
 
 
 def test_the_rule_of_blocks(tmp_path: Path) -> None:
     norms = [(1.0, 0.0), (1.0, 1.0), (1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.0, 1.0)]
     dictionary = by_axis([0, 1, 2, 3, 2, 3], norms, [3], exclusive=2)
-    found = methods.by_block(made_world(tmp_path, {("r", PAIRED): dictionary}), "r", PAIRED)
+    found = rules.by_block(made_world(tmp_path, {("r", PAIRED): dictionary}), "r", PAIRED)
     assert found.kinds(0.0).tolist() == [COMMON, COMMON, FIRST, DEAD, SECOND, SECOND]
 
 
-def test_the_rule_of_matches(tmp_path: Path) -> None:
+def test_a_vote_over_pairs_knows_a_kinds_own_from_a_models_own(tmp_path: Path) -> None:
+    """Axes 0 and 1 are the kinds' own, 2 is in every source, 3 in the first alone."""
+    has = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    made = {}
+    for pair in pairs:
+        norms = has[:, pair]
+        absent = np.flatnonzero(~norms.any(1)).tolist()
+        # What is dead needs a length all the same.
+        sizes = [tuple(map(float, row)) if row.any() else (1.0, 1.0) for row in norms]
+        made["r", pair] = by_axis([0, 1, 2, 3], sizes, absent)
+    world = made_world(tmp_path, made, 4)
+    assert world.pairs() == pairs
+    found = rules.by_vote(rules.by_norm)(world, "r")
+    assert found.kinds(0.3).tolist() == [FIRST, COMMON, COMMON, SECOND]  # as the pairs have them
+    wanted = np.zeros((4, 4, 4))  # [group, source, axis]: each source is in three pairs
+    for group, axis in enumerate((0, 2, 3, 1)):
+        wanted[group, :, axis] = 3 * has[axis]
+    np.testing.assert_allclose(found.directions, wanted.reshape(4, 16), atol=1e-6)
+
+
+def test_a_vote_over_saes_goes_by_what_correlates(tmp_path: Path) -> None:
+    """Sources have the axes in orders of their own; the features of each are by the axes of the world."""
+    orders = [[0, 1, 2, 3], [2, 0, 3, 1], [1, 0, 3, 2], [3, 2, 1, 0]]
+    axes = [
+        [0, 2, 3],
+        [0, 2],
+        [1, 2],
+        [1, 2],
+    ]  # 0 and 1 the kinds' own, 2 common, 3 of one SAE alone
     saes = {
-        ("r", (0,)): by_axis([0, 1, 2], [(1.0,)] * 3, [2]),
-        ("r", (1,)): by_axis([2, 3], [(2.0,)] * 2, []),  # axes 3 and 1 of the first source
+        ("r", (source,)): by_axis([order.index(a) for a in mine], [(2.0,)] * len(mine), [])
+        for source, (order, mine) in enumerate(zip(orders, axes, strict=True))
     }
-    found = methods.by_match(
-        world_of_rows(tmp_path, saes, [[0, 1, 2, 3], [2, 0, 3, 1]]), "r", PAIRED
+    found = rules.by_match(world_of_rows(tmp_path, saes, orders), "r")
+    assert found.kinds(0.7).tolist() == [FIRST, COMMON, DEAD, SECOND]
+    assert found.kinds(-1.0).tolist() == [COMMON, COMMON, DEAD, COMMON]  # all is shared
+    assert found.kinds(1.1).tolist() == [COMMON, COMMON, DEAD, COMMON]  # nothing is anywhere
+    wanted = np.zeros((4, 16))
+    for source, order in enumerate(orders):
+        for group, axis in enumerate((0, 2, 3, 1)):
+            wanted[group, 4 * source + order.index(axis)] = 2.0 * (axis in axes[source])
+    np.testing.assert_allclose(found.directions, wanted, atol=1e-6)
+
+
+def test_the_graded_rule_sees_what_is_written_more(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    norms = np.exp(0.01 * random.normal(size=(4, 8)))
+    norms[0, :4] *= 0.5
+    norms[1, 4:] *= 0.5
+    world = made_world(
+        tmp_path, {("r", tuple(range(8))): by_axis([0, 1, 2, 3], norms.tolist(), [])}, 8
     )
-    assert found.kinds(0.7).tolist() == [FIRST, COMMON, DEAD, SECOND, COMMON]
-    assert found.kinds(1.1).tolist() == [FIRST, FIRST, DEAD, SECOND, SECOND]
-    assert found.kinds(-1.0).tolist() == [COMMON, COMMON, DEAD, COMMON, COMMON]
-    wanted = np.zeros((5, 8))
-    wanted[[0, 1, 2, 3, 4], [0, 1, 2, 6, 7]] = [1, 1, 1, 2, 2]
-    np.testing.assert_allclose(found.directions, wanted)
+    found = rules.by_t(world, "r", tuple(range(8)))
+    assert found.kinds(0.1).tolist() == [SECOND, FIRST, COMMON, COMMON]
+    assert found.kinds(-1.0).tolist() == [COMMON] * 4
+    # By the strict rule nothing is anyone's: half of a feature is much.
+    strict = rules.by_users(world, "r", tuple(range(8)))
+    assert strict.kinds(0.2).tolist() == [COMMON] * 4
+
+
+def test_the_graded_rule_says_nothing_of_a_source_in_which_nothing_is_explained(
+    tmp_path: Path,
+) -> None:
+    norms = [(1.0, 1.0, 1.0, 0.0)] * 4
+    world = made_world(tmp_path, {("r", (0, 1, 2, 3)): by_axis([0, 1, 2, 3], norms, [3])}, 4)
+    found = rules.by_t(world, "r", (0, 1, 2, 3))
+    assert found.kinds(1.0).tolist() == [COMMON, COMMON, COMMON, DEAD]
 
 
 # --- an easy world --------------------------------------------------------------------------------
@@ -113,7 +169,6 @@ def test_the_rule_of_matches(tmp_path: Path) -> None:
 def easy(tmp_path_factory) -> World:
     torch.set_num_threads(1)
     wanted = recipes(OURS, PAPER, SETTINGS)
-    wanted["paper"]["lr"] = None  # its own is for a run of 40,000 steps
     # With features to spare nothing sends what is exclusive into its block.
     wanted["dfc"] |= {"features": 20, "exclusive": 3}
     truth = grid.made(SETTINGS["base"], SETTINGS, 0)
@@ -121,32 +176,46 @@ def easy(tmp_path_factory) -> World:
 
 
 def test_an_easy_world_is_as_it_was_ordered(easy: World) -> None:
-    owners = easy.truth.owners.tolist()
-    assert owners.count([True, True, False, False]) == owners.count([False, False, True, True]) == 3
-    assert owners.count([True] * 4) == 14
+    has = [tuple(map(bool, part)) for part in np.array([p.any(1) for p in easy.truth.parts()]).T]
+    assert has.count((True, True, False, False)) == has.count((False, False, True, True)) == 3
+    assert has.count((True,) * 4) == 14
+    assert easy.truth.owner.tolist() == [COMMON] * 14 + [FIRST] * 3 + [SECOND] * 3
     assert AlignedRows(easy.fit).count == 6000
     assert easy.rows((0, 2)).count == 2000
     recipe = recipes(OURS, PAPER, SETTINGS)
-    assert {(r["k"], r["features"], r["rows"]) for r in recipe.values()} == {(2, 30, 64_000)}
-    assert (recipe["paper"]["lr"], recipe["default"]["lr"]) == (1e-3, None)
+    keys = ("k", "features", "rows", "batch", "lr")
+    assert {tuple(r[key] for key in keys) for r in recipe.values()} == {(2, 30, 38_400, 256, 0.02)}
 
 
-# What a method must reach there.
-# Of six seeds the fits of dfc reach 0.33 to 0.67 (0.53 in the mean): its bound is below them.
-REACHES = dict.fromkeys(METHODS, 0.8) | {"dfc": 0.3, "matched-saes": 0.7}
+def test_values_are_those_that_a_dictionary_gives_rows_in_order(easy: World) -> None:
+    dictionary, found = easy.dictionary("default", (0, 2)), easy.values("default", (0, 2))
+    start = 0
+    for sources in easy.rows((0, 2)).in_order(700):
+        rows = dictionary.standardise(sources)
+        (row, feature), values = dictionary.encode(rows)
+        wanted = torch.zeros(len(rows), dictionary.shape.features)
+        wanted[row, feature] = values.float()
+        np.testing.assert_allclose(found[start : start + len(rows)], wanted, rtol=1e-4, atol=1e-4)
+        start += len(rows)
+    assert start == len(found) == 2000
+    assert easy.columns() == [slice(0, 16), slice(16, 32), slice(32, 48), slice(48, 64)]
+
+
+# What a method must reach there. Of 2 + 2 models there are two other labellings, too few for the graded
+# rule; the paper's recipe wants longer fits.
+REACHES = dict.fromkeys(METHODS, 0.8) | {"dfc": 0.45, "graded": 0.55, "paper": 0.6}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_finds_what_is_easy(easy: World, name: str) -> None:
     method = METHODS[name]
-    judged, truth = apply(method, easy)
-    found = judged.found(method.thresholds[0])
-    right = score(found, truth)
+    found = method.judged(easy).found(method.thresholds[0])
+    right = score(found, easy.truth)
     print(name, {key: right[key] for key in (*grid.COUNTS, "precision", "recall", "f1")})
     assert right["f1"] >= REACHES[name]
     # Broken by hand: kinds exchanged, directions at random.
     other = {FIRST: SECOND, SECOND: FIRST, COMMON: COMMON}
     exchanged = Found(found.directions, np.array([other[kind] for kind in found.kind]))
-    assert score(exchanged, truth)["f1"] <= right["f1"] / 2
+    assert score(exchanged, easy.truth)["f1"] <= right["f1"] / 2
     random = np.random.default_rng(0).normal(size=found.directions.shape)
-    assert score(Found(random, found.kind), truth)["f1"] <= right["f1"] / 2
+    assert score(Found(random, found.kind), easy.truth)["f1"] <= right["f1"] / 2

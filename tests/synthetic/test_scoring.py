@@ -6,17 +6,26 @@ import numpy as np
 import pytest
 
 from moediff.synthetic import grid, scoring
-from moediff.synthetic.methods import COMMON
-from moediff.synthetic.planted import Planted, owned, planted
-from moediff.synthetic.scoring import FIRST, SECOND, Found, score
+from moediff.synthetic.planted import (
+    COMMON,
+    FIRST,
+    KINDS,
+    SECOND,
+    Planted,
+    graded,
+    owned,
+    owners,
+    planted,
+)
+from moediff.synthetic.scoring import Found, score
 
 
-def world_of(owners: np.ndarray) -> Planted:
+def world_of(amounts: np.ndarray) -> Planted:
     """Each planted feature is an axis of its own in each source that has it."""
-    features, sources = owners.shape
-    parts = [np.eye(features) * owners[:, [s]] for s in range(sources)]
+    features, sources = amounts.shape
+    parts = [np.eye(features) * amounts[:, [s]] for s in range(sources)]
     rows = [np.zeros((1, features))] * sources
-    return Planted(rows, np.concatenate(parts, axis=1), owners)
+    return Planted(rows, np.concatenate(parts, axis=1), owners(amounts))
 
 
 PAIR = world_of(
@@ -117,6 +126,34 @@ def test_nothing_attributed_and_nothing_planted() -> None:
     assert (empty["live"], empty["f1"], empty["false_share"]) == (0, 0, None)
 
 
+def test_a_feature_in_part_of_a_kind_is_near_by_the_models_that_have_it() -> None:
+    has = owned(4, everyone=1, first=1, second=1)
+    amounts = graded(has, None, 0.5)  # the first kind's in source 1 alone
+    parts = np.split(np.eye(3)[1] * amounts[1][:, None], 4)
+    truth = Planted([np.zeros((1, 3))] * 4, world_of(amounts).directions, owners(has))
+    found = scored((np.ravel(parts), FIRST), truth=truth)
+    assert (found["right"], found["recovered"], found["planted"]) == (1, 1, 2)
+    elsewhere = np.roll(np.ravel(parts), -3)  # the same axis, of source 0
+    found = scored((elsewhere, FIRST), truth=truth)
+    assert (found["right"], found["recovered"]) == (0, 0)
+
+
+def test_the_truth_scores_one_and_blind_guesses_what_chance_gives() -> None:
+    truth = planted(
+        1, (32,) * 8, graded(owned(8, 44, 10, 10), 3, 1), 2, 0, owner=owners(owned(8, 44, 10, 10))
+    )
+    perfect = score(Found(truth.directions, truth.owner), truth)
+    assert (perfect["precision"], perfect["recall"], perfect["false_share"]) == (1, 1, 0)
+    random = np.random.default_rng(0)
+    blind = [
+        score(Found(truth.directions, random.choice([*KINDS, COMMON], 64)), truth)
+        for _ in range(300)
+    ]
+    # Of 64 features 10 are the kind's that is guessed, and a third of them is guessed to be.
+    assert np.mean([one["precision"] for one in blind]) == pytest.approx(10 / 64, abs=0.01)
+    assert np.mean([one["recall"] for one in blind]) == pytest.approx(1 / 3, abs=0.02)
+
+
 def test_nearness_is_a_mean_of_plain_cosines() -> None:
     random = np.random.default_rng(0)
     truth = planted(1, (4, 6, 5), owned(3, everyone=5, private=3), 2, 0)
@@ -129,7 +166,6 @@ def test_nearness_is_a_mean_of_plain_cosines() -> None:
                 for cut in (slice(0, 4), slice(10, 15))
             ]
             wanted = [
-                abs(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) if b.any() else 0
-                for a, b in parts
+                abs(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in parts if b.any()
             ]
-            assert near[f, p] == pytest.approx(np.mean(wanted))
+            assert near[f, p] == pytest.approx(np.mean(wanted or [0]))

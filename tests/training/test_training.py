@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from conftest import DENSE, MOE, PLAN, PRESETS, SCHEMA, VOCABULARY
+from moediff.config import kept
 from moediff.config.complete import complete
 from moediff.core import checkpoint
 from moediff.core.errors import UserError
@@ -180,6 +181,113 @@ def test_a_killed_run_ends_with_the_same_bytes(
     loading.save(resumed, tmp_path / "b")
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
     assert one == two
+
+
+def test_a_config_counts_the_steps_that_a_run_takes(data, tiny_model, tmp_path: Path) -> None:
+    corpus = TINY["corpus"] | {"domains": {"made": {"source": "tales"}}}
+    length = TINY["corpus"]["sequence"]["length"]
+    tokens = TINY["corpus"]["tokens"] | {"train": 24 * length + 1}
+    for change, steps in (({}, 6), ({"batch": 5, "epochs": 3}, 12), ({"batch": 7}, 3)):
+        settings = TINY["training"] | {"batch": 4} | change
+        config = complete(
+            TINY | {"corpus": corpus | {"tokens": tokens}, "training": settings}, SCHEMA, PRESETS
+        )
+        plan = Plan.of(config["training"], 1e-3, 0)
+        assert kept.step_count(config, "dense") == plan.steps(len(data)) == steps
+        config["models"]["dense"]["sees"]["share"] = 0.34
+        assert kept.step_count(config, "dense") == replace(plan, sequences=8).steps(len(data))
+
+
+KEEP = [3, 7, 10]
+
+
+def kept_bytes(model, state: Path, folder: Path) -> list[bytes]:
+    """The weights that a run kept, as files of models."""
+    found = []
+    for step in KEEP:
+        loop.take_kept(model, state, step)
+        loading.save(model, folder / str(step))
+        found.append((folder / str(step) / "model.safetensors").read_bytes())
+    return found
+
+
+def test_kept_weights_are_those_after_their_steps_and_change_no_others(
+    data, architecture, tiny_model, tmp_path: Path, monkeypatch
+) -> None:
+    plain, keeping = tiny_model(architecture), tiny_model(architecture)
+    seen, take = [], Step.take
+
+    def watched(self, *arguments: object) -> object:
+        found = take(self, *arguments)
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return found
+
+    monkeypatch.setattr(Step, "take", watched)
+    before = loop.train(plain, PLAN, data, data, tmp_path / "plain", CPU)
+    history = loop.train(keeping, PLAN, data, data, tmp_path / "keeping", CPU, keep=KEEP)
+    last = keeping.state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in plain.state_dict().items())
+    for step in KEEP:
+        model = tiny_model(architecture, seed=5)
+        loop.take_kept(model, tmp_path / "keeping", step)
+        wanted = seen[step - 1]
+        assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+        measured = evaluate(model.eval(), data, CPU, torch.float32, ["balance"])
+        row = history.filter(step=step, split="validation", domain="all", name="cross_entropy")
+        assert row["value"].item() == measured.cross_entropies()["all"]
+    # What is measured at other steps is as it was, but for the steps that a training loss is summed over.
+    same = history.filter(~history["step"].is_in(KEEP), split="validation")
+    assert same.equals(before.filter(~before["step"].is_in(KEEP), split="validation"))
+
+
+@pytest.mark.parametrize("died", [2, 5, 8, 9, 11])
+def test_a_run_killed_between_kept_steps_ends_with_the_same_bytes(
+    died: int, data, tiny_model, tmp_path: Path, monkeypatch
+) -> None:
+    whole = tiny_model(MOE)
+    history = loop.train(whole, PLAN, data, data, tmp_path / "whole", CPU, keep=KEEP)
+    steps, take = 0, Step.take
+
+    def kill(*arguments: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == died:
+            raise Killed
+        return take(*arguments)
+
+    monkeypatch.setattr(Step, "take", kill)
+    with pytest.raises(Killed):
+        loop.train(tiny_model(MOE), PLAN, data, data, tmp_path / "killed", CPU, keep=KEEP)
+    resumed, steps = tiny_model(MOE, seed=5), 100
+    if died == 2:  # nothing was written: it begins as it began
+        resumed = tiny_model(MOE)
+    again = loop.train(resumed, PLAN, data, data, tmp_path / "killed", CPU, keep=KEEP)
+    assert steps - 100 == 12 - max([0, *(mark for mark in (*KEEP, 6) if mark < died)])
+    assert again.equals(history)
+    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
+    one, two = (
+        kept_bytes(tiny_model(MOE), tmp_path / name, tmp_path / f"{name}-kept")
+        for name in ("whole", "killed")
+    )
+    assert one == two
+    assert len(set(one)) == 3
+
+
+def test_a_finished_run_that_has_not_kept_a_step_begins_anew(
+    data, tiny_model, tmp_path: Path
+) -> None:
+    whole = tiny_model(DENSE)
+    loop.train(whole, PLAN, data, data, tmp_path, CPU)
+    again = tiny_model(DENSE)
+    loop.train(again, PLAN, data, data, tmp_path, CPU, keep=KEEP)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+    found = kept_bytes(tiny_model(DENSE), tmp_path, tmp_path / "kept")
+    damaged = tmp_path / "kept-000000007.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    loop.train(tiny_model(DENSE), PLAN, data, data, tmp_path, CPU, keep=KEEP)
+    assert kept_bytes(tiny_model(DENSE), tmp_path, tmp_path / "again") == found
+    with pytest.raises(UserError, match="no step 12 on its way"):
+        loop.train(tiny_model(DENSE), PLAN, data, data, tmp_path, CPU, keep=[12])
 
 
 def test_a_router_loss_is_learned_from_by_its_weight_and_measured_at_weight_0(

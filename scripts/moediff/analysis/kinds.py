@@ -126,6 +126,31 @@ def graded_usage(
     }
 
 
+def by_domain(
+    used: np.ndarray, kinds: Mapping[str, Sequence[str]], domains: Sequence[str | None]
+) -> list[dict[str, Any]]:
+    """On what each kind spends more of its explained variance than the other, by top domain of the features.
+
+    `used` [F, S] in the order of `kinds`, `domains` [F] the top domain of each feature (None: it has none).
+    `more` is the sum of what a kind's mean usage has above the other's over the features of a domain: over
+    all domains it is the total variation, for either kind. Without a difference there is no row.
+    """
+    first = len(next(iter(kinds.values())))
+    difference = used[:, :first].mean(1) - used[:, first:].mean(1)  # [F]
+    table = pl.DataFrame(
+        {"domain": list(domains), "more": difference}, schema_overrides={"domain": pl.String}
+    )
+    found = []
+    for kind, sign in zip(kinds, (1, -1), strict=True):
+        own = table.select("domain", more=(sign * pl.col("more")).clip(0)).filter(
+            pl.col("more") > 0
+        )
+        sums = own.group_by("domain").agg(pl.col("more").sum(), features=pl.len())
+        for row in sums.sort("more", "domain", descending=[True, False]).iter_rows(named=True):
+            found.append({"kind": kind, **row})
+    return found
+
+
 def graded_rows(
     similarities: pl.DataFrame, kinds: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:

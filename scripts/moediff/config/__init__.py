@@ -16,6 +16,7 @@ from moediff.config.corpus import (
     tokenizer_files,
 )
 from moediff.config.detectable import planted_fits, planted_tries
+from moediff.config.kept import kept_steps
 from moediff.config.kinds import KINDS, has_experts, kind, language_models, models_of
 from moediff.config.layout import Fit, Source
 from moediff.config.models import own_tokenizers, seeds
@@ -44,6 +45,7 @@ __all__ = [
     "has_experts",
     "init_of",
     "is_panel",
+    "kept_steps",
     "kind",
     "kinds",
     "language_models",

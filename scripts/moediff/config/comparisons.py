@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from moediff.config.activations import model_shards, points
 from moediff.config.base import ROW_SPLITS, Config, count_of
-from moediff.config.kinds import kind
+from moediff.config.kinds import kind, run_of
 from moediff.config.layout import LONGEST_MEMBER, Fit, Member, Source, side
 from moediff.config.models import model_width, seeds
 from moediff.config.recipes import STREAM
@@ -23,7 +23,7 @@ def members(config: Config, comparison: str) -> list[Member]:
     """The dictionaries of a comparison, as lists of sources.
 
     `each` gives one for every choice of one seed a model (the same model twice: two seeds,
-    in one order only; the same model at two points: one seed); `all` gives one over every seed of
+    in one order only; the same model at two points or steps: one seed); `all` gives one over every seed of
     every model. Where several points are read, a model named without one stands for each in turn.
     `seeds` leaves out all others. A control is `_controlled`.
     """
@@ -44,7 +44,7 @@ def members(config: Config, comparison: str) -> list[Member]:
         if "all" in settings:
             choices = [tuple(itertools.chain(*sides))]
         else:
-            choices = filter(_is_choice, itertools.product(*sides))
+            choices = (one for one in itertools.product(*sides) if _is_choice(config, one))
         for sources in choices:
             shown = _controlled(sources, settings["control"])
             found.setdefault(frozenset(shown), Member(comparison, shown))
@@ -67,11 +67,12 @@ def _point(config: Config, model: str, point: str) -> str | None:
     return point if several and kind(config, model).reads_text else None
 
 
-def _is_choice(sources: tuple[Source, ...]) -> bool:
-    """Whether no source stands twice, and one model at two points is of one seed."""
+def _is_choice(config: Config, sources: tuple[Source, ...]) -> bool:
+    """Whether no source stands twice, and one model at two points or steps is of one seed."""
+    runs = [(run_of(config, source.model), source.model, source.point) for source in sources]
     return len(set(sources)) == len(sources) and not any(
-        a.model == b.model and a.point != b.point and a.seed != b.seed
-        for a, b in itertools.combinations(sources, 2)
+        one[0] == other[0] and one != other and a.seed != b.seed
+        for (a, one), (b, other) in itertools.combinations(zip(sources, runs, strict=True), 2)
     )
 
 

@@ -10,10 +10,12 @@ from moediff.config.base import Config
 from moediff.config.comparisons import check_comparison
 from moediff.config.corpus import check_corpus
 from moediff.config.detectable import check_detectable
+from moediff.config.kept import add_kept, check_kept
 from moediff.config.kinds import language_models
 from moediff.config.models import check_model
 from moediff.config.names import check_names
 from moediff.config.places import settle
+from moediff.config.planted import check_planted
 from moediff.config.recipes import check_recipe
 from moediff.config.schema import fill
 from moediff.config.sizes import check_sizes
@@ -46,21 +48,14 @@ def _check(config: Config, schema: Mapping[str, Any]) -> None:
     for name, model in config["models"].items():
         check_model(name, model, config)
         check_training(name, config)
+        check_kept(name, config)
     check_hook(config)
+    add_kept(config)
     rules = schema["$defs"]["recipe"]["properties"]["select"]
     for name, recipe in config["recipes"].items():
         check_recipe(name, recipe, config, rules)
     for name in config["comparisons"]:
         check_comparison(name, config)
     check_detectable(config)
-    planted = config["planted"]
-    if planted["active"] > planted["features"]:
-        raise ConfigError(
-            f"planted.active: {planted['active']} features a row are more than planted.features "
-            f"{planted['features']}"
-        )
-    seeds_of = planted["seeds"]
-    for seed in seeds_of["choose"]:
-        if seed in seeds_of["score"]:
-            raise ConfigError(f"planted.seeds: seed {seed} is both to choose and to score on")
+    check_planted(config["planted"])
     check_sizes(config)

@@ -17,16 +17,19 @@ class Kind:
 
     name: str  # as messages and tables say it
     reads_text: bool  # a language model: it can be run on tokens, and run again
-    trained: bool  # leaves weights, a history and seeds of its own under results
+    trained: bool  # here: it leaves weights under results and has seeds
 
 
 # Key of a model's settings -> its kind.
 KINDS = {
+    "kept": Kind(
+        "kept", reads_text=True, trained=True
+    ),  # one trained here, after a step on its way
     "train": Kind("trained", reads_text=True, trained=True),
     "load": Kind("loaded", reads_text=True, trained=False),
     "rows": Kind("external activations", reads_text=False, trained=False),
 }
-TRAINED, LOADED, EXTERNAL = KINDS.values()
+KEPT, TRAINED, LOADED, EXTERNAL = KINDS.values()
 
 
 def kind_of(settings: Config) -> Kind:
@@ -37,6 +40,14 @@ def kind_of(settings: Config) -> Kind:
 def kind(config: Config, model: str) -> Kind:
     """The kind of a model of a config."""
     return kind_of(config["models"][model])
+
+
+def run_of(config: Config, model: str) -> str:
+    """The model in whose training a model's weights were made: itself, unless they were kept on the way."""
+    if kind(config, model) is not KEPT:
+        return model
+    run: str = config["models"][model]["kept"]["model"]
+    return run
 
 
 def models_of(config: Config, *kinds: Kind) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from moediff.core.errors import UserError
+from moediff.core.errors import ConfigError, UserError
 
 AT = "@"  # between a model and a hook point, in a comparison and in the name of a source
 
@@ -92,10 +92,40 @@ def point_name(hook: str, layer: float) -> str:
     return f"{hook}.{layer}"
 
 
+def at_step(model: str, step: int) -> str:
+    """What a model is called as it was after an optimizer step: to all but its training another model."""
+    return f"{model}-step-{step}"
+
+
+_STEP = r"(?::step-(?P<step>\d{1,15}))?"
+_SIDE = re.compile(rf"(?P<model>[^@:]*)(?:{AT}(?P<point>[^:]*))?{_STEP}")
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side of a comparison as a config writes it: `model` or `model@point`, and `:step-500` behind it."""
+
+    model: str
+    point: str | None = None  # None: every one
+    step: int | None = None  # None: the end
+
+    @classmethod
+    def parse(cls, name: str) -> Side:
+        """Raises ConfigError for what is none."""
+        match = _SIDE.fullmatch(name)
+        if match is None:
+            raise ConfigError(
+                f"comparisons: '{name}': a side is written model, model{AT}hook.layer, model:step-500 or "
+                f"model{AT}hook.layer:step-500"
+            )
+        step = match["step"]
+        return cls(match["model"], match["point"] or None, None if step is None else int(step))
+
+
 def side(name: str) -> tuple[str, str | None]:
-    """Model and hook point (None: every one) of a side of a comparison, `model` or `model@point`."""
-    model, _, point = name.partition(AT)
-    return model, point or None
+    """Model, named by `at_step` where a step is given, and hook point (None: every one) of a side."""
+    found = Side.parse(name)
+    return found.model if found.step is None else at_step(found.model, found.step), found.point
 
 
 # model.seed, a view's name after a dot, a hook point after AT. A model's name has no dot, so that the
@@ -103,7 +133,7 @@ def side(name: str) -> tuple[str, str | None]:
 _LAYER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 _SOURCE = re.compile(
     r"(?P<model>[A-Za-z0-9][\w-]*)(?:\.(?P<seed>\d+)(?:\.(?P<view>[a-z]+))?)?"
-    rf"(?:{AT}(?P<point>[a-z_]+\.{_LAYER}))?"
+    rf"(?:{AT}(?P<point>[a-z_]+\.{_LAYER}))?{_STEP}"
 )
 _RUN = re.compile(
     r"(?P<model>[A-Za-z0-9][\w-]*)\.(?P<seeds>\d+(?:-\d+)?(?:\+\d+(?:-\d+)?)*)(?:\.(?P<view>[a-z]+))?"
@@ -135,14 +165,16 @@ class Source:
 
     @classmethod
     def parse(cls, name: str, seed: int | None = None) -> Source:
-        """The source of a name; `seed` where the name says none. Raises UserError for what is no name."""
+        """The source of a name, or of a config's side; `seed` where it says none. Raises UserError."""
         match = _SOURCE.fullmatch(name)
         if match is None or (match["seed"] is None and seed is None):
             raise UserError(
                 f"'{name}': a source is written model.seed, or model.seed{AT}hook.layer"
             )
         number = int(match["seed"]) if match["seed"] is not None else int(seed or 0)
-        return cls(match["model"], number, match["point"], match["view"])
+        step = match["step"]
+        model = match["model"] if step is None else at_step(match["model"], int(step))
+        return cls(model, number, match["point"], match["view"])
 
 
 def _runs(sources: Iterable[Source]) -> Iterator[str]:

@@ -36,7 +36,7 @@ def model_width(config: Config, model: str) -> int | None:
 
 def _known(config: Config, model: str, key: str, *names: str) -> int | None:
     settings = config["models"][model]
-    if kind(config, model) is TRAINED:
+    if kind(config, model).trained:
         return settings["train"][key]
     if kind(config, model) is EXTERNAL:
         return None

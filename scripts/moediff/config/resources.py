@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moediff.config.base import Config, files_of
-from moediff.config.kinds import TRAINED, kind
+from moediff.config.kinds import kind
 from moediff.config.layout import Member
 from moediff.config.models import model_width
 
@@ -87,7 +87,7 @@ def shard_tokens(config: Config, split: str) -> int:
 def model_mb(config: Config, model: str) -> float:
     """Float32 megabytes of a model's weights; of a folder its files, of a Hub id UNKNOWN_MODEL_MB."""
     settings = config["models"][model]
-    if kind(config, model) is TRAINED:
+    if kind(config, model).trained:
         vocabulary = config["corpus"]["tokenizer"].get("train", 2**16)
         return 4 * model_parameters(settings["train"], vocabulary) / MEGABYTE
     files = map(Path, files_of(settings.get("load", ""), ("*.safetensors",)))

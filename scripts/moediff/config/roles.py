@@ -11,7 +11,7 @@ from typing import Any
 
 from moediff.config.base import Config
 from moediff.config.comparisons import doses, is_panel
-from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, has_experts, kind, models_of
+from moediff.config.kinds import EXTERNAL, LOADED, TRAINED, has_experts, kind, models_of, run_of
 from moediff.config.layout import Fit, Member, Source
 from moediff.config.training import init_of
 
@@ -95,7 +95,8 @@ def share_a_basis(config: Config, pair: Fit | None) -> bool:
 def _beginning(config: Config, source: Source) -> tuple[str, int] | None:
     """The run trained here that a model came from in the end; None of one that began elsewhere."""
     model = source.model
-    while kind(config, model) is TRAINED:
+    while kind(config, model).trained:
+        model = run_of(config, model)
         _, earlier = init_of(config, model)
         if earlier is None:
             return model, source.seed

@@ -31,7 +31,7 @@ def peak_rates(config: Config, model: str) -> list[float]:
 
 def trial_params(config: Config, model: str) -> Config:
     """What decides a trial of the sweep; its rate, its length and its seed are chosen elsewhere."""
-    apart = ("seeds", "sweep_tokens", "peak_lr")
+    apart = ("seeds", "sweep_tokens", "peak_lr", "keep")
     params = {
         key: value
         for key, value in training_of(config, model).items()

@@ -31,7 +31,7 @@ STAGE_VERSIONS = {
     "experts": 2,
     "examples": 1,
     "exports": 1,
-    "planted": 1,
+    "planted": 2,
     "plots": 5,
     "budget": 3,
 }

@@ -1,8 +1,8 @@
 """What a study compared: the title of its page, and the facts below it.
 
 `study` is what `of_study` of rules/inputs/report.smk says: `models`, each with its `kind`, `from`, number
-of `seeds` and `tokenizer`; `points`, the hook points; `recipes`, each with `features`, `k` and, where
-rows are not taken as they are stored, `normalise`;
+of `seeds` and `tokenizer`, and `kept` where it was kept on the way of a run; `points`, the hook points;
+`recipes`, each with `features`, `k` and, where rows are not taken as they are stored, `normalise`;
 `comparisons`, each with `sides`, `together`, `control` and `recipes`; `pair`, the folder of the
 dictionary that is drawn; `left_out`, the folders of dictionaries that are not on the page.
 """
@@ -67,9 +67,13 @@ def _model(name: str, about: Record, counts: Record | None) -> str:
         active = "" if dense else f", {counts['active'] / MILLION:,.1f}M of them used by a token"
         parts.append(f"{'dense model' if dense else 'Mixture of Experts'}, {size}{active}")
     match about["kind"]:
-        case "trained":
+        case "trained" | "kept":
             seeds = "" if about["seeds"] == 1 else f" with {about['seeds']} seeds"
-            parts.append(f"trained here{seeds}")
+            at = about.get("kept")
+            run = (
+                f"{at['model']} after step {at['step']:,} of its training" if at else "trained here"
+            )
+            parts.append(f"{run}{seeds}")
         case "loaded":
             parts.append(f"loaded from {about['from']}")
         case _:

@@ -29,6 +29,7 @@ SAID = {
     verdicts.NOTHING_SEEN: "Nothing seen",
 }
 RANK = tuple(SAID)
+GRADED = ("r2", "total_variation")  # statistics of kinds.json that must both tell kinds apart
 FREE = (*controls.EXCLUSIVE, controls.COMMON)
 # Metrics of how a dictionary was fitted: true of the method, and said of no model.
 OF_FITTING = {
@@ -49,17 +50,20 @@ class Finding:
 def strongest(
     study: Record,
     panels: Sequence[Record],
+    kinds: Sequence[Record],
     counted: Record,
     metrics: Sequence[Record],
     pair: Record | None,
 ) -> Finding | None:
-    """The first of `claim`, `panel`, `classes` and `explained` that there is; None without a dictionary.
+    """The first of `claim`, `graded`, `panel`, `classes` and `explained` that there is; None without a
+    dictionary.
 
-    `study` is what claims.json holds, `counted` what classes.json does, `pair` the record of the dictionary
-    that is drawn, one of `metrics`.
+    `study` is what claims.json holds, `kinds` the panels of kinds.json, `counted` what classes.json does,
+    `pair` the record of the dictionary that is drawn, one of `metrics`.
     """
     return (
         claim(study["claims"], study["alpha"], study["exploratory"])
+        or graded(kinds, study["alpha"])
         or panel(panels, study["alpha"])
         or classes(pair, counted)
         or panel(panels)
@@ -94,6 +98,45 @@ def claim(claims: Sequence[Record], alpha: float, exploratory: str | None = None
     chart = "panel" if best["metric"].startswith("panel_") else "classes"
     begins = f"Exploratory. {SAID[best['verdict']]}" if exploratory else SAID[best["verdict"]]
     return Finding(f"{begins}: {best['statement']} Measured: {numbers}{against}.", error, chart)
+
+
+def graded(kinds: Sequence[Record], alpha: float) -> Finding | None:
+    """How differently two kinds spend explained variance, of the panel whose kinds R2 divides most.
+
+    None where no panel has a p of `alpha` once it is multiplied by the panels that there are.
+    """
+    panels = [
+        (one, {row["statistic"]: row for row in one["judged"]})
+        for one in kinds
+        if one.get("judged")
+    ]
+    found = [
+        (one, rows, worst)
+        for one, rows in panels
+        if (worst := len(panels) * max(rows[name]["p"] for name in GRADED)) <= alpha
+    ]
+    if not found:
+        return None
+    one, rows, worst = max(found, key=lambda each: each[1]["r2"]["observed"])
+    first, second = one["kinds"]
+    row = rows["total_variation"]
+    said = (
+        f"Models {first} and {second} spend {percent(row['observed'])} of what is explained in them on "
+        f"different features, against {percent(row['largest_other'])} at most if the same models are "
+        "split otherwise."
+    )
+    most = max(one["by_domain"], key=lambda part: part["more"], default=None)
+    if most and most["domain"]:
+        share = percent(most["more"] / row["observed"])
+        said += (
+            f" Of what {most['kind']} spends more, {share} lies in features that fire most on "
+            f"{most['domain']}."
+        )
+    error = f"p {worst:.3g}, of all {row['others'] + 1} ways to split these models in two"
+    if len(panels) > 1:
+        error += f", times the {len(panels)} panels that were judged"
+    least = f"with so few models the smallest that there can be is {row['smallest_p']:.3g}"
+    return Finding(said, f"{error}; {least}.", "splits")
 
 
 def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from moediff.synthetic.planted import Planted
+from moediff.synthetic.planted import KINDS, Planted, first_half
 
-FIRST, SECOND = KINDS = ("first", "second")
 NEAR = 0.7
 
 
@@ -19,26 +18,27 @@ class Found:
     """The live features that a method found."""
 
     directions: np.ndarray  # [F, D], zeros in a source where a feature has no decoder
-    kind: np.ndarray  # [F] of str: FIRST, SECOND or COMMON
+    kind: np.ndarray  # [F] of str: FIRST, SECOND or COMMON of `planted`
 
 
 def nearness(found: Found, truth: Planted, side: np.ndarray) -> np.ndarray:
-    """Absolute cosine [F, P] of found and planted directions, a mean over the sources `side` [S]; 0 where
-    either has none."""
+    """Absolute cosine [F, P] of found and planted directions, a mean over those of the sources `side` [S]
+    that have the planted one; 0 where none has, and of a source where none is found."""
+    parts = [part for part, in_it in zip(truth.parts(), side, strict=True) if in_it]
     ends = np.cumsum([part.shape[1] for part in truth.parts()])[:-1]
-    pairs = zip(np.split(found.directions, ends, axis=1), truth.parts(), side, strict=True)
-    return np.mean([np.abs(_unit(own) @ _unit(part).T) for own, part, in_it in pairs if in_it], 0)
+    own = [
+        part for part, in_it in zip(np.split(found.directions, ends, 1), side, strict=True) if in_it
+    ]
+    cosines = [np.abs(_unit(mine) @ _unit(part).T) for mine, part in zip(own, parts, strict=True)]
+    having = np.sum([part.any(1) for part in parts], 0)  # [P]
+    total: np.ndarray = np.sum(cosines, 0) / having.clip(1)
+    return total
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(np.float64)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
-
-
-def first_half(sources: int) -> np.ndarray:
-    """Which sources [S] are of the first kind."""
-    return np.arange(sources) < sources / 2
 
 
 def score(found: Found, truth: Planted) -> dict[str, Any]:
@@ -48,10 +48,10 @@ def score(found: Found, truth: Planted) -> dict[str, Any]:
     attributed to. `false_share`: attributed and not right, of all live features. None where a ratio has
     nothing below it; F1 is then 0 if anything is planted, else None.
     """
-    half = first_half(truth.owners.shape[1])
+    half = first_half(len(truth.rows))
     counts = dict.fromkeys(("attributed", "right", "planted", "recovered", "reached"), 0)
     for kind, side in zip(KINDS, (half, ~half), strict=True):
-        own = (truth.owners == side).all(1)  # [P]
+        own = truth.owner == kind  # [P]
         mine = found.kind == kind  # [F]
         near = nearness(found, truth, side)
         counts["attributed"] += int(mine.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from moediff.core import checkpoint
-from moediff.core.errors import Diverged, UserError
+from moediff.core import artifact, checkpoint
+from moediff.core.errors import DamagedError, Diverged, UserError
 from moediff.core.progress import Progress, log
 from moediff.corpus.token_shards import TokenSplit
 from moediff.training.history import ALL, COLUMNS, TRAIN, VALIDATION, schedule_rows
@@ -29,12 +30,14 @@ def train(
     state: Path,
     device: torch.device,
     name: str = "training",
+    keep: Sequence[int] = (),
 ) -> pl.DataFrame:
     """Train `model` in place, from the weights that it has, and return its history (`history.COLUMNS`).
 
     Checkpoints go to `state`, whole or ignored; the newest is taken up with every tensor restored
     strictly, and the finished model is the one of an uninterrupted run, bit for bit on CPU.
-    A plan of no sequences leaves it as it is. Raises Diverged when the loss is no longer finite.
+    Of the steps of `keep`, which are measured too, the weights stay in `state` for `take_kept`. A plan of
+    no sequences leaves it as it is. Raises Diverged when the loss is no longer finite.
     """
     steps = plan.steps(len(data))
     if plan.sequences == 0:
@@ -44,9 +47,13 @@ def train(
             f"training.batch: {plan.batch} sequences are more than the train split's "
             f"{plan.used(len(data))}"
         )
+    if wrong := [number for number in keep if not 0 < number < steps]:
+        raise UserError(
+            f"training.keep: {name} has no step {wrong[0]} on its way, but {steps} steps"
+        )
     step = Step(model, plan, device)
-    history, first = _resume(state, model, step)
-    marks = _marks(steps, plan.evaluations)
+    history, first = _resume(state, model, step, keep)
+    marks = _marks(steps, plan.evaluations) | set(keep)
     sums = LossSums(data.domains)
     batch_tokens = plan.batch * data.tokens.shape[1]
     progress = Progress(steps * batch_tokens, name, "tokens", first * batch_tokens)
@@ -66,12 +73,37 @@ def train(
             log.info("%s: step %d of %d, validation cross-entropy %.4f", name, done, steps,
                      measured.cross_entropies()[ALL])  # fmt: skip
             sums = LossSums(data.domains)
+            if done in keep:
+                facts = artifact.made_by("models", step=done)
+                artifact.write_tensors(_kept(state, done), model.state_dict(), facts)
             tensors = checkpoint.state_of(model, step.optimizers)
             facts = {"history": history, "optimizer": plan.optimizer}
             checkpoint.save(state, done, tensors, facts)
         progress.advance(batch_tokens)
     progress.close()
     return pl.DataFrame(history, schema=COLUMNS)
+
+
+def _kept(state: Path, step: int) -> Path:
+    """Where the weights after a step stay."""
+    return state / f"kept-{step:09d}.safetensors"
+
+
+def take_kept(model: nn.Module, state: Path, step: int) -> None:
+    """Give `model` the weights that `train` kept after a step."""
+    tensors, _ = artifact.read_tensors(_kept(state, step))
+    model.load_state_dict(tensors, strict=True)
+
+
+def _all_kept(state: Path, keep: Sequence[int], done: int) -> bool:
+    """Whether a run that has `done` steps has kept what it should have by then."""
+    try:
+        for step in keep:
+            if step <= done:
+                artifact.read_tensors(_kept(state, step))
+    except (DamagedError, FileNotFoundError):
+        return False
+    return True
 
 
 def _untrained(
@@ -96,10 +128,13 @@ def _refuse_divergence(measured: LossSums, name: str, step: int) -> None:
         )
 
 
-def _resume(state: Path, model: nn.Module, step: Step) -> tuple[list[dict[str, Any]], int]:
+def _resume(
+    state: Path, model: nn.Module, step: Step, keep: Sequence[int]
+) -> tuple[list[dict[str, Any]], int]:
     """Restore the newest whole checkpoint of `state`; history and steps done.
 
-    Raises UserError where it is of another optimizer.
+    A run that should have kept weights before it, and has not, begins anew. Raises UserError where it is of
+    another optimizer.
     """
     newest = checkpoint.newest(state)
     if newest is None:
@@ -111,6 +146,9 @@ def _resume(state: Path, model: nn.Module, step: Step) -> tuple[list[dict[str, A
             f"{state}: its checkpoints are of the optimizer {found}, this run's is {wanted}; remove the "
             f"folder to begin anew, or set training.optimizer to {found}"
         )
+    if not _all_kept(state, keep, metadata["step"]):
+        log.info("begins anew: the weights of a step of training.keep are not there")
+        return [], 0
     checkpoint.restore(model, step.optimizers, tensors)
     log.info("resumed after step %d", metadata["step"])
     return metadata["history"], metadata["step"]

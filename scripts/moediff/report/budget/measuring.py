@@ -87,10 +87,10 @@ class Study:
 
         def measure() -> None:
             nonlocal reader
-            trained = kind(self.config, name) is TRAINED
-            opened = self._built(name) if trained else self._loaded(name)
+            own = kind(self.config, name)
+            opened = self._built(name) if own.trained else self._loaded(name)
             reader = rates.open_reader(self.config, name, opened)
-            if trained:
+            if own is TRAINED:
                 rates.measure_training(reader, self.config, name)
             rates.measure_caching(reader, self.config, name, self.folder)
 

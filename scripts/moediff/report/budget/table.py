@@ -18,6 +18,7 @@ from moediff.config import activations, base, models, training
 from moediff.config.base import Config
 from moediff.config.corpus import sequences, shard_count
 from moediff.config.detectable import planted_fits, planted_tries
+from moediff.config.kept import kept_steps
 from moediff.config.kinds import EXTERNAL, TRAINED, kind
 from moediff.config.layout import Fit
 from moediff.config.recipes import NONE, normalisation
@@ -120,8 +121,10 @@ def _of_model(config: Config, name: str, study: Study) -> Iterator[dict[str, Any
         trials = len(peaks) * settings["sweep_tokens"] if len(peaks) > 1 else 0
         learned = tokens["train"] * config["models"][name]["sees"]["share"] * settings["epochs"]
         seen = round(learned) * number + trials
-        # A checkpoint holds weights and two moments; two of them are kept.
-        saved = 4 * reader.parameters * (number + 2 * 3 * (number + len(peaks))) or None
+        # A checkpoint holds weights and two moments; two of them are kept. What is kept on the way lies there
+        # and with the models.
+        copies = number * (1 + 2 * len(kept_steps(config, name))) + 2 * 3 * (number + len(peaks))
+        saved = 4 * reader.parameters * copies or None
         yield _row("training", name, seen, _seconds(seen, reader.training), saved, reader.why)
     first = min(CALIBRATION_SEQUENCES, sequences(config, "fit"))
     first *= config["corpus"]["sequence"]["length"] * number
