@@ -21,6 +21,7 @@ if "corpus" in config:
         resources:
             **needs("activations", model_weights),
         params:
+            model=lambda wildcards: wildcards.model,
             reading=reading_settings,
             across=config["corpus"]["sequence"]["attend_across_documents"],
             version=VERSIONS["activations"],
@@ -45,6 +46,9 @@ if "corpus" in config:
         resources:
             **needs("activations", model_weights, forward_work),
         params:
+            model=lambda wildcards: wildcards.model,
+            seed=lambda wildcards: int(wildcards.seed),
+            parts=lambda wildcards: [f"{wildcards.split} {wildcards.shard}"],
             reading=reading_settings,
             batch=config["activations"]["batch"],
             chunk_rows=config["activations"]["chunk_rows"],
@@ -52,6 +56,49 @@ if "corpus" in config:
             version=VERSIONS["activations"],
         script:
             "../scripts/activations/cache.py"
+
+    # The same job for several shards of one model (`shards_per_job`).
+    for number, shared in enumerate(SHARED_SHARDS):
+
+        rule:
+            name:
+                f"cache_{number}"
+            input:
+                model=model_files(shared),
+                tokens=token_files_of(shared),
+                points=at("points", model=shared.model, seed=shared.seed),
+            output:
+                [
+                    shard_file(model=shared.model, seed=shared.seed, split=split, shard=shard)
+                    for split, shard in shared.parts
+                ],
+            log:
+                log_of(f"cache/{shared.model}-{shared.seed}/{number}-shared"),
+            benchmark:
+                benchmark_of(f"cache/{shared.model}-{shared.seed}/{number}-shared")
+            conda:
+                "../envs/moediff.yaml"
+            resources:
+                **needs(
+                    "activations",
+                    lambda wildcards, shared=shared: model_weights(shared),
+                    lambda wildcards, shared=shared: forward_work_of(
+                        shared.model, [split for split, _ in shared.parts]
+                    ),
+                ),
+            params:
+                model=shared.model,
+                seed=shared.seed,
+                parts=[f"{split} {shard:05d}" for split, shard in shared.parts],
+                reading=reading_settings(shared),
+                batch=config["activations"]["batch"],
+                chunk_rows=config["activations"]["chunk_rows"],
+                across=config["corpus"]["sequence"]["attend_across_documents"],
+                version=VERSIONS["activations"],
+            script:
+                "../scripts/activations/cache.py"
+
+        workflow.ruleorder(f"cache_{number}", "cache")
 
 
 rule external_measure:

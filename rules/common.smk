@@ -45,6 +45,7 @@ LANGUAGE_MODELS = settings.language_models(config)
 FITS = settings.fits(config)
 # Jobs that fit several dictionaries.
 SHARED = [together for together in settings.shared_fits(config) if len(together) > 1]
+SHARED_SHARDS = settings.shared_shards(config)
 MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
 # Two heavy jobs share the cores: two models on one thread each train faster than one on two. Where a
 # cluster runs the jobs, the machine that reads this has no say.

@@ -433,7 +433,8 @@ def of_planted(small: Small) -> Outcome:
         "models": 2, "rows": 400, "validation": 400, "width": 64, "features": 20, "active": 2, "lr": 0.02,
         "seeds": {"choose": [0], "score": [1]},
         "base": {"scale": 1, "basis": "independent", "missed": 0, "noise": 0.01, "unique": 0.4,
-                 "strength": 12, "penetrance": 1, "zipf": 0.5, "correlation": 0.3, "children": 0.3},
+                 "strength": 12, "penetrance": 1, "variation": 0.1, "zipf": 0.5, "correlation": 0.3,
+                 "children": 0.3},
         "factors": {"scale": [1, 10]},
     }  # fmt: skip
     cells = grid.cells(settings)

@@ -25,6 +25,11 @@ def tokens_of(wildcards):
     return token_files(wildcards.model, split, shard)
 
 
+def token_files_of(shared):
+    """The token files of shards that share a job, shard by shard."""
+    return [file for part in shared.parts for file in token_files(shared.model, *part)]
+
+
 def activation_shards(source, split):
     return [
         at("activations", model=source.model, seed=source.seed, split=split, shard=shard)
@@ -37,9 +42,9 @@ def split_shards(wildcards):
     return activation_shards(settings.Source(wildcards.model, wildcards.seed), wildcards.split)
 
 
-def shard_file():
+def shard_file(**values):
     """An activation shard; a temporary one where the disk is too small to keep all."""
-    path = at("activations")
+    path = at("activations", **values)
     return path if config["activations"]["keep"] else temp(path)
 
 
@@ -90,5 +95,10 @@ def rows_settings():
 
 def forward_work(wildcards):
     """Parameters times tokens of the pass over one shard."""
-    parameters = model_weights(wildcards) * resources.MEGABYTE / 4
-    return parameters * resources.shard_tokens(config, wildcards.split)
+    return forward_work_of(wildcards.model, [wildcards.split])
+
+
+def forward_work_of(model, splits):
+    """Parameters times tokens of the pass over a shard of each of these splits."""
+    parameters = resources.model_mb(config, model) * resources.MEGABYTE / 4
+    return parameters * sum(resources.shard_tokens(config, split) for split in splits)

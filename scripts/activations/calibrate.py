@@ -1,6 +1,6 @@
 """Resolve the hook points of a model, prove them, and fix the powers of two by which rows are stored."""
 
-from moediff.job import job, model_and_text
+from moediff.job import job, model_and_texts
 
 with job(snakemake, torch_threads=True) as log:
     from moediff.activations import caching
@@ -10,7 +10,8 @@ with job(snakemake, torch_threads=True) as log:
     from moediff.hooks.points import Point
 
     params, wildcards = snakemake.params, snakemake.wildcards
-    model, facts, shard, kept = model_and_text(snakemake)
+    model, facts, texts = model_and_texts(snakemake)
+    shard, kept = next(texts)
     points = {
         name: Point(hook, resolve_layer(layer, facts["layers"], wildcards.model))
         for name, (hook, layer) in params.reading["points"].items()

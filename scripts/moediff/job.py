@@ -123,10 +123,13 @@ def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:
     return Path(snakemake.config["results"]) / layout.path("state") / name
 
 
-def model_and_text(snakemake: Any) -> tuple[PreTrainedModel, dict[str, Any], TokenShard, Kept]:
-    """The job's model, its manifest, a token shard as it reads it, and the rows to store of that.
+def model_and_texts(
+    snakemake: Any, shards: int = 1
+) -> tuple[PreTrainedModel, dict[str, Any], Iterator[tuple[TokenShard, Kept]]]:
+    """The job's model, its manifest, and of each token shard it and the rows to store of that.
 
-    `input.tokens` are this shard and then the same text by every other tokenizer.
+    `input.tokens` are, of each of so many shards, the one that the model reads and then the same text by
+    every other tokenizer.
     """
     from moediff.activations.kept_rows import kept_rows
     from moediff.core.device import pick_device
@@ -134,12 +137,18 @@ def model_and_text(snakemake: Any) -> tuple[PreTrainedModel, dict[str, Any], Tok
     from moediff.models.loading import open_manifest
 
     found, params, config = snakemake.input, snakemake.params, snakemake.config
-    settings = config["models"][snakemake.wildcards.model]
+    settings = config["models"][params.model]
     model, facts = open_manifest(
         found.model[0], pick_device(config["device"]), settings.get("device_map")
     )
-    shard, *others = map(read_token_shard, found.tokens)
-    return model, facts, shard, kept_rows(shard, params.reading["drop"], params.across, others)
+
+    def texts() -> Iterator[tuple[TokenShard, Kept]]:
+        each = len(found.tokens) // shards
+        for start in range(0, len(found.tokens), each):
+            shard, *others = map(read_token_shard, found.tokens[start : start + each])
+            yield shard, kept_rows(shard, params.reading["drop"], params.across, others)
+
+    return model, facts, texts()
 
 
 def sides_and_texts(

@@ -11,6 +11,7 @@ from conftest import PRESETS, SCHEMA
 from moediff.config import comparisons, complete, corpus
 from moediff.config.base import count_of
 from moediff.core.errors import ConfigError
+from usages import VARIATION
 
 # --- defaults --------------------------------------------------------------------------------
 
@@ -183,6 +184,8 @@ def test_the_config_of_graded_worlds_has_the_base_world_and_that_of_nothing_in_i
         assert planted["base"][factor] in levels
     assert 0 in planted["factors"]["unique"]
     default = completed()["planted"]
+    assert planted["base"].pop("variation") == VARIATION
+    assert default["base"].pop("variation") == 0
     assert {**planted, "factors": default["factors"]} == default
 
 

@@ -9,12 +9,16 @@ import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import h5py
 import pytest
 
+from moediff.activations import caching
 from moediff.activations.shards import Shard
 from moediff.core import artifact
+from snake import Study
 from workflow import (
     DICTIONARY,
     ROOT,
@@ -124,6 +128,48 @@ def test_dictionaries_that_share_a_job_are_those_fitted_alone(copied: Path) -> N
     assert {name: some[name] for name in alone if name in some} == alone
     log = (copied / "results/logs/fit/0-of-1-shared.log").read_text()
     assert log.count("resumed after step") == 2
+
+
+@pytest.mark.slow
+def test_shards_that_share_a_job_are_those_made_alone(copied: Path) -> None:
+    folder = copied / "results/activations"
+    alone = {path.relative_to(folder): path.read_bytes() for path in shard_files(copied)}
+    assert len(alone) == 2 * 3
+    shutil.rmtree(folder)
+    targets = [str(Path("results/activations") / name) for name in alone]
+    found = changed(copied, {"shards_per_job": 2}, *targets)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "rule cache_0" in found.stderr
+    again = {path.relative_to(folder): path.read_bytes() for path in shard_files(copied)}
+    assert again == alone
+    assert not list((copied / "results/state").glob("shard-*/*"))
+
+
+@pytest.mark.slow
+def test_a_job_of_several_shards_goes_on_after_those_that_it_had_made(copied: Path) -> None:
+    study = Study(copied, {**TINY, "shards_per_job": 3})
+    (rule,) = (rule for rule in study.rules() if rule.name == "cache_0")
+    job = study._job(rule, {})
+    paths = [copied / path for path in job.snakemake.output]
+    assert len(paths) == 3
+    alone = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    real, made = caching.cache, []
+
+    def stopped(*arguments: Any) -> int:
+        if len(made) == 2:
+            raise RuntimeError("the machine is switched off")
+        made.append(arguments)
+        return real(*arguments)
+
+    with mock.patch.object(caching, "cache", stopped), pytest.raises(SystemExit):
+        job.run()
+    assert not any(path.exists() for path in paths)  # nothing is there before all is
+    with mock.patch.object(caching, "cache", side_effect=real) as again:
+        job.run()
+    assert again.call_count == 1
+    assert [path.read_bytes() for path in paths] == alone
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from moediff.synthetic import grid
 from moediff.synthetic.firing import Law
 from moediff.synthetic.grid import CHOOSE, SCORE, cells, chosen, pooled, table
 from moediff.synthetic.methods import METHODS
-from moediff.synthetic.planted import COMMON, FIRST, SECOND, graded, owned, planted, stored
+from moediff.synthetic.planted import COMMON, FIRST, SECOND, graded, owned, planted, stored, varied
 from moediff.synthetic.scoring import rates
 from snake import run_script
 
@@ -82,15 +82,17 @@ def test_a_world_is_made_as_its_cell_says() -> None:
     plain = grid.made(base, settings, 3)
     has = owned(4, everyone=14, first=3, second=3)
     changes = {"scale": 10, "basis": "shared", "missed": 0.5, "noise": 0.2, "strength": 4,
-               "penetrance": 0.5, "zipf": 0.5, "correlation": 0.5, "children": 0.5}  # fmt: skip
+               "penetrance": 0.5,
+        "variation": 0.3, "zipf": 0.5, "correlation": 0.5, "children": 0.5}  # fmt: skip
     assert {*changes, "unique"} == set(base)
     for factor, level in changes.items():
         found = grid.made(base | {factor: level}, settings, 3)
         is_law = factor in ("zipf", "correlation", "children")
+        amounts = graded(
+            has, level if factor == "strength" else None, level if factor == "penetrance" else 1
+        )
         wanted = planted(
-            120, (16,) * 4,
-            graded(has, level if factor == "strength" else None, level if factor == "penetrance" else 1),
-            2, 3,
+            120, (16,) * 4, varied(amounts, level if factor == "variation" else 0, 3), 2, 3,
             missed=level if factor == "missed" else 0, noise=level if factor == "noise" else 0.02,
             shared=factor == "basis", scales=[1, 1, 10, 10] if factor == "scale" else None,
             law=Law(**{factor: level}) if is_law else Law(),
@@ -131,6 +133,18 @@ def test_a_kinds_feature_is_in_so_many_of_its_models(penetrance: float, models: 
         assert (own[:, side].sum(1) == models).all()
         assert own.sum(1).max() == models  # and nowhere else
         assert (own[:, side].sum(0) == 8 * models / 4).all()  # models take turns
+
+
+def test_models_differ_by_the_variation_that_is_asked_for_whatever_their_kind() -> None:
+    has = owned(8, everyone=3000, first=1000)
+    amounts = varied(graded(has, None, 1), 0.22, 5)
+    explained = 2 * np.log(amounts[has])
+    assert explained.std() == pytest.approx(0.22, rel=0.02)
+    assert explained.mean() == pytest.approx(0, abs=0.01)
+    assert (amounts[~has] == 0).all()
+    np.testing.assert_array_equal(varied(has, 0.0, 5), has)
+    both = 2 * np.log(varied(has, 0.22, 6)[has])
+    assert abs(np.corrcoef(explained, both)[0, 1]) < 0.05  # another seed
 
 
 def test_features_missing_in_part_of_a_kind_are_as_weak_there_as_elsewhere() -> None:

@@ -3,7 +3,7 @@
 Every job of a cluster run parses the Snakefile again, and rules ask for these names.
 """
 
-from moediff.config.activations import dropped, model_shards, points
+from moediff.config.activations import dropped, model_shards, points, shared_shards
 from moediff.config.base import ROW_SPLITS, SPLITS
 from moediff.config.checkpoints import checkpoint_files
 from moediff.config.comparisons import doses, fits, is_panel, kinds, shared_fits
@@ -64,6 +64,7 @@ __all__ = [
     "shard_count",
     "shards_again",
     "shared_fits",
+    "shared_shards",
     "text_bytes",
     "text_files",
     "tokenizer_files",

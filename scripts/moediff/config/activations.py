@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from moediff.config.base import Config, as_list
+from typing import NamedTuple
+
+from moediff.config.base import ROW_SPLITS, Config, as_list
 from moediff.config.corpus import shard_count
-from moediff.config.kinds import EXTERNAL, LOADED, kind
+from moediff.config.kinds import EXTERNAL, LOADED, kind, language_models
 from moediff.config.layout import point_name
-from moediff.config.models import layer_count
+from moediff.config.models import layer_count, seeds
 from moediff.config.rows import row_paths
 from moediff.core.errors import ConfigError
 
@@ -50,6 +52,32 @@ def model_shards(config: Config, model: str, split: str) -> int:
     if kind(config, model) is EXTERNAL:
         return len(row_paths(config, model, split))
     return shard_count(config, split)
+
+
+class SharedShards(NamedTuple):
+    """Shards of one model that one job makes."""
+
+    model: str
+    seed: int
+    parts: list[tuple[str, int]]  # split and number of each shard
+
+
+def shared_shards(config: Config) -> list[SharedShards]:
+    """Shards by job where `shards_per_job` puts several together; none where each has a job of its own."""
+    size = config["shards_per_job"]
+    if size == 1:
+        return []
+    found = []
+    for model in language_models(config):
+        parts = [
+            (split, shard)
+            for split in ROW_SPLITS
+            for shard in range(model_shards(config, model, split))
+        ]
+        for seed in seeds(config, model):
+            together = [parts[start : start + size] for start in range(0, len(parts), size)]
+            found += [SharedShards(model, seed, some) for some in together]
+    return found
 
 
 def check_hook(config: Config) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 
 from moediff.synthetic.firing import Law
 from moediff.synthetic.methods import METHODS
-from moediff.synthetic.planted import COMMON, Planted, graded, owned, owners, planted
+from moediff.synthetic.planted import COMMON, Planted, graded, owned, owners, planted, varied
 from moediff.synthetic.scoring import rates, score
 from moediff.synthetic.world import World
 
@@ -46,8 +46,9 @@ def made(world: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> Pl
 
     Every model has every feature but the share `unique`, half of which is each kind's own: in `penetrance`
     of the kind's models it explains `strength` times as much as elsewhere (`planted.graded`); at a strength
-    of 1 nothing is planted. The second kind's rows are `scale` times as large. Features fire by `zipf`,
-    `correlation` and `children` (`firing.Law`).
+    of 1 nothing is planted. What a feature explains differs from model to model, whatever their kind, by a
+    normal logarithm of standard deviation `variation`. The second kind's rows are `scale` times as large.
+    Features fire by `zipf`, `correlation` and `children` (`firing.Law`).
     """
     models, features = settings["models"], settings["features"]
     own = round(features * world["unique"] / 2)
@@ -58,7 +59,7 @@ def made(world: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> Pl
     return planted(
         settings["rows"] + settings["validation"],
         (settings["width"],) * (2 * models),
-        graded(has, world["strength"], world["penetrance"]),
+        varied(graded(has, world["strength"], world["penetrance"]), world["variation"], seed),
         settings["active"],
         seed,
         missed=world["missed"],

@@ -122,6 +122,14 @@ def graded(has: np.ndarray, strength: float | None, penetrance: float) -> np.nda
     return found
 
 
+def varied(amounts: np.ndarray, variation: float, seed: int) -> np.ndarray:
+    """Amounts [feature, source], each changed by chance: the logarithm of what it explains is normal about
+    what it was, of standard deviation `variation`."""
+    # Of a stream of its own, so that nothing else of a world is another.
+    random = np.random.default_rng((seed, 1))
+    return amounts * np.exp(variation / 2 * random.normal(size=amounts.shape))
+
+
 def stored(rows: Sequence[np.ndarray], folder: Path) -> list[list[Path]]:
     """Write rows [row, d_s] of each source as one shard, for `AlignedRows`; documents are stretches."""
     row = np.arange(len(rows[0]))
