@@ -9,7 +9,6 @@ import pytest
 from moediff.analysis.over_seeds import exclusive_numbers, graded_numbers, over_seeds
 from moediff.analysis.panel import EITHER
 from moediff.core import artifact
-from moediff.report.kinds_tables import NUMBERS
 from snake import run_script
 
 
@@ -85,6 +84,3 @@ def test_the_job_gathers_panels_and_what_seeds_move(tmp_path: Path) -> None:
         "exclusive_share": (pytest.approx(0.03), pytest.approx(0.0002**0.5)),
     }
     assert found["over_seeds"] == over_seeds(found["panels"], exclusive_numbers)
-    assert {*numbers, *(row["number"] for row in over_seeds(
-        [graded(0, 0.1, 0.1), graded(1, 0.1, 0.1)], graded_numbers
-    ))} == set(NUMBERS)  # fmt: skip

@@ -166,14 +166,14 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     }
     found = changed(copied, change, *targets)
     assert found.returncode == 0, found.stdout + found.stderr
-    (panel,) = json.loads((copied / "results/panel.json").read_text())["panels"]
+    panel, _ = json.loads((copied / "results/panel.json").read_text())["panels"]
     assert panel["kinds"] == {"moe": ["moe.0", "moe.1"], "dense": ["dense.0", "dense.1"]}
     (moe,) = (row for row in panel["groups"] if row["sources"] == ["moe.0", "moe.1"])
     others = {row["kind"]: row["others"] for row in panel["judged"]}
     assert others == {"moe": 5, "dense": 5, "either kind": 2}
     for row in panel["judged"]:
         if row["statistic"] == "share":
-            assert row["interval"] is None  # fewer documents than can be resampled
+            assert row["interval"] is None  # fewer groups of documents than can be resampled
     folder = copied / f"results/dictionaries/{member}/default/seed-0"
     explained = artifact.read_parquet(folder / "explained.parquet")
     used = explained.select(pl.sum_horizontal(pl.selectors.starts_with("used_"))).to_series()

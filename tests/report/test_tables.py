@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moediff.analysis import similarity
+from moediff.analysis import over_seeds, similarity
+from moediff.core.terms import EITHER
 from moediff.report import kinds_tables, tables
 
 NAMED = {"comparison": "c", "member": "moe.0_dense.0", "recipe": "r", "seed": 1}
@@ -163,6 +164,12 @@ def test_what_dictionary_seeds_move_stands_with_its_mean() -> None:
         "dictionary seeds": 2, "mean": 1.5, "standard deviation": 0.7,
     }  # fmt: skip
     assert len({row["number"] for row in found}) == 4
+    judged = {"kind": EITHER, "observed": 1.0}
+    strict = {"judged": [judged | {"statistic": name} for name in ("share", "features")]}
+    graded = {"judged": [{"statistic": name, "observed": 1.0, "excess_over_mean": 0.1}
+                         for name in ("r2", "total_variation")]}  # fmt: skip
+    names = {**over_seeds.exclusive_numbers(strict), **over_seeds.graded_numbers(graded)}
+    assert set(names) == set(kinds_tables.NUMBERS)
 
 
 def test_a_study_has_only_the_tables_that_have_rows() -> None:
