@@ -201,8 +201,8 @@ def test_values_are_those_that_a_dictionary_gives_rows_in_order(easy: World) -> 
     assert easy.columns() == [slice(0, 16), slice(16, 32), slice(32, 48), slice(48, 64)]
 
 
-# What a method must reach there; the paper's recipe wants longer fits, those of dfc by six seeds reach 0.33 to
-# 0.67. Of 2 + 2 models there are two other labellings, too few for the graded rule.
+# What a method must reach there; the paper's recipe wants longer fits, those of dfc by six seeds reach 0.33
+# to 0.67. Of 2 + 2 models there are two other labellings, too few for the graded rule.
 REACHES = dict.fromkeys(METHODS, 0.8) | {"dfc": 0.3, "panel": 0.7, "paper": 0.6}
 del REACHES["graded"]
 
