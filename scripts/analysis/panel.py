@@ -31,8 +31,8 @@ with job(snakemake, torch_threads=True) as log:
     found = panel.panel_rows(groups, together, names)
     own = [groups.group_of == number for number in panel.own_groups(groups, first, len(names))]
     units, lost, held = deletion.deleted_by_group(dictionary, rows, own, batch, device)
-    if units.count() < LEAST_GROUPS:
-        log.warning("%d groups of validation documents: no interval over fewer than %d", units.count(),
+    if units.size() < LEAST_GROUPS:
+        log.warning("%d groups of validation documents: no interval over fewer than %d", units.size(),
                     LEAST_GROUPS)  # fmt: skip
     intervals = panel.text_intervals(lost, held, units, params.kinds)
     judged = panel.judge(found, params.kinds, intervals)
@@ -63,4 +63,4 @@ with job(snakemake, torch_threads=True) as log:
     (headline,) = (r for r in judged if r["kind"] == panel.EITHER and r["statistic"] == "share")
     log.info("%s/%s: share of variance of features of one kind %.4f, largest of %d other splits %.4f; "
              "%d groups of documents", wildcards.comparison, wildcards.recipe, headline["observed"],
-             headline["others"], headline["largest_other"], units.count())  # fmt: skip
+             headline["others"], headline["largest_other"], units.size())  # fmt: skip

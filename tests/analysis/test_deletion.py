@@ -84,7 +84,7 @@ def test_groups_of_documents_make_up_what_goes_together(rows, data, dictionary) 
     gone = np.arange(48) % 3 == 0
     with unchanged(dictionary):
         units, lost, held = deleted_by_group(dictionary, data, [gone, ~gone], 77, CPU)
-    assert lost.shape == (2, units.count(), 2)
+    assert lost.shape == (2, units.size(), 2)
     np.testing.assert_allclose(held.sum(0), 1)
     groups = deleted_together(dictionary, data, gone.astype(int), 2, 256, CPU)
     np.testing.assert_allclose(lost.sum(1), groups[::-1], atol=1e-12)

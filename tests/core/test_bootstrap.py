@@ -115,7 +115,7 @@ def test_of_one_domain_the_interval_is_that_of_a_plain_bootstrap() -> None:
 
 def test_a_group_of_two_domains_is_two_and_groups_are_counted_by_domain() -> None:
     units = Units([7, 7, 7, 5, 7], [1, 0, 1, 0, 1])
-    assert units.count() == 3
+    assert units.size() == 3
     assert units.counts(["a", "b", "never seen"]) == {"all": 3, "a": 2, "b": 1}
     assert Units([7, 8], ["code", "prose"]).counts() == {"all": 2, "code": 1, "prose": 1}
 

@@ -117,7 +117,7 @@ def deleted_by_group(
     decoder = torch.cat(run.decoders, dim=1)  # [F, D]
     masks = [torch.from_numpy(mask).to(device) for mask in deleted]
     groups = data.groups
-    count = groups.units.count()
+    count = groups.units.size()
     lost = np.zeros((len(masks), count, len(run.sources)))
     held = np.zeros((count, len(run.sources)))
     labels = (data.column_in_order(name, batch) for name in ("domain", "group"))

@@ -132,5 +132,5 @@ def _row(name: str, found: pl.DataFrame) -> dict[str, Any]:
     units = Units(found["group"], found["domain"])
     interval = group_interval(found["kl_first_second"], found["tokens"], units)
     low, high = interval or (None, None)
-    row = {"domain": name, "tokens": tokens, "text_groups": units.count()}
+    row = {"domain": name, "tokens": tokens, "text_groups": units.size()}
     return row | {"kl_low": low, "kl_high": high} | means

@@ -197,7 +197,7 @@ def text_intervals(
 
 
 def _interval(lost: np.ndarray, held: np.ndarray, units: Units) -> list[float] | None:
-    count = units.count()
+    count = units.size()
     if not lost.any() and count >= LEAST_GROUPS:
         return [0.0, zero_bound(count)]
     return group_interval(lost, held, units)

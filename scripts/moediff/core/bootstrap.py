@@ -42,7 +42,7 @@ class Units:
         pairs, place = np.unique(domain * count + group, return_inverse=True)
         return place, pairs // count
 
-    def count(self) -> int:
+    def size(self) -> int:
         """So many groups."""
         return len(self.numbered()[1])
 
@@ -51,7 +51,7 @@ class Units:
         found = np.unique(np.asarray(self.domain)).tolist()
         names = found if domains is None else [domains[number] for number in found]
         each = np.bincount(self.numbered()[1]).tolist()
-        return {ALL: self.count()} | dict(zip(names, each, strict=True))
+        return {ALL: self.size()} | dict(zip(names, each, strict=True))
 
 
 def group_bootstrap(
@@ -124,7 +124,7 @@ def group_interval(
     numerators: ArrayLike, denominators: ArrayLike, units: Units
 ) -> list[float] | None:
     """The interval of `group_bootstrap`; None where groups are too few to resample."""
-    if units.count() < LEAST_GROUPS:
+    if units.size() < LEAST_GROUPS:
         return None
     interval: list[float] = group_bootstrap(numerators, denominators, units)["interval"]
     return interval
