@@ -166,7 +166,8 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     }
     found = changed(copied, change, *targets)
     assert found.returncode == 0, found.stdout + found.stderr
-    panel, _ = json.loads((copied / "results/panel.json").read_text())["panels"]
+    panels = json.loads((copied / "results/panel.json").read_text())["panels"]
+    (panel,) = (one for one in panels if one["comparison"] == "panel")
     assert panel["kinds"] == {"moe": ["moe.0", "moe.1"], "dense": ["dense.0", "dense.1"]}
     (moe,) = (row for row in panel["groups"] if row["sources"] == ["moe.0", "moe.1"])
     others = {row["kind"]: row["others"] for row in panel["judged"]}
@@ -181,7 +182,8 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
     assert sum(panel["features_by_users"][1:]) == (used > 0).sum()
     every = next(row for row in panel["groups"] if len(row["sources"]) == 4)
     assert every["features"] == (used == 4).sum()
-    graded, _ = json.loads((copied / "results/kinds.json").read_text())["panels"]
+    panels = json.loads((copied / "results/kinds.json").read_text())["panels"]
+    (graded,) = (one for one in panels if one["comparison"] == "panel")
     assert graded["sources"] == ["moe.0", "moe.1", "dense.0", "dense.1"]
     assert len(graded["values"]["r2"]) == 3
     (dosed,) = json.loads((copied / "results/kinds.json").read_text())["trends"]
