@@ -148,8 +148,7 @@ def test_a_panel_is_judged_by_every_other_labelling(copied: Path) -> None:
         "comparisons": {
             "moe-dense": {"seeds": [0]},
             "moe": {"seeds": [0]},
-            "panel": {"all": ["moe", "dense"]},
-            "dosed": {"all": ["dense", "moe"], "dose": [1, 4]},
+            "panel": {"all": ["moe", "dense"], "dose": [4, 1]},
             "narrow": {"each": ["dense", "narrow"], "seeds": [0]},
             "rotated": {"each": ["moe"], "seeds": [0], "control": "rotated"},
             "permuted": {"each": ["moe", "dense"], "seeds": [0], "control": "permuted"},
