@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,8 +21,7 @@ from moediff.core.terms import ALL
 LEAST_GROUPS = 10  # fewer cannot stand for the text they come from
 
 
-@dataclass(frozen=True)
-class Units:
+class Units(NamedTuple):
     """Of rows, or of anything else that is of one group: the group, and the domain it is drawn in."""
 
     group: ArrayLike  # ids [row]
