@@ -329,7 +329,7 @@ def write_rows(study: Path, folder: Path, model: str) -> dict:
     for path in (study / "results/activations" / model).rglob("*.zarr.zip"):
         shard = Shard(path)
         written = np.argsort(shard.order())
-        arrays = {name: shard.read(name)[written] for name in TOKENS}
+        arrays = {name: shard.read(name)[written] for name in (*TOKENS, "group")}
         name = f"{model}-{path.parent.name}-{path.name.split('.')[0]}.safetensors"
         save_file(
             arrays | {"activations": shard.rows(0, shard.count).numpy()[written]}, folder / name
