@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import polars as pl
 import torch
@@ -12,10 +13,33 @@ from transformers import PreTrainedModel
 from conftest import DROP, RECIPE, dense_tables
 from moediff.activations.kept_rows import kept_rows
 from moediff.analysis.reruns import Pass, Text
-from moediff.analysis.splicing import ALL, LIVE
+from moediff.analysis.sides import Side
+from moediff.analysis.splicing import ALL, LIVE, splice
 from moediff.corpus.token_shards import TokenShard
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
+
+
+def loud(model: PreTrainedModel) -> PreTrainedModel:
+    """Larger weights, so that what is replaced matters."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+    return model.eval().requires_grad_(False)
+
+
+def spliced(
+    sides: Sequence[Side],
+    texts: Iterable[Sequence[Text]],
+    dictionary: Dictionary,
+    across: bool = False,
+    sequences: int = 10,
+    batch: int = 4,
+    **more: Any,
+) -> pl.DataFrame:
+    """The table of `splice`."""
+    return splice(sides, texts, dictionary, across, sequences, batch, **more).table
 
 
 def made(widths: Sequence[int], features: int, seed: int = 0) -> Dictionary:

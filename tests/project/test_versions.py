@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import golden
+import golden_world
 from conftest import DENSE, MOE, PLAN, RECIPE, cached
 from moediff.activations.rows import AlignedRows
 from moediff.analysis.evaluation import measure
@@ -99,7 +100,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     ]  # fmt: skip
     rows = AlignedRows(paths[::-1])
     models = {name: kept[name] for name in ("moe", "dense")}
-    small = golden.Small(models, token_shards.read_token_shard(shard), rows, folder)
+    small = golden_world.Small(models, token_shards.read_token_shard(shard), rows, folder)
     return found | golden.outcomes(small)
 
 
