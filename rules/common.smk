@@ -53,8 +53,8 @@ THREADS = max(1, workflow.cores // 2) if workflow.cores else 4
 VERSIONS = settings.STAGE_VERSIONS
 # What planted worlds are fitted by: our default recipe and the paper's, whatever the config's are.
 PLANTED_RECIPES = {
-    "default": recipes.as_before(schema.defaults(SCHEMA, "recipe")),
-    "paper": recipes.as_before(schema.recipe_of(SCHEMA, PRESETS, "2603.05805")),
+    "default": schema.defaults(SCHEMA, "recipe"),
+    "paper": schema.recipe_of(SCHEMA, PRESETS, "2603.05805"),
 }
 # A member whose models can be run again: a control's rows are no model's.
 AS_IT_IS = r"(?!.*\.(?:permuted|rotated)(?:[_@/]|$))[A-Za-z0-9._@+-]+"

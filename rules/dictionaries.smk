@@ -5,36 +5,13 @@ rule principal_components:
     input:
         member_shards("fit"),
     output:
-        at("baseline", file="components.safetensors"),
+        at("baseline", file="components{normalised}.safetensors"),
     log:
-        log_of("principal_components/{comparison}/{member}"),
+        log_of("principal_components{normalised}/{comparison}/{member}"),
     benchmark:
-        benchmark_of("principal_components/{comparison}/{member}")
-    conda:
-        "../envs/moediff.yaml"
-    resources:
-        **needs("components"),
-    params:
-        sources=source_names,
-        points=source_points,
-        views=source_views,
-        version=VERSIONS["baselines"],
-    script:
-        "../scripts/dictionaries/principal_components.py"
-
-
-# The same of rows as recipes that normalise them show them.
-rule normalised_components:
-    input:
-        member_shards("fit"),
-    output:
-        at("baseline", file="components-{normalise}.safetensors"),
-    log:
-        log_of("principal_components-{normalise}/{comparison}/{member}"),
-    benchmark:
-        benchmark_of("principal_components-{normalise}/{comparison}/{member}")
+        benchmark_of("principal_components{normalised}/{comparison}/{member}")
     wildcard_constraints:
-        normalise="rms|whiten",
+        normalised=one_of(NORMALISED),
     conda:
         "../envs/moediff.yaml"
     resources:

@@ -69,13 +69,7 @@ def planted_tries(wildcards):
             "no effects are planted there; name its comparison in detectable.comparisons, whose first "
             "recipe and seed are taken",
         )
-    about = {
-        "comparison": fit.member.comparison,
-        "member": fit.member.name,
-        "recipe": fit.recipe,
-        "seed": fit.seed,
-    }
-    return [at("planted_try", **about, planted=name) for name in TRIES]
+    return [at("planted_try", **fit.place, planted=name) for name in TRIES]
 
 
 def linear_map_shards(split, file="anchor.parquet"):

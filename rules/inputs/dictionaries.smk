@@ -55,10 +55,19 @@ def member_shards(split):
     return lambda wildcards: shards_of(member_of(wildcards), split)
 
 
+def normalised(way):
+    """What the name of a file says of rows that are normalised: nothing where they are as stored."""
+    return "" if way == recipes.NONE else f"-{way}"
+
+
+NORMALISED = [
+    normalised(way) for way in SCHEMA["$defs"]["recipe"]["properties"]["normalise"]["enum"]
+]
+
+
 def components_of(wildcards):
     """The principal components of a dictionary's rows, normalised as its recipe's."""
-    normalise = recipes.normalisation(config["recipes"][wildcards.recipe])
-    middle = "" if normalise == recipes.NONE else f"-{normalise}"
+    middle = normalised(config["recipes"][wildcards.recipe]["normalise"])
     member = member_of(wildcards)
     return at(
         "baseline",

@@ -148,8 +148,7 @@ def of_study():
         for name in config["models"]
     }
     fitted_by = {
-        name: {key: recipe[key] for key in ("features", "k")}
-        | recipes.as_before({"normalise": recipe["normalise"]})
+        name: {key: recipe[key] for key in ("features", "k", "normalise")}
         for name, recipe in config["recipes"].items()
     }
     comparisons = {

@@ -53,3 +53,4 @@ with job(snakemake, torch_threads=True) as log:
     for path, output in waiting:
         os.utime(path)  # an output is newer than what it was made of
         os.replace(path, output)
+        path.parent.rmdir()

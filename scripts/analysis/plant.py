@@ -44,8 +44,7 @@ with job(snakemake, torch_threads=True) as log:
     }  # fmt: skip
     name = f"{wildcards.comparison}, {wildcards.planted}"
     state = state_folder(snakemake, "planted", name, known, params.version, device.type)
-    made = fitting.Job(name, params.recipe, int(wildcards.seed), state)
-    dictionary, _ = fitting.fit(planted, params.recipe, int(wildcards.seed), made.state, device)
+    dictionary, _ = fitting.fit(planted, params.recipe, int(wildcards.seed), state, device)
     validation = planting.PlantedRows.of(
         found.validation, points, signal=planting.Signal(*validation_classes, vectors)
     )

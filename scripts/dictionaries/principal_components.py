@@ -10,7 +10,7 @@ with job(snakemake, torch_threads=True):
 
     names = snakemake.params.sources
     rows = AlignedRows.of(snakemake.input, snakemake.params.points, snakemake.params.views)
-    normalise = snakemake.wildcards.get("normalise", NONE)
+    normalise = snakemake.wildcards.normalised.removeprefix("-") or NONE
     found = principal_components(rows, normalise)
     artifact.write_tensors(
         snakemake.output[0],

@@ -189,10 +189,10 @@ def test_rows_are_shown_alike_to_a_dictionary_and_to_what_it_must_beat(tmp_path:
         job = study.job(f"{place}/metrics.json").snakemake
         assert job.input.components == baseline.format(end)
         ((fit),) = study.job(f"{place}/dictionary.safetensors").snakemake.params.fits
-        assert fit["recipe"].get("normalise") == (end.removeprefix("-") or None)
+        assert fit["recipe"]["normalise"] == (end.removeprefix("-") or "none")
     made = study.job(baseline.format("-rms"))
-    assert (made.name, made.snakemake.wildcards.normalise) == (
-        "dictionaries/principal_components", "rms"
+    assert (made.name, made.snakemake.wildcards.normalised) == (
+        "dictionaries/principal_components", "-rms"
     )  # fmt: skip
     refused = "results/exports/crosscoder/moe-dense/moe.0_dense.0/seen/seed-0/config.json"
     with pytest.raises(SystemExit, match="normalise: rms"):

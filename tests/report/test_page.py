@@ -25,7 +25,7 @@ STUDY = {
         "spare": {"kind": "trained", "from": None, "seeds": 2, "tokenizer": "corpus"},
     },
     "points": ["resid_post.0.5"],
-    "recipes": {"r": {"features": 2048, "k": 12}},
+    "recipes": {"r": {"features": 2048, "k": 12, "normalise": "none"}},
     "comparisons": {
         "turned": {"sides": ["theirs"], "together": False, "control": "rotated", "recipes": ["r"]},
         "pair": {"sides": ["moe@resid_post.0.5", "base"], "together": False, "control": None,

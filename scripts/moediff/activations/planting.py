@@ -24,9 +24,7 @@ class Signal:
 
     masks: Sequence[np.ndarray]  # [sequence, position] of bool, of every shard's tokens
     first: Sequence[int]  # number in the split of every shard's first sequence
-    vectors: Sequence[
-        np.ndarray
-    ]  # [d_model] of each source, in its units; 0 where it has no signal
+    vectors: Sequence[np.ndarray]  # [d_model] of each source, in its units; 0: it has no signal
 
 
 class PlantedRows(AlignedRows):

@@ -18,9 +18,8 @@ from moediff.core.resampling import exact_p
 
 ALPHA = 0.05  # p at which a statistic counts as having seen the effect
 POWER = 0.8  # share of tries in which an effect that counts as detectable is seen
-GRADED = ("r2", "total_variation")  # of kinds.json
 EXCLUSIVE, CATALOGUE = "exclusive", "catalogue"
-STATISTICS = (*GRADED, EXCLUSIVE, CATALOGUE)
+STATISTICS = (*kinds.GRADED, EXCLUSIVE, CATALOGUE)
 PLANTED, OTHERS = "planted", "others"  # the two sides of a try
 
 
@@ -54,7 +53,7 @@ def judged(
     called = sides(names, side)
     found = kinds.graded_usage(explained, names, called)
     rows = {row["statistic"]: row for row in found.get("judged", [])}
-    seen = {name: _p(rows[name]) if name in rows else _p(None) for name in GRADED}
+    seen = {name: _p(rows[name]) if name in rows else _p(None) for name in kinds.GRADED}
     order = [list(names).index(name) for members in called.values() for name in members]
     used = panel.users(explained[:, order], (explained != 0).any(1), floor)
     labels = permanova.every_labelling(len(names), int(side.sum()))

@@ -16,6 +16,7 @@ import polars as pl
 from moediff.analysis import permanova
 from moediff.core.resampling import exact_p
 
+GRADED = ("r2", "total_variation")  # statistics that must both tell kinds apart, or see an effect
 AT_ONCE = 1024  # labellings whose mean usages are held in memory
 
 

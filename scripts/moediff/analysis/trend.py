@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moediff.analysis import kinds, permanova
+from moediff.analysis import kinds
 from moediff.core.errors import UserError
 
 PERMUTED = 9999  # orders that the null is read off, beside the true one
@@ -77,7 +77,7 @@ def trend(
             "from_least": None if kind == least else float(distance[np.ix_(first, own)].mean()),
             "spent_differently": None
             if kind == least
-            else float(np.abs(used[:, own].mean(1) - used[:, first].mean(1)).sum() / 2),
+            else float(kinds.total_variation(used[:, own | first], own[own | first][None])[0]),
             "within": float(among.sum() / pairs) if pairs else None,
         }
 
@@ -85,7 +85,6 @@ def trend(
         "unknown": None,
         "sources": order,
         "squared_distances": d2.tolist(),
-        "positions": permanova.positions(d2)[0].tolist(),
         "rows": [row(kind) for kind in sorted(models, key=lambda kind: doses[kind])],
         "judged": {
             "statistic": "along_dose",

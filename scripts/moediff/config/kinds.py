@@ -22,9 +22,8 @@ class Kind:
 
 # Key of a model's settings -> its kind.
 KINDS = {
-    "kept": Kind(
-        "kept", reads_text=True, trained=True
-    ),  # one trained here, after a step on its way
+    # One trained here, after a step on its way.
+    "kept": Kind("kept", reads_text=True, trained=True),
     "train": Kind("trained", reads_text=True, trained=True),
     "load": Kind("loaded", reads_text=True, trained=False),
     "rows": Kind("external activations", reads_text=False, trained=False),

@@ -242,14 +242,18 @@ class Fit:
     recipe: str
     seed: int
 
-    def path(self, file: str = "", source: str | None = None) -> str:
-        """A file of its folder, or of `experts/{source}` in it; the folder's name without one."""
-        values = {
+    @property
+    def place(self) -> dict[str, Any]:
+        """What the paths of its files have in common, by the names in PATHS."""
+        return {
             "comparison": self.member.comparison,
             "member": self.member.name,
             "recipe": self.recipe,
             "seed": self.seed,
         }
+
+    def path(self, file: str = "", source: str | None = None) -> str:
+        """A file of its folder, or of `experts/{source}` in it; the folder's name without one."""
         if source is not None:
-            return path("experts", **values, source=source, file=file)
-        return path("dictionary", **values, file=file).rstrip("/")
+            return path("experts", **self.place, source=source, file=file)
+        return path("dictionary", **self.place, file=file).rstrip("/")

@@ -13,23 +13,18 @@ from moediff.core.errors import ConfigError
 # share one stream of rows.
 STREAM = ("data_seed", "pool_chunks", "threshold_rows")
 NONE = "none"  # rows are shown to a dictionary as they are stored
-# Keys that came when dictionaries had been fitted without them. At these values, their defaults, they change
-# nothing and are left out of a job's parameters, so that no such dictionary is fitted again.
-YOUNGER: Config = {"normalise": NONE}
-
-
-def as_before(recipe: Mapping[str, Any]) -> Config:
-    """A recipe without its younger keys where they change nothing."""
-    return {k: v for k, v in recipe.items() if not (k in YOUNGER and v == YOUNGER[k])}
 
 
 def deciding(recipe: Mapping[str, Any]) -> Config:
     """The keys of a recipe that decide a dictionary, all but `seeds`; its preset is spelled out already."""
-    return {k: v for k, v in as_before(recipe).items() if k not in ("seeds", "preset")}
+    return {k: v for k, v in recipe.items() if k not in ("seeds", "preset")}
 
 
 def normalisation(recipe: Mapping[str, Any]) -> str:
-    """How a recipe normalises rows: a name of `dictionaries.normalising.NORMALISERS`."""
+    """How a recipe normalises rows: a name of `dictionaries.normalising.NORMALISERS`.
+
+    That of a dictionary may be from before there was the key.
+    """
     name: str = recipe.get("normalise", NONE)
     return name
 

@@ -2,7 +2,7 @@
 
 `study` is what `of_study` of rules/inputs/report.smk says: `models`, each with its `kind`, `from`, number
 of `seeds` and `tokenizer`, and `kept` where it was kept on the way of a run; `points`, the hook points;
-`recipes`, each with `features`, `k` and, where rows are not taken as they are stored, `normalise`;
+`recipes`, each with `features`, `k` and `normalise`;
 `comparisons`, each with `sides`, `together`, `control` and `recipes`; `pair`, the folder of the
 dictionary that is drawn; `left_out`, the folders of dictionaries that are not on the page.
 """
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moediff.config.layout import side
+from moediff.config.recipes import NONE
 from moediff.report.labels import listed
 
 Record = Mapping[str, Any]
@@ -96,7 +97,8 @@ def _rows(metrics: Sequence[Record]) -> str:
 
 def _recipe(name: str, recipe: Record) -> str:
     """What a recipe is called, its sizes, and how it shows rows where they are not taken as they are."""
-    shown = f", normalise {recipe['normalise']}" if "normalise" in recipe else ""
+    way = recipe["normalise"]
+    shown = "" if way == NONE else f", normalise {way}"
     return f"{name} ({recipe['features']:,} features, k {recipe['k']}{shown})"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moediff.analysis import controls
+from moediff.analysis.kinds import GRADED
 from moediff.analysis.measured import at_inference
 from moediff.analysis.panel import EITHER
 from moediff.claims import verdicts
@@ -29,7 +30,6 @@ SAID = {
     verdicts.NOTHING_SEEN: "Nothing seen",
 }
 RANK = tuple(SAID)
-GRADED = ("r2", "total_variation")  # statistics of kinds.json that must both tell kinds apart
 FREE = (*controls.EXCLUSIVE, controls.COMMON)
 # Metrics of how a dictionary was fitted: true of the method, and said of no model.
 OF_FITTING = {
