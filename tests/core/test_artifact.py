@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
@@ -52,6 +53,58 @@ def test_no_flipped_byte_of_a_table_is_read_as_content(tmp_path: Path, capfd) ->
     path = tmp_path / "table.parquet"
     artifact.write_parquet(path, FRAME, artifact.made_by("test"))
     assert flips(path, artifact.read_parquet, FRAME.equals) > 300
+    assert artifact.read_parquet(path, ["count"]).equals(FRAME.select("count"))
+
+
+def test_a_damaged_table_never_reaches_polars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """polars ends the whole process at some damage, which no handler sees."""
+    path = tmp_path / "table.parquet"
+    artifact.write_parquet(path, FRAME, artifact.made_by("test"))
+    whole = path.read_bytes()
+    seal = whole.index(artifact._SEAL)
+
+    def abort(*_: object, **__: object) -> None:
+        raise AssertionError("reached polars")
+
+    for reader in ("read_parquet", "read_parquet_metadata"):
+        monkeypatch.setattr(pl, reader, abort)
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    places = [*range(0, seal, 41), *range(seal + len(artifact._SEAL), footer + 200), *range(-8, 0)]
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        with pytest.raises(DamagedError, match=r"table\.parquet"):
+            artifact.read_parquet(path)
+    for size in (0, 3, 11, seal, footer, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DamagedError, match=r"table\.parquet"):
+            artifact.read_parquet(path)
+
+
+def test_a_sealed_table_is_a_table_to_other_readers(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    artifact.write_parquet(path, FRAME, artifact.made_by("test"))
+    assert pl.read_parquet(path).equals(FRAME)
+    assert pl.scan_parquet(path).filter(pl.col("count") > 7).collect().height == 1192
+    assert pl.from_arrow(pq.read_table(path)).equals(FRAME)
+
+
+def test_a_table_of_before_with_a_digest_of_each_column_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.parquet"
+
+    def write(digests: dict[str, str]) -> None:
+        facts = artifact.made_by("test") | {"content": digests}
+        FRAME.write_parquet(path, metadata={"moediff": artifact.canonical(facts)})
+
+    digests = {name: artifact._column_digest(FRAME[name]) for name in FRAME.columns}
+    write(digests)
+    assert artifact.read_parquet(path).equals(FRAME)
+    write(digests | {"share": "0" * 32})
+    with pytest.raises(DamagedError, match="its column 'share' does not match"):
+        artifact.read_parquet(path)
     assert artifact.read_parquet(path, ["count"]).equals(FRAME.select("count"))
 
 
