@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from disks import small_disk
-from moediff.core import artifact, checkpoint
+from moediff.core import artifact, checkpoint, seal
 from moediff.core.errors import DamagedError, UserError
 
 FRAME = pl.DataFrame(
@@ -59,11 +59,11 @@ def test_no_flipped_byte_of_a_table_is_read_as_content(tmp_path: Path, capfd) ->
 def test_a_damaged_table_never_reaches_polars(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """polars ends the whole process at some damage, which no handler sees."""
+    """One bit can make polars ask for exabytes, which ends the process: no handler sees it."""
     path = tmp_path / "table.parquet"
     artifact.write_parquet(path, FRAME, artifact.made_by("test"))
     whole = path.read_bytes()
-    seal = whole.index(artifact._SEAL)
+    mark = whole.index(seal.MARK)
 
     def abort(*_: object, **__: object) -> None:
         raise AssertionError("reached polars")
@@ -71,14 +71,14 @@ def test_a_damaged_table_never_reaches_polars(
     for reader in ("read_parquet", "read_parquet_metadata"):
         monkeypatch.setattr(pl, reader, abort)
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    places = [*range(0, seal, 41), *range(seal + len(artifact._SEAL), footer + 200), *range(-8, 0)]
+    places = [*range(0, mark, 41), *range(mark + len(seal.MARK), footer + 200), *range(-8, 0)]
     for place in places:
         data = bytearray(whole)
         data[place] ^= 1 << place % 8
         path.write_bytes(data)
         with pytest.raises(DamagedError, match=r"table\.parquet"):
             artifact.read_parquet(path)
-    for size in (0, 3, 11, seal, footer, len(whole) - 1):
+    for size in (0, 3, 11, mark, footer, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(DamagedError, match=r"table\.parquet"):
             artifact.read_parquet(path)

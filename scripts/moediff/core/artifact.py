@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from moediff import __version__
+from moediff.core import seal
 from moediff.core.errors import DamagedError, UserError, refusal, unreadable, writing
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ FORMAT = 3  # number of the layout of every file; a reader refuses another
 JSON_FORMAT = 4  # of JSON files: 3 had no digest
 _METADATA_KEY = "moediff"  # one key: safetensors writes several in a random order
 _CONTENT = "content"  # digest of the values, inside the metadata
-_SEAL = b"moediff's seal: "  # before the digest of a table's file
-_SEALED = hashlib.sha256().digest_size
-_BLOCK = 1 << 22  # bytes of a file that are digested at once
 
 
 @contextmanager
@@ -116,7 +114,7 @@ def digest_files(paths: Iterable[Path | str]) -> str:
     seen = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as handle:
-            while block := handle.read(_BLOCK):
+            while block := handle.read(1 << 22):
                 seen.update(block)
         seen.update(b"\0")
     return seen.hexdigest()[:32]
@@ -193,20 +191,20 @@ def write_parquet(path: Path | str, frame: pl.DataFrame, provenance: Mapping[str
     with whole(path) as partial:
         metadata = {_METADATA_KEY: canonical(provenance)}
         frame.write_parquet(partial, compression="zstd", metadata=metadata)
-        _seal(partial)
+        seal.put(partial)
 
 
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataFrame:
     """Read a table of ours; raise DamagedError when it is cut or altered.
 
-    The seal is looked at first: polars may end the process at a damaged table. Tables of before have no
-    seal, and a digest of each column.
+    The seal is looked at first: of a damaged length polars asks for so much memory that the process ends.
+    Tables of before have no seal, and a digest of each column.
     """
     import polars as pl
 
     try:
         place = literal(path)
-        sealed = _unbroken(place)
+        sealed = seal.unbroken(place)
         facts = json.loads(pl.read_parquet_metadata(place)[_METADATA_KEY])
         frame = pl.read_parquet(place, columns=columns, glob=False)
         wanted = {} if sealed else {name: facts[_CONTENT][name] for name in frame.columns}
@@ -218,57 +216,6 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataF
         if _column_digest(frame[name]) != content:
             raise DamagedError(path, f"its column '{name}' does not match its digest")
     return frame
-
-
-def _seal(path: Path) -> None:
-    """Put a digest of a parquet file between its data and its footer, where no reader looks.
-
-    A footer is found from the file's end, and names places from the file's start: no place changes.
-    """
-    with open(path, "r+b") as file:
-        place = _footer(file)
-        file.seek(place)
-        footer = file.read()
-        file.seek(place)
-        file.write(_SEAL + _digest_around(file, place, place) + footer)
-
-
-def _unbroken(path: Path) -> bool:
-    """Whether a parquet file has a seal. Raises ValueError where it is cut or does not match it."""
-    with open(path, "rb") as file:
-        place = _footer(file) - len(_SEAL) - _SEALED
-        file.seek(max(place, 0))
-        if place >= 0 and file.read(len(_SEAL)) == _SEAL:
-            if file.read(_SEALED) != _digest_around(file, place, place + len(_SEAL) + _SEALED):
-                raise ValueError("it does not match its digest")
-            return True
-        file.seek(0)
-        if _SEAL in file.read():  # one flipped bit cannot both move the footer and hide the seal
-            raise ValueError("its footer is not where it says")
-    return False
-
-
-def _footer(file: BinaryIO) -> int:
-    """Where the footer of a parquet file begins. Raises ValueError where the file has no end."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - 8))
-    length, mark = int.from_bytes(file.read(4), "little"), file.read()
-    if mark != b"PAR1" or length > end - 12:
-        raise ValueError("it has no end")
-    return end - 8 - length
-
-
-def _digest_around(file: BinaryIO, first: int, last: int) -> bytes:
-    """SHA-256 of a file without the bytes first..last; the file's position stays."""
-    here, seen = file.tell(), hashlib.sha256()
-    file.seek(0)
-    while block := file.read(min(first - file.tell(), _BLOCK)):
-        seen.update(block)
-    file.seek(last)
-    while block := file.read(_BLOCK):
-        seen.update(block)
-    file.seek(here)
-    return seen.digest()
 
 
 def _column_digest(column: pl.Series) -> str:
