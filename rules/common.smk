@@ -17,6 +17,7 @@ from moediff.config import (
     schema,
 )
 from moediff.config.complete import complete
+from moediff.config.layout import one_of
 from moediff.core.errors import ConfigError, UserError
 from moediff.report.charts import CHARTS, of_each
 
@@ -123,11 +124,6 @@ def needs(stage, weights=lambda wildcards: 0, work=lambda wildcards: 0):
 def refuse(what, why):
     """End the command with one line before any job: what was asked for cannot be had from this config."""
     sys.exit(f"config error: {what}: {why}")
-
-
-def one_of(names):
-    """A wildcard constraint that matches these names only; none at all when there are none."""
-    return "|".join(names) or "(?!)"
 
 
 wildcard_constraints:

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from moediff.config.layout import PATHS, Fit, Member, Source, parse, path, side
+from moediff.config.layout import PATHS, Fit, Member, Source, one_of, parse, path, side
 from moediff.core.errors import ConfigError, UserError
 from workflow import ROOT
 
@@ -129,3 +129,20 @@ def test_no_path_under_results_is_spelled_elsewhere() -> None:
     for file in [ROOT / "Snakefile", *sorted((ROOT / "rules").rglob("*.smk"))]:
         for text in re.findall(r'"([^"\n]*)"', file.read_text(encoding="utf-8")):
             assert not MADE.search(text), f"{file.name}: {text}"
+
+
+def test_a_constraint_lets_its_names_through_and_no_other_that_begins_like_one() -> None:
+    """As Snakemake asks: of a value alone where it begins, of a path as a part of its pattern."""
+    alone = re.compile(one_of(["moe", "my.moe"]))
+    within = re.compile(
+        f"results/models/(?P<model>{one_of(['moe', 'my.moe'])})(?:-step-20)?/seed-0$"
+    )
+    for name in ("moe", "my.moe"):
+        assert alone.match(name)
+        for told in (name, f"{name}-step-20"):
+            assert within.match(f"results/models/{told}/seed-0")["model"] == name
+    for name in ("moe-step-20", "moe2", "my-moe", "a-moe", ""):
+        assert not alone.match(name)
+    for name in ("moe2", "my-moe", "a-moe", ""):
+        assert not within.match(f"results/models/{name}/seed-0")
+    assert not re.compile(one_of([])).match("")

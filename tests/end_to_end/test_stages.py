@@ -87,6 +87,20 @@ KEPT = {
 }
 
 
+@pytest.mark.parametrize("order", ["0", "4", "5", "6"])
+def test_a_kept_model_is_made_by_the_run_of_its_own_model_in_whatever_order_jobs_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", order)
+    targets = [
+        f"results/dictionaries/early/{EARLY}/{name}/seed-0/{file}"
+        for name in KEPT["recipes"]
+        for file in ("metrics.json", "splicing.parquet", "deletion.json")
+    ]
+    found = changed(prepare(tmp_path), KEPT, "-n", *targets)
+    assert found.returncode == 0, found.stderr
+
+
 @pytest.mark.slow
 def test_a_model_on_its_way_is_a_source_whose_rows_are_shown_in_each_way(copied: Path) -> None:
     places = [f"results/dictionaries/early/{EARLY}/{name}/seed-0" for name in KEPT["recipes"]]

@@ -92,6 +92,16 @@ def point_name(hook: str, layer: float) -> str:
     return f"{hook}.{layer}"
 
 
+def one_of(names: Iterable[str]) -> str:
+    """A constraint of a Snakemake wildcard that matches these names only; none at all when there are none.
+
+    Snakemake holds a constraint against the start of a value and never asks for its end, so that `moe`
+    would let `moe-step-20` through; a value alone, which has nothing before it, must therefore end too.
+    """
+    found = "|".join(map(re.escape, names))
+    return rf"^(?:{found})$|(?<=.)(?:{found})" if found else "(?!)"
+
+
 def at_step(model: str, step: int) -> str:
     """What a model is called as it was after an optimizer step: to all but its training another model."""
     return f"{model}-step-{step}"
