@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -244,11 +245,15 @@ def unchanged(*dictionaries: Dictionary) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the tiny study was run to the end."""
-    folder = prepare(tmp_path_factory.mktemp("study"))
-    found = run(folder, "all")
-    assert found.returncode == 0, found.stdout + found.stderr
-    return folder
+    """A folder in which the tiny study was run to the end: by one worker, and copied by each."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with open(shared.with_name("finished.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "results/report.html").exists():
+            found = run(shared if shared.exists() else prepare(shared), "all")
+            assert found.returncode == 0, found.stdout + found.stderr
+    return Path(shutil.copytree(shared, base / "study", symlinks=True))
 
 
 @pytest.fixture
