@@ -1,4 +1,4 @@
-"""The shipped configs, and the default one with keys changed."""
+"""The shipped configs, and one of two models with keys changed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ SHIPPED = {
     name: yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     for name in ("config", "local-text", "paper")
 }
+PAIR = yaml.safe_load((ROOT / "tests/pair.yaml").read_text(encoding="utf-8"))
 
 
-def changed(change: dict | str, base: dict = SHIPPED["config"]) -> dict:
-    """The shipped default config with keys changed; a mapping is merged, a "!" key replaces."""
+def changed(change: dict | str, base: dict = PAIR) -> dict:
+    """The config of two models with keys changed; a mapping is merged, a "!" key replaces."""
 
     def merge(into: dict, part: dict) -> None:
         for key, value in part.items():

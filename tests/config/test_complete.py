@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from configured import FOLDER, SHIPPED, changed, completed, refused
+from configured import FOLDER, PAIR, SHIPPED, changed, completed, refused
 from conftest import PRESETS, SCHEMA
 from moediff.config import comparisons, complete, corpus
 from moediff.config.base import count_of
@@ -128,7 +128,7 @@ def test_recipes_may_be_left_out() -> None:
 def test_the_given_config_is_not_changed_and_a_whole_config_stays_as_it_is() -> None:
     config = changed("{}")
     whole = complete.complete(config, SCHEMA, PRESETS)
-    assert config == SHIPPED["config"]
+    assert config == PAIR
     assert whole != config
     assert complete.complete(whole, SCHEMA, PRESETS) == whole
     whole["corpus"]["splits"]["fit"] = 0.9  # a default is a copy, not the schema's own
@@ -141,6 +141,8 @@ def test_the_config_that_the_bad_ones_change_is_good() -> None:
 
 def test_shipped_configs_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    default = complete.complete(SHIPPED["config"], SCHEMA, PRESETS)
+    assert [len(fit.member.sources) for fit in comparisons.fits(default)] == [8, 2, 1, 1]
     with pytest.raises(ConfigError, match=r"corpus\.domains\.code\.paths: no file matches"):
         complete.complete(SHIPPED["local-text"], SCHEMA, PRESETS)
     Path("text").mkdir()

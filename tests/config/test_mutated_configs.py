@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from configured import FOLDER, SHIPPED
+from configured import FOLDER, PAIR, SHIPPED
 from conftest import PRESETS, SCHEMA
 from moediff.config import comparisons, complete, layout, roles
 from moediff.config.names import RESERVED
@@ -26,7 +26,7 @@ from workflow import TINY, prepare, snakemake
 COUNT = 500
 STUDY = yaml.safe_load((FOLDER / "study.yaml").read_text(encoding="utf-8"))
 PRIMARY = yaml.safe_load((FOLDER / "claims.yaml").read_text(encoding="utf-8"))["primary"]
-BASES = {"default": SHIPPED["config"], "study": STUDY, "tiny": TINY}
+BASES = {"default": SHIPPED["config"], "pair": PAIR, "study": STUDY, "tiny": TINY}
 FREE = {("corpus", "domains"), ("models",), ("recipes",), ("comparisons",)}  # names are the user's
 Change = Callable[[random.Random, dict], None]
 
@@ -168,6 +168,7 @@ def checkpoint_from_nowhere(rng: random.Random, config: dict) -> None:
 def a_panel_of_too_many(rng: random.Random, config: dict) -> None:
     a_large_panel(rng, config)
     config["training"]["seeds"] = list(range(rng.choice([11, 20, 40, 1000])))
+    config["models"]["moe"].pop("seeds", None)
 
 
 def choices_without_end(rng: random.Random, config: dict) -> None:

@@ -6,20 +6,18 @@ import re
 import shutil
 
 import pytest
-import yaml
 
+from configured import PAIR
 from conftest import PRESETS, SCHEMA
 from moediff.config import fits, resources
 from moediff.config.complete import complete
 from moediff.config.resources import STAGES, needs
 from workflow import ROOT
 
-DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
-
 
 @pytest.fixture(scope="module")
 def config() -> dict:
-    return complete(DEFAULT, SCHEMA, PRESETS)
+    return complete(PAIR, SCHEMA, PRESETS)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -46,7 +44,7 @@ def test_a_gpu_is_asked_for_by_the_config_and_not_by_the_machine(monkeypatch) ->
     assert needs("documents", "cuda")["gpu"] == 0
 
 
-# Most memory that a job of the default took on two cores, in MB, and its minutes there.
+# Most memory that a job of these two models took on two cores, in MB, and its minutes there.
 MEASURED = {
     "training": (640, 2.8), "activations": (545, 0.2), "dictionaries": (490, 0.6),
     "analysis": (485, 0.25), "reruns": (700, 0.7), "components": (305, 0.1), "documents": (112, 0.1),
@@ -54,7 +52,7 @@ MEASURED = {
 }  # fmt: skip
 
 
-def test_the_default_is_given_half_as_much_again_as_it_took(config: dict) -> None:
+def test_a_study_is_given_half_as_much_again_as_it_took(config: dict) -> None:
     (fit,) = (fit for fit in fits(config) if fit.member.comparison == "moe-dense")
     weights = {
         "training": resources.model_mb(config, "moe"),
