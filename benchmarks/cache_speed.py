@@ -5,7 +5,7 @@
 The bare pass runs the same model over the same batches up to the last captured block, without a head,
 and drops what it finds. Caching reads the token shard, chooses rows, runs the model with its hooks
 (routing too, for the MoE), checks, scales, narrows, sums, orders and writes the shard to disk.
-The two take turns in one process. Models are those of the default config, freshly made.
+The two take turns in one process. Models are those of `tests/pair.yaml`, freshly made.
 """
 
 from __future__ import annotations

@@ -131,6 +131,11 @@ def chart_settings():
     }
 
 
+def _domains_seen(model):
+    """The domains that a model learns from, where these are not all."""
+    return config["models"][model].get("sees", {}).get("domains")
+
+
 def of_study():
     """What the page says of the study as it was asked for, as `moediff.report.compared` reads it."""
     models = {
@@ -144,6 +149,7 @@ def of_study():
                 for key in ("kept",)
                 if key in config["models"][name]
             },
+            **({"domains": domains} if (domains := _domains_seen(name)) else {}),
         }
         for name in config["models"]
     }

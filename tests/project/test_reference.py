@@ -17,6 +17,7 @@ from moediff.claims.verdicts import NO_VERDICT, NOT_MEASURED
 from moediff.core import artifact
 from moediff.core.resampling import zero_bound
 from moediff.core.terms import ABOVE
+from moediff.report import finding
 from moediff.report.charts.dictionaries import fve_chart
 from moediff.report.charts.panel import panel_chart
 from moediff.synthetic import methods
@@ -49,7 +50,7 @@ def study(request: pytest.FixtureRequest) -> Path:
 
 
 def as_findings(rows: dict[str, dict]) -> dict[str, dict]:
-    """What claims.json of version 3 says was measured, by metric, as the judge takes it today.
+    """What a stored claims.json says was measured, by metric, as the judge takes it today.
 
     An order has its steps, which were claims by themselves. An interval of 0 to 0 is none: of so many models
     it has a bound, of documents, whose number was not stored, it has not.
@@ -65,15 +66,22 @@ def as_findings(rows: dict[str, dict]) -> dict[str, dict]:
             interval = None
         finding = {"estimate": row["estimate"], "interval": interval} | row["beside"]
         if row["p"] is not None:
-            tails = (row["p"], row["p_against"])
-            above, below = tails if row["direction"] == ABOVE else tails[::-1]
-            finding["p"] = {"above": above, "below": below, "smallest": row["p_smallest"]}
+            finding["p"] = tails_of(row) | {"smallest": row["p_smallest"]}
             finding["null"] = row["null"]
         found[row["metric"]] = finding
     for metric, steps in ORDERS.items():
         if found.keys() >= set(steps):
             found[metric] = {"steps": {step: found[step] for step in steps}}
     return found
+
+
+def tails_of(row: dict) -> dict[str, float]:
+    """Both tails of a claim; version 3 had them by the claim's own direction."""
+    if "tails" in row:
+        return row["tails"]
+    tails = (row["p"], row["p_against"])
+    above, below = tails if row["direction"] == ABOVE else tails[::-1]
+    return {"above": above, "below": below}
 
 
 def judged_again(study: Path) -> dict[str, dict]:
@@ -138,6 +146,24 @@ def test_variance_explained_is_drawn(study: Path) -> None:
     pooled = rows.filter((pl.col("source") == "pooled") & (pl.col("mode") == "threshold"))
     assert pooled["fve"].is_between(0, 1).all()
     assert fve_chart(pooled, SIZE).to_dict()
+
+
+def test_what_the_readme_says_of_the_default_is_what_was_stored() -> None:
+    default = ROOT / "docs/reference/default"
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("\n>", "\n").split())
+    first = finding.graded(stored(default, "kinds")["panels"], alpha=0.05)
+    assert first.sentence in said
+    assert first.error.startswith("p 0.0286, of all 35 ways")  # 1/35
+    (fve,) = (
+        row
+        for row in stored(default, "fve")["rows"]
+        if (row["comparison"], row["source"], row["mode"]) == ("moe-dense", "pooled", "threshold")
+    )
+    told = f"explains {fve['fve']:.3f} of the validation variance with k = {fve['k']}, principal "
+    assert f"{told}components {fve['baseline_pca']:.3f}" in said
+    (weak, *_) = stored(default, "claims")["withheld"]
+    assert weak.startswith("models do not beat the trigram")
+    assert "worse than a trigram" in said
 
 
 def test_planted_truth_is_summed_up_by_method() -> None:

@@ -252,6 +252,9 @@ def test_many_models_are_counted_and_named_in_a_line() -> None:
     found = dict(compared.facts(STUDY | {"models": models, "comparisons": one}, {}, []))
     assert found["Models"][-1] == "and 3 more: m6, m7, m8"
     assert found["Models"][0] == "m0: trained here with 2 seeds"
+    some = {"m0": models["m0"] | {"domains": ["docs", "prose"]}}
+    found = dict(compared.facts(STUDY | {"models": models | some, "comparisons": one}, {}, []))
+    assert found["Models"][0] == "m0: trained here with 2 seeds on docs and prose alone"
     assert compared.title(STUDY | {"models": models, "comparisons": one}) == (
         "What m0, m1, m2 and 6 more represent, compared"
     )

@@ -1,8 +1,8 @@
 """What a study compared: the title of its page, and the facts below it.
 
 `study` is what `of_study` of rules/inputs/report.smk says: `models`, each with its `kind`, `from`, number
-of `seeds` and `tokenizer`, and `kept` where it was kept on the way of a run; `points`, the hook points;
-`recipes`, each with `features`, `k` and `normalise`;
+of `seeds` and `tokenizer`, `kept` where it was kept on the way of a run, and `domains` where it learned
+from these alone; `points`, the hook points; `recipes`, each with `features`, `k` and `normalise`;
 `comparisons`, each with `sides`, `together`, `control` and `recipes`; `pair`, the folder of the
 dictionary that is drawn; `left_out`, the folders of dictionaries that are not on the page.
 """
@@ -74,7 +74,9 @@ def _model(name: str, about: Record, counts: Record | None) -> str:
             run = (
                 f"{at['model']} after step {at['step']:,} of its training" if at else "trained here"
             )
-            parts.append(f"{run}{seeds}")
+            domains = about.get("domains")
+            of = f" on {' and '.join(domains)} alone" if domains else ""
+            parts.append(f"{run}{seeds}{of}")
         case "loaded":
             parts.append(f"loaded from {about['from']}")
         case _:

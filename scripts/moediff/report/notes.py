@@ -31,8 +31,8 @@ def _barely_trained(losses: Mapping[str, float], trigram: float | None, barely: 
         return []
     listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
     return [
-        f"A pipeline check, not evidence: models are barely trained ({listed} nats a token, a trigram "
-        f"{trigram:.3f})."
+        "This holds of these models. It is no evidence of what larger ones do, since these are barely "
+        f"trained ({listed} nats a token, a trigram {trigram:.3f})."
     ]
 
 

@@ -45,7 +45,7 @@ def splits_chart(panels: Sequence[Panel], size: Size) -> alt.TopLevelMixin:
         ]
     )
     base = alt.Chart(rows).encode(
-        alt.X("r2:Q", title="R2: share of the models' squared distances that lies between halves")
+        alt.X("r2:Q", title="R2: share of squared distance between halves")
         .axis(format=".1~%", tickCount=6)
         .scale(zero=False),
         tooltip=[alt.Tooltip("r2", format=".4f")],
