@@ -168,8 +168,9 @@ def divided(p: float, r2: float = 0.4, domain: str | None = "code") -> dict:
             row | {"statistic": "total_variation", "observed": 0.2, "largest_other": 0.12},
         ],
         "by_domain": [
-            {"kind": "dense", "domain": domain, "more": 0.15, "features": 9},
-            {"kind": "narrow", "domain": "prose", "more": 0.1, "features": 5},
+            {"kind": "dense", "domain": domain, "more": 0.15, "features": 6},
+            {"kind": "narrow", "domain": domain, "more": 0.1, "features": 4},
+            {"kind": "narrow", "domain": "docs", "more": 0.1, "features": 6},
         ],
     }
 
@@ -177,9 +178,10 @@ def divided(p: float, r2: float = 0.4, domain: str | None = "code") -> dict:
 def test_kinds_that_differ_by_degree_say_how_much_and_on_what() -> None:
     found = finding.graded([divided(1 / 35)], 0.05)
     assert found.sentence == (
-        "Models dense and narrow spend 20.0 % of what is explained in them on different features, against "
-        "12.0 % at most if the same models are split otherwise. Of what dense spends more, 75.0 % lies in "
-        "features that fire most on code."
+        "Models dense and narrow divide 20.0 % of what is explained in them differently among the same "
+        "features; put into any other two groups of these sizes, the same models differ in 12.0 % at most. "
+        "Of what dense gives more to some of them, 75.0 % goes to features that fire most on code, which "
+        "are 62.5 % of all."
     )
     assert found.error.startswith(
         "p 0.0286, of all 35 ways to split these models in two; with so few"

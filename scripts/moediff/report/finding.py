@@ -121,22 +121,28 @@ def graded(kinds: Sequence[Record], alpha: float) -> Finding | None:
     first, second = one["kinds"]
     row = rows["total_variation"]
     said = (
-        f"Models {first} and {second} spend {percent(row['observed'])} of what is explained in them on "
-        f"different features, against {percent(row['largest_other'])} at most if the same models are "
-        "split otherwise."
+        f"Models {first} and {second} divide {percent(row['observed'])} of what is explained in them "
+        "differently among the same features; put into any other two groups of these sizes, the same "
+        f"models differ in {percent(row['largest_other'])} at most."
     )
     most = max(one["by_domain"], key=lambda part: part["more"], default=None)
     if most and most["domain"]:
         share = percent(most["more"] / row["observed"])
         said += (
-            f" Of what {most['kind']} spends more, {share} lies in features that fire most on "
-            f"{most['domain']}."
+            f" Of what {most['kind']} gives more to some of them, {share} goes to features that fire most "
+            f"on {most['domain']}, which are {percent(_of_features(most['domain'], one))} of all."
         )
     error = f"p {worst:.3g}, of all {row['others'] + 1} ways to split these models in two"
     if len(panels) > 1:
         error += f", times the {len(panels)} panels that were judged"
     least = f"with so few models the smallest that there can be is {row['smallest_p']:.3g}"
     return Finding(said, f"{error}; {least}.", "splits")
+
+
+def _of_features(domain: str, panel: Record) -> float:
+    """The share of a panel's features that fire most on a domain, of those that kinds use differently."""
+    counts = [(part["features"], part["domain"] == domain) for part in panel["by_domain"]]
+    return sum(count for count, of in counts if of) / sum(count for count, _ in counts)
 
 
 def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:
