@@ -19,8 +19,8 @@ def test_warnings_are_lines_on_weak_models_and_on_moes_that_are_worse() -> None:
     weak = notes.warnings({"moe": 4.0, "dense": 4.3}, 4.05, {"moe"}, 0.1)
     assert weak == [
         "This holds of these models. It is no evidence of what larger ones do, since these are barely "
-        "trained: a trigram, which only counts runs of three tokens, loses 4.050 nats a token and they "
-        "hardly fewer (moe 4.000, dense 4.300)."
+        "trained: a trigram, which only counts runs of three tokens, has a loss of 4.050 nats a token, these "
+        "models of: moe 4.000, dense 4.300."
     ]
     losses = {"moe": 3.53, "dense": 3.5, "wide": 3.4}
     (worse,) = notes.warnings(losses, 4.5, {"moe"}, 0.1)

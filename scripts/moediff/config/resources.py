@@ -2,7 +2,7 @@
 
 Never from the machine that reads the Snakefile: on a cluster that is a login node. A profile says
 where jobs run and what is there; here stands what they need. Estimates are of a CPU job and generous,
-by a half and more over what the default and the study took (tests hold the default's), since too
+by a half and more over what two models of width 128 (tests hold theirs) and the study took, since too
 little ends a job and too much only waits; each further attempt asks for as much again.
 """
 

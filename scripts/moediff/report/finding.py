@@ -141,8 +141,8 @@ def graded(kinds: Sequence[Record], alpha: float) -> Finding | None:
 
 def _of_features(domain: str, panel: Record) -> float:
     """The share of a panel's features that fire most on a domain, of those that kinds use differently."""
-    counts = [(part["features"], part["domain"] == domain) for part in panel["by_domain"]]
-    return sum(count for count, of in counts if of) / sum(count for count, _ in counts)
+    own = sum(part["features"] for part in panel["by_domain"] if part["domain"] == domain)
+    return own / sum(part["features"] for part in panel["by_domain"])
 
 
 def panel(panels: Sequence[Record], alpha: float = 1.0) -> Finding | None:

@@ -32,8 +32,8 @@ def _barely_trained(losses: Mapping[str, float], trigram: float | None, barely: 
     listed = ", ".join(f"{name} {losses[name]:.3f}" for name in weak)
     return [
         "This holds of these models. It is no evidence of what larger ones do, since these are barely "
-        f"trained: a trigram, which only counts runs of three tokens, loses {trigram:.3f} nats a token "
-        f"and they hardly fewer ({listed})."
+        f"trained: a trigram, which only counts runs of three tokens, has a loss of {trigram:.3f} nats a "
+        f"token, these models of: {listed}."
     ]
 
 
