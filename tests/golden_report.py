@@ -31,6 +31,7 @@ from moediff.report.charts.splicing import domains_chart
 from moediff.report.charts.synthetic import planted_chart
 from moediff.report.charts.training import training_chart
 from moediff.report.finding import Finding
+from moediff.report.labels import label_of
 from workflow import TINY
 
 
@@ -107,7 +108,7 @@ def _charts() -> dict[str, Callable[[], alt.TopLevelMixin]]:
         "affinity": lambda: affinity_chart(told, sides, size),
         "domains": lambda: domains_chart(losses, {"moe.0": "moe", "dense.0": "dense"}, size),
         "panel": lambda: panel_chart(splits, size),
-        "splits": lambda: splits_chart([one], size),
+        "splits": lambda: splits_chart({label_of(one): one}, size),
         "model-map": lambda: map_chart([one], size),
         "planted": lambda: planted_chart(found, size),
     }

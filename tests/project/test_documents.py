@@ -1,4 +1,4 @@
-"""What the documents say: their links, their words, and the numbers of the study's headline."""
+"""What the documents say: their links, their words, and the programs of the reference results."""
 
 from __future__ import annotations
 
@@ -6,28 +6,18 @@ import re
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 from moediff.analysis.panel import users
+from stored import OWN_SHARES, PANEL, SPLITS, names_of
 from workflow import ROOT
 
 DOCUMENTS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*/*.md")])
-REFERENCE = (ROOT / "docs/reference/README.md").read_text(encoding="utf-8")
-# Its programs; the last one reads tables that are not in the repository.
-FIGURE, OWN_SHARES, GRADED, _AFFINITY = re.findall(r"```python\n(.*?)```", REFERENCE, re.DOTALL)
 
 
 def words(path: str) -> str:
     """A document as one line."""
     return " ".join((ROOT / path).read_text(encoding="utf-8").split())
-
-
-def names_of(program: str) -> dict:
-    """What a program of docs/reference/README.md has bound when it ends."""
-    bound: dict = {}
-    exec(compile(program, "docs/reference/README.md", "exec"), bound)
-    return bound
 
 
 @pytest.fixture
@@ -66,26 +56,11 @@ def test_the_strict_rule_sees_what_is_nine_times_stronger(times: float, own: boo
     assert used[4:].any() != own
 
 
-def test_graded_statistics_are_those_of_the_stored_pairs(at_root: None) -> None:
-    graded: pl.DataFrame = names_of(GRADED)["graded"]
-    assert graded["rank"].to_list() == [1, 1, 1, 1]
-    study = words("docs/study.md")
-    for row in graded.iter_rows(named=True):
-        percent = row["statistic"] == "excess"
-        values = [
-            f"{100 * row[key]:.1f} %" if percent else f"{row[key]:.2f}"
-            for key in ("true", "largest_other")
-        ]
-        assert " | ".join([*values, "1"]) in study
-    excess = graded.row(0, named=True)
-    assert f"excess of {100 * excess['true']:.1f} points" in words("README.md")
-    assert f"({100 * excess['largest_other']:.1f} at most" in words("README.md")
-
-
 def test_programs_of_the_reference_results_run(
     at_root: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names_of(FIGURE)
-    assert Path("docs/panel.png").stat().st_size
+    for figure, program in (("docs/splits.png", SPLITS), ("docs/panel.png", PANEL)):
+        names_of(program)
+        assert Path(figure).stat().st_size
     names_of(OWN_SHARES)
     assert "dense-dense" in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,29 +9,18 @@ import polars as pl
 import pytest
 
 from moediff.analysis import controls, panel
-from moediff.claims.judging import judge
-from moediff.claims.metrics import ORDERS, SHARES
-from moediff.claims.reading import read_claims
+from moediff.claims.metrics import ORDERS
 from moediff.claims.verdicts import NO_VERDICT, NOT_MEASURED
-from moediff.core import artifact
-from moediff.core.resampling import zero_bound
-from moediff.core.terms import ABOVE
 from moediff.report import finding
 from moediff.report.charts.dictionaries import fve_chart
 from moediff.report.charts.panel import panel_chart
 from moediff.synthetic import methods
+from stored import judged_again, stored
 from workflow import ROOT
 
 STUDIES = sorted(path.parent for path in (ROOT / "docs/reference").glob("*/claims.json"))
 SINCE_VERSION_3 = ("interval", "mean_other", "median_other")
 SIZE = {"width": 300, "height": 200}
-
-
-def stored(study: Path, name: str) -> dict:
-    path = study / f"{name}.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
-    artifact.check_format(path, found)
-    return found
 
 
 def agree(found: list[dict], wanted: list[dict]) -> None:
@@ -47,51 +35,6 @@ def agree(found: list[dict], wanted: list[dict]) -> None:
 @pytest.fixture(params=STUDIES, ids=lambda path: path.name)
 def study(request: pytest.FixtureRequest) -> Path:
     return request.param
-
-
-def as_findings(rows: dict[str, dict]) -> dict[str, dict]:
-    """What a stored claims.json says was measured, by metric, as the judge takes it today.
-
-    An order has its steps, which were claims by themselves. An interval of 0 to 0 is none: of so many models
-    it has a bound, of documents, whose number was not stored, it has not.
-    """
-    found = {}
-    for row in rows.values():
-        if row["estimate"] is None or row["metric"] in ORDERS:
-            continue
-        interval = row["interval"]
-        if row["metric"] in SHARES and interval == [0, 0]:
-            interval = [0, zero_bound(4)]
-        elif "features" in row["beside"] and interval == [0, 0]:
-            interval = None
-        finding = {"estimate": row["estimate"], "interval": interval} | row["beside"]
-        if row["p"] is not None:
-            finding["p"] = tails_of(row) | {"smallest": row["p_smallest"]}
-            finding["null"] = row["null"]
-        found[row["metric"]] = finding
-    for metric, steps in ORDERS.items():
-        if found.keys() >= set(steps):
-            found[metric] = {"steps": {step: found[step] for step in steps}}
-    return found
-
-
-def tails_of(row: dict) -> dict[str, float]:
-    """Both tails of a claim; version 3 had them by the claim's own direction."""
-    if "tails" in row:
-        return row["tails"]
-    tails = (row["p"], row["p_against"])
-    above, below = tails if row["direction"] == ABOVE else tails[::-1]
-    return {"above": above, "below": below}
-
-
-def judged_again(study: Path) -> dict[str, dict]:
-    """The claims of a stored study as today's judge has them, what withheld verdicts taken as it was."""
-    found = stored(study, "claims")
-    wanted = read_claims(ROOT / "config/claims.yaml")
-    rows = {row["id"]: row for row in found["claims"]}
-    assert list(rows) == list(wanted["claims"])[: len(rows)]  # newer claims were not asked then
-    again = judge(wanted, as_findings(rows), found["analysis"], found["withheld"])
-    return {row["id"]: row for row in again["claims"] if row["id"] in rows}
 
 
 def test_stored_claims_are_judged_again(study: Path) -> None:

@@ -25,7 +25,7 @@ UNKNOWN = "No panel has models that can be compared: in some, no feature explain
 
 def splits(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.TopLevelMixin:
     """Of every panel."""
-    return splits_chart(_known(tables), size)
+    return splits_chart({label_of(one): one for one in _known(tables)}, size)
 
 
 def model_map(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.TopLevelMixin:
@@ -33,14 +33,17 @@ def model_map(tables: Tables, settings: Mapping[str, Any], size: Size) -> alt.To
     return map_chart(_known(tables), size)
 
 
-def splits_chart(panels: Sequence[Panel], size: Size) -> alt.TopLevelMixin:
-    """R2 of the true split of each panel's models into kinds, among that of every other split."""
+def splits_chart(panels: Mapping[str, Panel], size: Size) -> alt.TopLevelMixin:
+    """R2 of the true split of each panel's models into kinds, among that of every other split.
+
+    `panels` by what each is called.
+    """
     if not panels:
         return _nothing(size)
     rows = pl.DataFrame(
         [
-            {"dictionary": f"{label_of(one)}: {_result(one)}", "r2": value, "true": number == 0}
-            for one in panels
+            {"dictionary": f"{name}: {_result(one)}", "r2": value, "true": number == 0}
+            for name, one in panels.items()
             for number, value in enumerate(_ticks(one["values"]["r2"]))
         ]
     )
@@ -63,7 +66,7 @@ def splits_chart(panels: Sequence[Panel], size: Size) -> alt.TopLevelMixin:
             row=alt.Row("dictionary:N", title=None, sort=names).header(
                 labelAngle=0, labelAnchor="start", labelOrient="top", labelPadding=2, labelLimit=0
             ),
-            title=heading(_splits_title(panels), size["width"], told),
+            title=heading(_splits_title(list(panels.values())), size["width"], told),
         )
         .properties(padding={"left": 5, "top": 5, "right": 30, "bottom": 5})
     )
