@@ -105,7 +105,13 @@ def compared(comparison: str) -> str:
     assert (ranks, splits) == ({1}, {126}), comparison
     r2 = both(value(one, "r2") for one in found)
     other = max(value(one, "r2", "largest_other") for one in found)
-    cells = [COMPARED[comparison], r2, f"{other:.2f}", "1/126", f"{both(excesses(comparison), 1)} %"]
+    cells = [
+        COMPARED[comparison],
+        r2,
+        f"{other:.2f}",
+        "1/126",
+        f"{both(excesses(comparison), 1)} %",
+    ]
     return f"| {' | '.join(cells)} | {both(centres(comparison), 3)} |"
 
 
