@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from moediff.core import preemption
 from workflow import environment
 
 # A job as Snakemake starts one: a body in `job`, and a line when it has begun.
@@ -45,12 +47,20 @@ TOO_LATE = """
 """
 
 
-def told(body: str, log: Path, *signals: signal.Signals) -> tuple[int, str, str]:
+def told(
+    body: str, log: Path, *signals: signal.Signals, ignored: Sequence[signal.Signals] = ()
+) -> tuple[int, str, str]:
     """Exit code, output and log of a job that gets these signals once it has begun; within 20 seconds."""
+
+    def before() -> None:  # whatever the tests were started with
+        for number in preemption.SIGNALS:
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
     program = [sys.executable, "-c", JOB.format(body=body), str(log)]
     process = subprocess.Popen(
-        program, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        program, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=before,
+    )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     for number in signals:
@@ -63,7 +73,9 @@ def told(body: str, log: Path, *signals: signal.Signals) -> tuple[int, str, str]
     return process.returncode, said, log.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_job_that_is_told_to_end_says_so_in_one_line_and_by_its_exit_code(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
@@ -71,6 +83,14 @@ def test_a_job_that_is_told_to_end_says_so_in_one_line_and_by_its_exit_code(
     assert ended == code
     assert len(log.splitlines()) == 1
     assert log.endswith(f"made: told to end ({number.name}); the same command goes on\n")
+
+
+def test_a_job_that_is_to_outlive_its_terminal_does(tmp_path: Path) -> None:
+    body = "print('begun', flush=True); time.sleep(1); print('whole', flush=True)"
+    assert told(body, tmp_path / "a.log", signal.SIGHUP, ignored=[signal.SIGHUP])[:2] == (
+        0,
+        "whole\n",
+    )
 
 
 def test_a_step_is_done_whole_however_often_it_is_said(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Told to end (SIGTERM of a scheduler, Ctrl-C), a job keeps what it has done and leaves within seconds.
+"""Told to end, by a scheduler, Ctrl-C or a closing terminal, a job keeps what it did and leaves in seconds.
 
 A signal ends the job where it stands, as an exception: files are written whole or not at all, so nothing is
 torn. What has a state of its own goes step by step in `whole_step`, where a signal waits for the end of the
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # A job that is not gone after so many seconds is ended by the kernel, and goes on from the checkpoint before.
 # Whoever sent the signal kills after 30, and with the job whatever starts it (Slurm, Kubernetes).
 SECONDS = 18
@@ -55,10 +55,11 @@ _told = _Told()
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Within it SIGTERM and Ctrl-C raise `Preempted`."""
+    """Within it SIGNALS raise `Preempted`; not those that are ignored, as by nohup."""
     global _told
     _told = _Told()
-    before = {number: signal.signal(number, _told.hear) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _told.hear) for number in heard}
     try:
         yield
     finally:
