@@ -14,7 +14,7 @@ import torch
 
 from conftest import RECIPE
 from moediff.activations.rows import AlignedRows, Cutter
-from moediff.core import artifact
+from moediff.core import artifact, checkpoint
 from moediff.core.preemption import Preempted, heeded
 from moediff.dictionaries import fitting
 from moediff.dictionaries.fitting import Job, fit_all
@@ -78,8 +78,8 @@ def test_fits_told_to_end_go_on_after_the_step_that_they_were_at(
 ) -> None:
     wanted = files(rows, tmp_path / "even", tmp_path / "wanted")
     if where == "while it saves":
-        monkeypatch.setattr(fitting, "LEAST_WAIT", 0.0)
-        monkeypatch.setattr(fitting, "WAIT_PER_WRITE", 0)
+        monkeypatch.setattr(checkpoint, "LEAST_WAIT", 0.0)
+        monkeypatch.setattr(checkpoint, "WAIT_PER_WRITE", 0)
     done, plain = [], Fitter.update
     monkeypatch.setattr(
         Fitter, "update", lambda self, rows: (done.append(self.step), plain(self, rows))[1]

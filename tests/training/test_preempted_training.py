@@ -104,6 +104,41 @@ def test_training_told_to_end_goes_on_after_the_step_that_it_was_at(
     assert taken == STEPS
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def test_a_killed_run_loses_only_what_it_did_since_a_checkpoint_that_time_made_due(
+    data, tiny_model, tmp_path: Path, monkeypatch
+) -> None:
+    whole = tiny_model(MOE)
+    history = loop.train(whole, PLAN, data, data, tmp_path / "even", CPU)
+    taken, take, clock = 0, Step.take, [0.0]
+
+    def timed(*arguments):
+        nonlocal taken
+        taken += 1
+        if taken == 9:
+            raise Killed
+        clock[0] += 25.0  # a checkpoint is due after each third step
+        return take(*arguments)
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(Step, "take", timed)
+    plan = replace(PLAN, evaluations=1)  # no other checkpoint on the way
+    with pytest.raises(Killed):
+        loop.train(tiny_model(MOE), plan, data, data, tmp_path / "killed", CPU)
+    model = tiny_model(MOE, seed=1)
+    again = loop.train(model, plan, data, data, tmp_path / "killed", CPU)
+    assert taken == STEPS + 2 + 1  # the seventh and the eighth are done again, the ninth was begun
+    at = {"step": STEPS, "split": "validation"}
+    assert again.filter(**at).equals(history.filter(**at))
+    one, two = whole.state_dict(), model.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    even = loop.train(tiny_model(MOE), plan, data, data, tmp_path / "even-1", CPU)
+    assert again.equals(even)
+
+
 def test_a_checkpoint_of_before_whose_sums_were_not_kept_is_taken_up(
     data, tiny_model, tmp_path: Path, monkeypatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -35,9 +34,6 @@ HISTORY = {
 }
 HISTORY_ROWS = 100  # at most: a row sums the steps since the one before
 SUMS = ("error", "total", "active", "rows")
-# A checkpoint on the way is written when LEAST_WAIT seconds have passed since the last one, and
-# WAIT_PER_WRITE times what writing that one took: so checkpoints cost 2 % of a run at most.
-LEAST_WAIT, WAIT_PER_WRITE = 60.0, 50
 MOST_HELD_OUT = 65_536  # rows kept out for the thresholds, where a recipe leaves the number open
 # The dictionary as it is after this share of the steps is kept beside the one at the end: what differs
 # between the two had not settled.
@@ -86,15 +82,14 @@ class Run:
             1, self.fitter.steps // HISTORY_ROWS
         )  # steps between points of the history
         self.early = max(1, round(EARLY * self.fitter.steps))
-        self.saved, self.wait = time.monotonic(), LEAST_WAIT
-        self.saved_step = 0
+        self.pace, self.saved = checkpoint.Pace(), 0
         saved = checkpoint.newest(job.state)
         if saved is not None and self._early_kept(saved[1]["step"]):
             tensors, metadata = saved
             self.fitter.restore(tensors, metadata["step"])
             self.history = metadata["history"]
             self.sums = metadata.get("sums", self.sums)
-            self.saved_step = self.fitter.step
+            self.saved = self.fitter.step
             log.info("%s: resumed after step %d", job.name, self.fitter.step)
 
     def _early_kept(self, step: int) -> bool:
@@ -131,7 +126,7 @@ class Run:
             self._thresholded().save(early_path(self.job), artifact.made_by("dictionaries"))
         if self.fitter.step % self.window == 0 or self.finished:
             self._note()
-            if self.finished or time.monotonic() - self.saved >= self.wait:
+            if self.finished or self.pace.due():
                 self.save()
         return len(rows)
 
@@ -154,13 +149,13 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint after the last step, unless there is one."""
-        step, started = self.fitter.step, time.monotonic()
-        if step == self.saved_step:
+        step = self.fitter.step
+        if step == self.saved:
             return
         facts = {"history": self.history, "sums": self.sums}
-        checkpoint.save(self.job.state, step, self.fitter.state(), facts)
-        self.saved_step, self.saved = step, time.monotonic()
-        self.wait = max(LEAST_WAIT, WAIT_PER_WRITE * (self.saved - started))
+        with self.pace.writing():
+            checkpoint.save(self.job.state, step, self.fitter.state(), facts)
+        self.saved = step
 
     def _thresholded(self) -> Dictionary:
         """The dictionary as it is, with its thresholds where the rule learns them."""

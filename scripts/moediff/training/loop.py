@@ -96,13 +96,16 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.sums = LossSums(data.domains)
         self.done = self.saved = 0
+        self.pace = checkpoint.Pace()
 
     def step(self, rows: np.ndarray) -> None:
-        """One step over the sequences `rows`."""
+        """One step over the sequences `rows`, and a checkpoint where one is due."""
         rate = self.plan.learning_rate(self.done, self.steps)
         loss, router_losses = self.taker.take(self.data, rows, rate)
         self.sums.add(loss, self.data, rows, router_losses)
         self.done += 1
+        if self.pace.due() and self.done not in self.marks:  # where one is written anyway
+            self.save()
 
     def measure_if_due(self) -> None:
         """At a mark that is not measured yet: the losses there, the weights if they are kept, a checkpoint.
@@ -137,7 +140,8 @@ class _Run:
             "optimizer": self.plan.optimizer,
             "sums": self.sums.state(),
         }
-        checkpoint.save(self.state, self.done, tensors, facts)
+        with self.pace.writing():
+            checkpoint.save(self.state, self.done, tensors, facts)
         self.saved = self.done
 
     def resume(self) -> None:
