@@ -53,9 +53,8 @@ def visible(named: str | None) -> list[Gpu]:
     names = [name.strip() for name in named.split(",")]
     if any(name.startswith("MIG-") for name in names):  # of which CUDA shows a process one
         return [Gpu(name, uuid) for name in names for uuid in uuids_of(name)[:1]]
-    return [
-        Gpu(*pair) for pair in zip(names, uuids_of(named), strict=False)
-    ]  # it ends at a wrong name
+    # CUDA ends the list at the first wrong name.
+    return [Gpu(*pair) for pair in zip(names, uuids_of(named), strict=False)]
 
 
 @contextmanager
