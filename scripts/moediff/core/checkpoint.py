@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,27 @@ from moediff.core.errors import DamagedError, UserError
 # What an optimizer keeps of each parameter after its first step, by the name of its class.
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 _KEPT = {"Adam": _ADAM, "AdamW": _ADAM, "Muon": ("momentum_buffer",)}
+# A checkpoint on the way is due when LEAST_WAIT seconds have passed since the last one, and WAIT_PER_WRITE
+# times what writing that one took: so checkpoints cost 2 % of a run at most.
+LEAST_WAIT, WAIT_PER_WRITE = 60.0, 50
+
+
+class Pace:
+    """When the next checkpoint of a run is due."""
+
+    def __init__(self) -> None:
+        self.last, self.wait = time.monotonic(), LEAST_WAIT
+
+    def due(self) -> bool:
+        return time.monotonic() - self.last >= self.wait
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within it a checkpoint is written."""
+        started = time.monotonic()
+        yield
+        self.last = time.monotonic()
+        self.wait = max(LEAST_WAIT, WAIT_PER_WRITE * (self.last - started))
 
 
 def save(

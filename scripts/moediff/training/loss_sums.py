@@ -42,6 +42,24 @@ class LossSums:
             self.router_losses[name] = self.router_losses.get(name, 0.0) + value
         self.batches += 1
 
+    def state(self) -> dict[str, Any]:
+        """All sums, as plain numbers that JSON holds exactly."""
+        return {
+            "loss": self.loss.tolist(),
+            "count": self.count.tolist(),
+            "router_losses": self.router_losses,
+            "batches": self.batches,
+        }
+
+    @classmethod
+    def of(cls, domains: tuple[str, ...], state: Mapping[str, Any] | None) -> LossSums:
+        """Sums as `state` gave them; empty ones where there is none."""
+        sums = cls(domains)
+        if state is not None:
+            sums.loss, sums.count = np.array(state["loss"]), np.array(state["count"])
+            sums.router_losses, sums.batches = dict(state["router_losses"]), state["batches"]
+        return sums
+
     def cross_entropies(self) -> dict[str, float]:
         """Nats a token, over all domains together and in each that was seen."""
         sums = {ALL: (self.loss.sum(), self.count.sum())}
