@@ -12,7 +12,9 @@ from workflow import ROOT
 
 def test_plugins_are_those_of_the_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {f"{name}=={version}" for of in plugins.PLUGINS.values() for name, version in of.items()}
+    pinned = {
+        f"{name}=={version}" for of in plugins.PLUGINS.values() for name, version in of.items()
+    }
     assert pinned == set(project["optional-dependencies"]["cluster"])
 
 
