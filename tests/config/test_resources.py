@@ -77,6 +77,20 @@ def test_a_checkpoint_weighs_what_its_files_do_and_a_hub_id_is_not_known(
     assert resources.model_mb(config, "hub") == resources.UNKNOWN_MODEL_MB
 
 
+def test_shards_of_all_models_ask_for_the_largest(config: dict) -> None:
+    largest = resources.largest_shard(config, ["dense", "moe"])
+    assert (
+        largest["weights"]
+        == resources.model_mb(config, "moe")
+        > resources.model_mb(config, "dense")
+    )
+    assert largest["megabytes"] == pytest.approx(
+        131_072 * 28 / 2**20
+    )  # the default's shard, of one tokenizer
+    assert largest["work"] == pytest.approx(largest["weights"] * 2**18 * 131_072)
+    assert resources.largest_shard(config, [])["weights"] == 0
+
+
 def test_every_rule_with_a_script_says_what_it_needs() -> None:
     for path in (ROOT / "rules").glob("*.smk"):
         text = path.read_text(encoding="utf-8")
