@@ -44,7 +44,7 @@ if "corpus" in config:
         conda:
             "../envs/moediff.yaml"
         resources:
-            **needs("activations", model_weights, forward_work),
+            **needs("activations", **any_shard()),
         params:
             model=lambda wildcards: wildcards.model,
             seed=lambda wildcards: int(wildcards.seed),

@@ -49,8 +49,10 @@ SHARED = [together for together in settings.shared_fits(config) if len(together)
 SHARED_SHARDS = settings.shared_shards(config)
 MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
 # Two heavy jobs share the cores: two models on one thread each train faster than one on two. Where a
-# cluster runs the jobs, the machine that reads this has no say.
-THREADS = max(1, workflow.cores // 2) if workflow.cores else 4
+# cluster runs the jobs (no cores are given) neither the machine that reads this has a say nor the node, which
+# others share.
+CORES = None if workflow.remote_exec else workflow.resource_settings.cores
+THREADS = max(1, CORES // 2) if CORES else 4
 VERSIONS = settings.STAGE_VERSIONS
 # What planted worlds are fitted by: our default recipe and the paper's, whatever the config's are.
 PLANTED_RECIPES = {
@@ -106,19 +108,28 @@ def benchmark_of(name):
     return at("benchmark", job=name)
 
 
-def needs(stage, weights=lambda wildcards: 0, work=lambda wildcards: 0):
-    """Resources of a rule: `gpu`, and memory and minutes that grow with its input and each attempt.
+def needs(
+    stage,
+    weights=lambda wildcards: 0,
+    work=lambda wildcards: 0,
+    megabytes=lambda input: input.size_mb,
+):
+    """Resources of a rule: memory and minutes that grow with its input and each attempt, and `gpu` if it has one.
 
-    `weights` gives megabytes of a model or dictionary, `work` its parameters times tokens or rows.
+    `weights` gives megabytes of a model or dictionary, `work` its parameters times tokens or rows, `megabytes`
+    what of the input counts. No `gpu`
+    is not 0: Kubernetes puts a job that has the word on a node with a GPU.
     """
 
     def amount(name):
         return lambda wildcards, input, attempt: resources.needs(
-            stage, config["device"], input.size_mb, weights(wildcards), work(wildcards), attempt
+            stage, config["device"], megabytes(input), weights(wildcards), work(wildcards), attempt
         )[name]
 
     gpu = resources.needs(stage, config["device"])["gpu"]
-    return {"gpu": gpu, "mem_mb": amount("mem_mb"), "runtime": amount("runtime")}
+    return {"mem_mb": amount("mem_mb"), "runtime": amount("runtime")} | (
+        {"gpu": gpu} if gpu else {}
+    )
 
 
 def refuse(what, why):

@@ -93,12 +93,14 @@ def rows_settings():
     return {name: config["models"][name]["rows"] for name in EXTERNAL}
 
 
-def forward_work(wildcards):
-    """Parameters times tokens of the pass over one shard."""
-    return forward_work_of(wildcards.model, [wildcards.split])
-
-
 def forward_work_of(model, splits):
     """Parameters times tokens of the pass over a shard of each of these splits."""
     parameters = resources.model_mb(config, model) * resources.MEGABYTE / 4
     return parameters * sum(resources.shard_tokens(config, split) for split in splits)
+
+
+def any_shard():
+    """What `needs` is told of every shard: the largest of any model. All members of an array job get what
+    the first asks for."""
+    largest = resources.largest_shard(config, LANGUAGE_MODELS)
+    return {name: lambda _, value=value: value for name, value in largest.items()}

@@ -78,7 +78,14 @@ def test_a_checkpoint_weighs_what_its_files_do_and_a_hub_id_is_not_known(
     assert resources.model_mb(config, "hub") == resources.UNKNOWN_MODEL_MB
 
 
-ON_A_DEVICE = ("pick_device", "model_and_texts", "sides_and_texts", "open_fit", "open_rerun")
+ON_A_DEVICE = (
+    "pick_device",
+    "together",
+    "model_and_texts",
+    "sides_and_texts",
+    "open_fit",
+    "open_rerun",
+)
 
 
 def test_a_rule_asks_for_a_gpu_where_its_script_uses_one_and_nowhere_else(tmp_path) -> None:
@@ -86,8 +93,22 @@ def test_a_rule_asks_for_a_gpu_where_its_script_uses_one_and_nowhere_else(tmp_pa
     assert len(study.rules()) > 40
     for rule in study.rules():
         script = study.script(rule).read_text(encoding="utf-8")
-        asks = rule.resources["gpu"].value > 0
+        asks = "gpu" in rule.resources and rule.resources["gpu"].value > 0
         assert asks == any(name in script for name in ON_A_DEVICE), rule.name
+
+
+def test_shards_of_all_models_ask_for_the_largest(config: dict) -> None:
+    largest = resources.largest_shard(config, ["dense", "moe"])
+    assert (
+        largest["weights"]
+        == resources.model_mb(config, "moe")
+        > resources.model_mb(config, "dense")
+    )
+    assert largest["megabytes"] == pytest.approx(
+        131_072 * 28 / 2**20
+    )  # the default's shard, of one tokenizer
+    assert largest["work"] == pytest.approx(largest["weights"] * 2**18 * 131_072)
+    assert resources.largest_shard(config, [])["weights"] == 0
 
 
 def test_every_rule_with_a_script_says_what_it_needs() -> None:

@@ -8,18 +8,19 @@ little ends a job and too much only waits; each further attempt asks for as much
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moediff.config.base import Config, files_of
+from moediff.config.base import ROW_SPLITS, Config, files_of
 from moediff.config.kinds import kind
 from moediff.config.layout import Member
-from moediff.config.models import model_width
+from moediff.config.models import model_width, own_tokenizers
 
 UNKNOWN_MODEL_MB = 32_000  # weights of a checkpoint whose files are not on this machine
 UNKNOWN_WIDTH = 4096
 MEGABYTE = 2**20
+TOKEN_BYTES = 28  # of a token in a shard: itself, its document, group, domain and characters
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,18 @@ def model_mb(config: Config, model: str) -> float:
         return 4 * model_parameters(settings["train"], vocabulary) / MEGABYTE
     files = map(Path, files_of(settings.get("load", ""), ("*.safetensors",)))
     return sum(file.stat().st_size for file in files) / MEGABYTE or UNKNOWN_MODEL_MB
+
+
+def largest_shard(config: Config, models: Sequence[str]) -> dict[str, float]:
+    """Of the largest activation shard of any model: `megabytes` of tokens, of `weights`, and `work`."""
+    weights = max((model_mb(config, model) for model in models), default=0.0)
+    tokens = max(shard_tokens(config, split) for split in ROW_SPLITS)
+    texts = 1 + len(own_tokenizers(config))
+    return {
+        "megabytes": texts * tokens * TOKEN_BYTES / MEGABYTE,
+        "weights": weights,
+        "work": weights * MEGABYTE / 4 * tokens,
+    }
 
 
 def dictionary_mb(config: Config, member: Member, recipe: str) -> float:

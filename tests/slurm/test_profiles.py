@@ -1,0 +1,337 @@
+"""The profiles of clusters: planned on a machine without any, and on a real Slurm of this machine.
+
+Slurm ends a study that is half done, while one of its jobs is cancelled and one put back into the queue.
+Meanwhile the plans are made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from moediff.config import plugins
+from workflow import ROOT, environment, prepare
+
+CLUSTER = ROOT / "tests/slurm/cluster.sh"
+CONFIG = ROOT / "config"
+STUDIES = {  # folder of results -> config files
+    "results": ["config"],
+    "results/kinds": ["kinds"],
+    "results/local-text": ["local-text"],
+    "results/paper": ["paper"],
+    "results/study": ["study"],
+    "results/graded": ["config", "planted"],
+}
+
+
+def command(profile: str, *arguments: str, configs: list[Path], target: str) -> list[str]:
+    return [
+        sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--workflow-profile", profile,
+        *arguments, "--configfile", *map(str, configs), "--", target,
+    ]  # fmt: skip
+
+
+# --- on a Slurm ---
+
+
+@dataclass
+class Watched:
+    """A run by Slurm. What its scripts saw is read from their processes; two of them are disturbed."""
+
+    folder: Path
+    process: subprocess.Popen
+    devices: dict[str, set[str | None]] = field(default_factory=lambda: defaultdict(set))
+    disturbed: dict[str, str] = field(default_factory=dict)  # script -> number of its job
+    DISTURB = {"train": ["scontrol", "requeue"], "cache": ["scancel"]}  # noqa: RUF012
+
+    def watch(self) -> None:
+        """Until the run ends."""
+        while self.process.poll() is None:
+            for name, seen in self.scripts():
+                self.devices[name].add(seen.get("CUDA_VISIBLE_DEVICES"))
+                first = (
+                    seen.get("SLURM_ARRAY_TASK_ID") == "1"
+                )  # whom the others of an array wait for
+                if name in self.DISTURB and name not in self.disturbed and not first:
+                    self.disturbed[name] = seen["SLURM_JOB_ID"]
+                    array = seen.get("SLURM_ARRAY_JOB_ID")
+                    job = (
+                        f"{array}_{seen['SLURM_ARRAY_TASK_ID']}" if array else seen["SLURM_JOB_ID"]
+                    )
+                    subprocess.run([*self.DISTURB[name], job], check=True)
+            time.sleep(0.1)
+
+    def scripts(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Name and environment of every script of the run that works."""
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                name = re.search(
+                    rb"\.snakemake/scripts/tmp\w+\.(\w+)\.py", (process / "cmdline").read_bytes()
+                )
+                if name and (process / "cwd").resolve() == self.folder:
+                    lines = (process / "environ").read_bytes().decode().split("\0")
+                    yield name[1].decode(), dict(line.split("=", 1) for line in lines if line)
+            except OSError:  # it has ended
+                continue
+
+    @cached_property
+    def jobs(self) -> list[dict[str, str]]:
+        """What Slurm remembers of every job, once the run has ended well."""
+        assert self.process.wait() == 0, (self.folder / "run.log").read_text()
+        shown = subprocess.check_output(["scontrol", "show", "job", "-o"], text=True)
+        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown.splitlines()]
+
+    def of(self, rule: str) -> list[dict[str, str]]:
+        """The jobs of a rule in the order in which they were submitted."""
+        found = [
+            job for job in self.jobs if re.match(rf"rule_{rule}(_wildcards|$)", job["Comment"])
+        ]
+        return sorted(found, key=lambda job: int(job["JobId"]))
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Slurm of one node with two pretended GPUs."""
+    if not shutil.which("slurmd") or not shutil.which("munged"):
+        pytest.skip("no slurmd or no munged here: tests/slurm/cluster.sh install")
+    if os.geteuid():
+        pytest.skip("only root can start a Slurm")
+    if Path("/etc/slurm/slurm.conf").exists():
+        pytest.skip("this machine has a Slurm of its own")
+    folder = tmp_path_factory.mktemp("slurm")
+    try:
+        up = subprocess.run([CLUSTER, "up", folder], capture_output=True, text=True, check=False)
+        assert up.returncode == 0, up.stderr
+        yield
+    finally:
+        subprocess.run([CLUSTER, "down", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def begun(
+    slurm: None, finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watched]:
+    """The run that is under way: one model of the study and all that is made of it."""
+    folder = Path(
+        shutil.copytree(finished, tmp_path_factory.mktemp("by-slurm") / "study", symlinks=True)
+    )
+    made = (
+        "models/dense/seed-0",
+        "activations/dense",
+        "baselines/moe-dense",
+        "dictionaries/moe-dense",
+    )
+    for name in (*made, "state"):
+        shutil.rmtree(folder / "results" / name)
+    (folder / "results/fve.json").unlink()
+    # As many threads as where the study was run before, and a look at jobs more often than each 40 s.
+    options = ["--set-threads", *(f"{rule}=1" for rule in ("train", "fit", "metrics"))]
+    options += ["--slurm-init-seconds-before-status-checks", "1"]
+    options += ["--slurm-array-jobs", "cache", "--jobs", "unlimited"]
+    with open(folder / "run.log", "w") as log:
+        process = subprocess.Popen(
+            command("slurm", *options, configs=[folder / "config.yaml"], target="results/fve.json"),
+            cwd=folder, env=environment(), stdout=log, stderr=log,
+        )  # fmt: skip
+    watched = Watched(folder, process)
+    thread = threading.Thread(target=watched.watch)
+    thread.start()
+    yield watched
+    if process.poll() is None:
+        process.kill()
+    thread.join()
+
+
+@pytest.mark.slurm
+def test_a_run_by_slurm_begins(begun: Watched) -> None:
+    assert begun.process.poll() is None
+
+
+# --- without a cluster ---
+
+
+class Empty(BaseHTTPRequestHandler):
+    """An object store whose one bucket holds the text and nothing else."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # by which every answer in two parts takes 40 ms
+
+    def do_HEAD(self) -> None:  # of the bucket, or of an object
+        held = self.path.count("/") == 1 or "/text/" in self.path
+        self.answer(200 if held else 404, b"")
+
+    def do_GET(self) -> None:  # what a folder holds
+        self.answer(200, b"<ListBucketResult/>")
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Last-Modified", "Wed, 01 Jan 2020 00:00:00 GMT")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder with text, and the environment of a machine that has no command of a cluster."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "text").mkdir()
+    for name in ("code", "science", "stories"):
+        table = pl.DataFrame({"text": ["a"], "source": ["b"]})
+        table.write_parquet(folder / f"text/{name}.parquet")
+    (folder / "bin").mkdir()
+    for name in ("sh", "bash", "which"):
+        (folder / "bin" / name).symlink_to(shutil.which(name))
+    store = ThreadingHTTPServer(("127.0.0.1", 0), Empty)
+    threading.Thread(target=store.serve_forever).start()
+    yield (
+        folder,
+        environment()
+        | {
+            "PATH": str(folder / "bin"),
+            "SNAKEMAKE_STORAGE_S3_ENDPOINT_URL": f"http://127.0.0.1:{store.server_port}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+        },
+    )
+    store.shutdown()
+    store.server_close()
+
+
+@pytest.mark.parametrize("profile", plugins.PLUGINS)
+@pytest.mark.parametrize("results", STUDIES)
+def test_every_config_is_planned_where_no_cluster_is(
+    profile: str, results: str, bare: tuple[Path, dict[str, str]]
+) -> None:
+    folder, env = bare
+    assert not any(shutil.which(name, path=env["PATH"]) for name in ("sbatch", "kubectl", "qsub"))
+    configs = [CONFIG / f"{name}.yaml" for name in STUDIES[results]]
+    target = f"{results}/fve.json"
+    if profile == "kubernetes" and results != "results":
+        # The store is asked three times for every object that it lacks, a minute for a large study.
+        config = yaml.safe_load(configs[0].read_text(encoding="utf-8"))
+        seed = config["training"].get("seeds", [0])[0]
+        target = f"{results}/activations/{next(iter(config['models']))}/seed-{seed}/validation.json"
+        (folder / "few.yaml").write_text("corpus: {shard_tokens: 200_000_000}\n")
+        configs.append(folder / "few.yaml")
+    plan = command(profile, "-n", configs=configs, target=target)
+    found = subprocess.run(plan, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    jobs = re.findall(
+        r"\nrule (\w+):\n(.*?)(?=\n\[|\nJob stats)", found.stdout + found.stderr, re.S
+    )
+    asked = {rule: re.search(r"resources: (.*)", body)[1] for rule, body in jobs}
+    assert len(asked) >= 8
+    assert any(name.startswith("train") and "gpu=1" in words for name, words in asked.items())
+    assert ("gpu=" in asked["tokenizer"]) == (profile == "generic")
+    kubernetes = all("gpu_manufacturer=nvidia, scale=0" in words for words in asked.values())
+    assert kubernetes == (profile == "kubernetes")
+
+
+def test_every_config_of_the_project_is_among_these() -> None:
+    parts = {"claims", "presets", "schema"}
+    assert {path.stem for path in CONFIG.glob("*.yaml")} - parts == set().union(*STUDIES.values())
+
+
+# Hides the plugins from Python, as if they had never been installed.
+HIDING = """
+import importlib.metadata as metadata, pkgutil
+version, modules = metadata.version, pkgutil.iter_modules
+def hidden(name): return name.replace("-", "_").startswith(("snakemake_executor_", "snakemake_storage_"))
+def of(name):
+    if hidden(name): raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = of
+pkgutil.iter_modules = lambda *a, **k: (m for m in modules(*a, **k) if not hidden(m.name))
+"""
+
+
+@pytest.mark.parametrize("profile", plugins.PLUGINS)
+def test_without_its_plugin_a_profile_ends_with_one_line(profile: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDING)
+    env = environment()
+    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
+    plan = command(profile, "-n", configs=[CONFIG / "config.yaml"], target="results/fve.json")
+    found = subprocess.run(plan, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    using, line = found.stderr.splitlines()
+    assert using.startswith("Using workflow specific profile")
+    assert line.startswith(f"profile {profile}: {plugins.INSTALL}")
+
+
+# --- on a Slurm, again ---
+
+
+@pytest.mark.slurm
+def test_the_result_of_slurm_is_that_of_one_machine(begun: Watched, finished: Path) -> None:
+    assert {"train", "cache", "fit", "metrics", "gather_fve"} <= {
+        re.match(r"rule_(.+?)(_wildcards|$)", job["Comment"])[1] for job in begun.jobs
+    }
+    made, local = (folder / "results/fve.json" for folder in (begun.folder, finished))
+    assert made.read_bytes() == local.read_bytes()
+
+
+@pytest.mark.slurm
+def test_a_rule_with_a_gpu_sees_one_and_another_none(begun: Watched) -> None:
+    assert begun.jobs
+    for name in ("train", "cache", "fit"):
+        assert begun.devices[name] <= {"0", "1"}, name
+        assert begun.devices[name], name
+    assert begun.devices["principal_components"] <= {None, "NoDevFiles"}
+
+
+@pytest.mark.slurm
+def test_shards_are_one_array_of_equal_jobs(begun: Watched) -> None:
+    members = [job for job in begun.of("cache") if "ArrayTaskId" in job]
+    assert len(members) == 3
+    for name in ("ArrayJobId", "MinMemoryNode", "TimeLimit", "TresPerJob"):
+        assert len({job[name] for job in members}) == 1, name
+    assert begun.devices["cache"] == {"0", "1"}
+
+
+@pytest.mark.slurm
+def test_a_cancelled_job_is_tried_again_with_twice_the_memory(begun: Watched) -> None:
+    (lost,) = (job for job in begun.of("cache") if job["JobState"] == "CANCELLED")
+    assert lost["JobId"] == begun.disturbed["cache"]
+    others, again = begun.of("cache")[:-1], begun.of("cache")[-1]
+    assert [job["JobState"] for job in [*others, again]].count("COMPLETED") == len(others) == 3
+    before, after = (int(job["MinMemoryNode"].rstrip("M")) for job in (lost, again))
+    assert after == pytest.approx(2 * before, abs=10)
+    assert (lost["TimeLimit"], again["TimeLimit"]) == ("00:20:00", "00:40:00")
+
+
+@pytest.mark.slurm
+def test_a_job_put_back_into_the_queue_ends_well_and_is_no_new_one(begun: Watched) -> None:
+    (job,) = begun.of("train")
+    assert job["JobId"] == begun.disturbed["train"]
+    assert (job["Restarts"], job["JobState"]) == ("1", "COMPLETED")
+
+
+@pytest.mark.slurm
+def test_the_generic_profile_runs_a_job(slurm: None, finished: Path, tmp_path: Path) -> None:
+    config = prepare(tmp_path / "study") / "config.yaml"
+    run = command("generic", configs=[config], target="results/corpus/made.parquet")
+    found = subprocess.run(
+        run, cwd=config.parent, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    made, local = (folder / "results/corpus/made.parquet" for folder in (config.parent, finished))
+    assert made.read_bytes() == local.read_bytes()
