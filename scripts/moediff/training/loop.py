@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moediff.core import artifact, checkpoint
 from moediff.core.errors import DamagedError, Diverged, UserError
 from moediff.core.progress import Progress, log
+from moediff.core.ranks import ALONE, Ranks
 from moediff.corpus.token_shards import TokenSplit
 from moediff.training.history import ALL, COLUMNS, TRAIN, VALIDATION, schedule_rows
 from moediff.training.loss_sums import LossSums, evaluate
@@ -31,13 +32,17 @@ def train(
     device: torch.device,
     name: str = "training",
     keep: Sequence[int] = (),
+    ranks: Ranks = ALONE,
+    sharded: bool = False,
 ) -> pl.DataFrame:
     """Train `model` in place, from the weights that it has, and return its history (`history.COLUMNS`).
 
     Checkpoints go to `state`, whole or ignored; the newest is taken up with every tensor restored
     strictly, and the finished model is the one of an uninterrupted run, bit for bit on CPU.
     Of the steps of `keep`, which are measured too, the weights stay in `state` for `take_kept`. A plan of
-    no sequences leaves it as it is. Raises Diverged when the loss is no longer finite.
+    no sequences leaves it as it is. Several `ranks` share each batch, and `sharded` also the model: losses
+    are those of one process to rounding, and a run may be taken up by another number of ranks. Raises
+    Diverged when the loss is no longer finite.
     """
     steps = plan.steps(len(data))
     if plan.sequences == 0:
@@ -51,37 +56,58 @@ def train(
         raise UserError(
             f"training.keep: {name} has no step {wrong[0]} on its way, but {steps} steps"
         )
-    step = Step(model, plan, device)
+    step = Step(model, plan, device, ranks, sharded)
     history, first = _resume(state, model, step, keep)
     marks = _marks(steps, plan.evaluations) | set(keep)
     sums = LossSums(data.domains)
     batch_tokens = plan.batch * data.tokens.shape[1]
-    progress = Progress(steps * batch_tokens, name, "tokens", first * batch_tokens)
+    progress = Progress(
+        steps * batch_tokens, name, "tokens", first * batch_tokens, shown=ranks.leads
+    )
     for number, rows in enumerate(batch_order(plan, len(data))):
         if number < first:
             continue
         rate = plan.learning_rate(number, steps)
         loss, router_losses = step.take(data, rows, rate)
-        sums.add(loss, data, rows, router_losses)
+        sums.add(loss, data, step.mine(rows), router_losses)
         done = number + 1
         if done in marks:
             history += schedule_rows(done, done * batch_tokens, rate)
-            history += sums.rows(done, TRAIN)
-            measured = evaluate(model, validation, device, step.precision, plan.router_losses)
+            history += sums.over(ranks).rows(done, TRAIN)
+            measured = evaluate(
+                model, validation, device, step.precision, plan.router_losses, ranks=ranks
+            )
             history += measured.rows(done, VALIDATION)
             _refuse_divergence(measured, name, done)
             log.info("%s: step %d of %d, validation cross-entropy %.4f", name, done, steps,
                      measured.cross_entropies()[ALL])  # fmt: skip
             sums = LossSums(data.domains)
-            if done in keep:
-                facts = artifact.made_by("models", step=done)
-                artifact.write_tensors(_kept(state, done), model.state_dict(), facts)
             tensors = checkpoint.state_of(model, step.optimizers)
-            facts = {"history": history, "optimizer": plan.optimizer}
-            checkpoint.save(state, done, tensors, facts)
+            if ranks.leads:
+                _write(state, done, tensors, done in keep, history, plan)
+            ranks.wait()
         progress.advance(batch_tokens)
     progress.close()
     return pl.DataFrame(history, schema=COLUMNS)
+
+
+def _write(
+    state: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    keep: bool,
+    history: list[dict[str, Any]],
+    plan: Plan,
+) -> None:
+    """The checkpoint of a step, and before it the weights that stay."""
+    if keep:
+        weights = {
+            name.removeprefix("model/"): value
+            for name, value in tensors.items()
+            if name.startswith("model/")
+        }
+        artifact.write_tensors(_kept(state, step), weights, artifact.made_by("models", step=step))
+    checkpoint.save(state, step, tensors, {"history": history, "optimizer": plan.optimizer})
 
 
 def _kept(state: Path, step: int) -> Path:

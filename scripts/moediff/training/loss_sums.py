@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moediff.core.device import autocast
+from moediff.core.ranks import ALONE, Ranks
 from moediff.corpus.token_shards import TokenSplit
 from moediff.models.families import top_k
 from moediff.training.history import ALL, CROSS_ENTROPY
@@ -42,6 +44,12 @@ class LossSums:
             self.router_losses[name] = self.router_losses.get(name, 0.0) + value
         self.batches += 1
 
+    def over(self, ranks: Ranks) -> LossSums:
+        """The same of all ranks together, whose router losses are already those of all."""
+        found = copy(self)
+        found.loss, found.count = np.split(ranks.summed(np.concatenate([self.loss, self.count])), 2)
+        return found
+
     def cross_entropies(self) -> dict[str, float]:
         """Nats a token, over all domains together and in each that was seen."""
         sums = {ALL: (self.loss.sum(), self.count.sum())}
@@ -71,17 +79,42 @@ def evaluate(
     precision: torch.dtype,
     router_loss_names: Iterable[str],
     batch: int = 16,
+    ranks: Ranks = ALONE,
 ) -> LossSums:
-    """Cross-entropy over a whole split, and the named router losses apart."""
+    """Cross-entropy over a whole split, and the named router losses apart.
+
+    Ranks take batches in turn; all run the model equally often, since one that holds a part of it cannot run
+    it alone, and what was run for that alone is not counted.
+    """
     used, names = top_k(model) or 1, list(router_loss_names)
     sums = LossSums(split.domains)
+    firsts = range(0, len(split), batch)
+    own = firsts[ranks.rank :: ranks.count]
+    turns = -(-len(firsts) // ranks.count)
     model.eval()
     with torch.no_grad(), autocast(device, precision):
-        for first in range(0, len(split), batch):
+        for turn in range(turns):
+            counts = turn < len(own)
+            first = own[turn] if counts else 0
             rows = np.arange(first, min(first + batch, len(split)))
             with tapped(model) as logits:
                 loss = token_losses(model, split, rows, device)
-            measured = summed_over_layers(logits, used, names)
-            sums.add(loss, split, rows, {name: float(value) for name, value in measured.items()})
+            if counts:
+                measured = summed_over_layers(logits, used, names)
+                values = {name: float(value) for name, value in measured.items()}
+                sums.add(loss, split, rows, values)
     model.train()
-    return sums
+    return _of_turns(sums, ranks, names)
+
+
+def _of_turns(sums: LossSums, ranks: Ranks, names: Sequence[str]) -> LossSums:
+    """Of all ranks, each of which has counted batches of its own."""
+    if ranks.count == 1:
+        return sums
+    found = sums.over(ranks)
+    mine = [sums.batches, *(sums.router_losses.get(name, 0.0) for name in names)]
+    batches, *totals = ranks.summed(np.array(mine)).tolist()
+    found.batches = round(batches)
+    if sums.router_losses:
+        found.router_losses = dict(zip(names, totals, strict=True))
+    return found
