@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from moediff.analysis import kinds, trend
+from moediff.analysis import kinds, permanova, trend
 from moediff.analysis.differential import Q
 from moediff.claims.reading import read_claims
 from moediff.core.resampling import zero_bound
@@ -83,6 +84,19 @@ COMPARED = {
 }
 
 
+def apart(distances: np.ndarray, first: np.ndarray) -> float:
+    """Squared distance of two kinds' centres, freed of what models of one kind differ in: the mean squared
+    distance across less the mean within."""
+    inside = [distances[np.ix_(side, side)] for side in (first, ~first)]
+    within = [block.sum() / (len(block) * (len(block) - 1)) for block in inside]
+    return float(distances[np.ix_(first, ~first)].mean() - np.mean(within))
+
+
+def centres(comparison: str) -> list[float]:
+    first = np.arange(10) < 5
+    return [apart(np.array(one["squared_distances"]), first) for one in panels(comparison)]
+
+
 def compared(comparison: str) -> str:
     """A row of the table that the second study and the README have."""
     found = panels(comparison)
@@ -91,7 +105,14 @@ def compared(comparison: str) -> str:
     assert (ranks, splits) == ({1}, {126}), comparison
     r2 = both(value(one, "r2") for one in found)
     other = max(value(one, "r2", "largest_other") for one in found)
-    return f"| {COMPARED[comparison]} | {r2} | {other:.2f} | 1/126 | {both(excesses(comparison), 1)} % |"
+    cells = [
+        COMPARED[comparison],
+        r2,
+        f"{other:.2f}",
+        "1/126",
+        f"{both(excesses(comparison), 1)} %",
+    ]
+    return f"| {' | '.join(cells)} | {both(centres(comparison), 3)} |"
 
 
 @part
@@ -100,24 +121,53 @@ def kinds_crossed_with_rates(study: Document) -> None:
     seeds = {one["seed"] for name in COMPARED for one in panels(name)}
     assert seeds == {0, 1}
     # What was fixed before the run: narrow is seen, kinds differ at both rates, and not more than rates do.
-    ahead = min(excesses("kind") + excesses("kind-fast")) > max(
-        excesses("rate-dense") + excesses("rate-moe")
-    )
-    assert not ahead
+    kind, fast, dense, moe = map(excesses, ("kind", "kind-fast", "rate-dense", "rate-moe"))
+    assert all(one < other for one, other in zip(fast, dense, strict=True))
+    assert all(one > other for one, other in zip(kind + fast, moe + moe, strict=True))
+    lie = [f"{centres(name)[0]:.3f}" for name in ("kind", "kind-fast", "rate-dense")]
     study.says(
-        "Experts are said to matter if the kinds divide the models at both rates, p 0.05 or less",
+        "the kinds divide the models at both rates, p 0.05 or less",
         "p 0.05 or less. All else is exploratory",
         "After Holm p is 2/126 = 0.016 at both rates",
-        f"dense models of two rates do ({both(excesses('rate-dense'), 1)} %)",
-        f"at the lower rate they spend {both(excesses('kind'), 1)} %, at the higher one "
-        f"{both(excesses('kind-fast'), 1)} %",
-        f"of an MoE's ({both(excesses('rate-moe'), 1)} %)",
+        f"the kinds of the higher rate spend less differently ({both(fast, 1)} %) than dense models of two "
+        f"rates do ({both(dense, 1)} %)",
+        f"level with these ({both(kind, 1)} %), and both are above MoEs of two rates ({both(moe, 1)} %)",
+        f"their centres lie {lie[0]}, {lie[1]} and {lie[2]} apart in the first dictionary",
         "of halves at random it is about "
         f"{np.mean([value(one, 'r2', 'mean_other') for one in panels('kind')]):.2f}",
         "There are 126 ways to halve them, so that no p is below 1/126",
         "largest of 125 other halvings",
     )
     assert math.comb(10, 5) / 2 == 126
+
+
+@part
+def models_of_one_seed(study: Document) -> None:
+    same, other = [], []
+    for comparison in list(COMPARED)[:4]:
+        for one in panels(comparison):
+            distances = np.array(one["squared_distances"])
+            seeds = np.array([name.rpartition(".")[2] for name in one["sources"]])
+            pairs = seeds[:5, None] == seeds[None, 5:]
+            assert pairs.sum() == 5
+            same.append(distances[:5, 5:][pairs].mean())
+            other.append(distances[:5, 5:][~pairs].mean())
+            first = np.arange(10) < 5
+            swapped = []  # halves that part every pair: the first one's model stays where it is
+            for swaps in itertools.product([False, True], repeat=4):
+                label = first.copy()
+                turned = np.flatnonzero(swaps) + 1
+                label[turned], label[turned + 5] = False, True
+                swapped.append(label)
+            shares = permanova.r2(distances, np.array(swapped))
+            assert (len(shares), shares.argmax()) == (16, 0)
+    assert all(near < far for near, far in zip(same, other, strict=True))
+    study.says(
+        f"in squared distance {min(same):.3f} to {max(same):.3f} against {min(other):.3f} to "
+        f"{max(other):.3f}",
+        "alone leaves 16 halvings; the true one is first of these in all four panels and both dictionaries, "
+        "and p could not be below 1/16",
+    )
 
 
 @pytest.mark.parametrize("comparison", [*COMPARED, "matched"])
@@ -147,15 +197,26 @@ def the_dose_of_experts(study: Document) -> None:
     shares = [one["judged"]["observed"] for one in found]
     others = max(one["judged"]["largest_other"] for one in found)
     assert {one["judged"]["p"] for one in found} == {1 / 10_000}
-    first = sorted(found[0]["rows"], key=lambda row: row["dose"])
-    away = [f"{row['from_least']:.2f}" for row in first[1:]]
-    within = [f"{row['within']:.2f}" for row in first]
+    names = found[0]["sources"]
+    kind = np.array([name.rpartition(".")[0] for name in names])
+    distances = np.array(found[0]["squared_distances"])
+    lie = []
+    for name in ("dose-2", "dose-4", "moe", "dose-16"):
+        pair = np.flatnonzero((kind == name) | (kind == "dense"))
+        lie.append(f"{apart(distances[np.ix_(pair, pair)], kind[pair] == 'dense'):.3f}")
+    experts_only = []
+    for one in found:
+        there = np.flatnonzero(kind != "dense")
+        amounts = np.log2([[one["doses"][kind[number]] for number in there]])
+        whole = np.array(one["squared_distances"])
+        experts_only.append(trend.along(whole[np.ix_(there, there)], amounts)[0])
     study.says(
         f"of squared distance {percent(shares[0], 0)} and {percent(shares[1], 0)} % lies along the "
         "logarithm of the number of experts (p 1/10,000; of 9,999 orders at random "
-        f"{percent(others, 0)} % at most)",
-        f"those of 2, 4, 8 and 16 experts lie {', '.join(away[:3])} and {away[3]} away",
-        f"farther from each other, {', '.join(within[1:4])} and {within[4]} (dense: {within[0]})",
+        f"{percent(others, 0)} % at most), and {percent(experts_only[0], 0)} and "
+        f"{percent(experts_only[1], 0)} % without the dense models",
+        f"the centres of 2, 4, 8 and 16 experts lie {', '.join(lie[:3])} and {lie[3]} apart in the first "
+        "dictionary",
     )
     for one in found:
         doses = {name: one["doses"][kind] for kind, names in one["kinds"].items() for name in names}
@@ -189,57 +250,77 @@ def losses_of_the_second_study(study: Document) -> None:
         f"The trigram has {trigram:.3f}",
     )
     assert losses["cross_entropy"].min() > trigram
+    last = losses.filter(pl.col("step") == 1000)
+    fast = [
+        last.filter(pl.col("model") == name)["cross_entropy"] for name in ("moe-fast", "dense-fast")
+    ]
+    assert fast[0].max() < fast[1].min()
+    study.says(
+        f"Dense models of two rates differ by {mean['dense-fast'] - mean['dense']:.2f} nats",
+        "Both kinds end lower at 0.003",
+    )
     # The step that the rule takes: of those that are kept the nearest to the MoEs' end.
     assert len(kept) == 4
     assert min(kept, key=lambda step: abs(kept[step] - mean["moe"])) == 900
 
 
-def dispersions(comparison: str, kind: str) -> str:
-    return both(one["dispersion"][kind] for one in panels(comparison))
+def dispersions(comparison: str, kind: str, recipe: str = "default") -> list[float]:
+    """How far models lie from their kind's centre, by dictionary seed."""
+    return [one["dispersion"][kind] for one in panels(comparison, recipe)]
 
 
 @part
-def models_of_one_kind_and_their_rows(study: Document) -> None:
-    for name in ("kind", "kind-fast"):
-        assert {value(one, "dispersion_f", "rank") for one in panels(name)} == {1}
-    cka = {
-        name: next(
-            value(one, "dispersion_f", "p")
-            for one in panels(name)[0]["without_dictionary"]
-            if one["measure"] == "cka"
-        )
-        for name in ("kind", "kind-fast")
+def models_and_their_rows(study: Document) -> None:
+    ranks = {
+        (name, recipe): value(panels(name, recipe)[0], "r2", "rank")
+        for name in list(COMPARED)[:4]
+        for recipe in ("rms", "whiten")
     }
-    study.says(
-        f"MoEs lie {dispersions('kind', 'moe')} from their centre, dense models "
-        f"{dispersions('kind', 'dense')} (two dictionaries; p 1/126 each); at the higher rate "
-        f"{dispersions('kind-fast', 'moe-fast')} against {dispersions('kind-fast', 'dense-fast')}.",
-        f"does not see it (p {cka['kind']:.2f} and {cka['kind-fast']:.2f})",
+    assert [ranks[name, "rms"] for name in list(COMPARED)[:4]] == [5, 2, 9, 1]
+    assert {ranks[name, "whiten"] for name in list(COMPARED)[:4]} == {1}
+    slow, fast, moe, dense = (
+        (f"{excesses(name, 'rms')[0]:.1f} %", f"R2 {value(panels(name, 'rms')[0], 'r2'):.2f}")
+        for name in list(COMPARED)[:4]
     )
-    (slow,) = panels("kind", "rms")
-    assert value(slow, "r2", "rank") == 5
-    study.says(
-        f"the kinds spend {excesses('kind', 'rms')[0]:.1f} % differently at the lower rate (R2 "
-        f"{value(slow, 'r2'):.2f}, fifth of 126) and {excesses('kind-fast', 'rms')[0]:.1f} % at the higher "
-        f"one, MoEs of two rates {excesses('rate-moe', 'rms')[0]:.1f} % and dense models of two rates "
-        f"{excesses('rate-dense', 'rms')[0]:.1f} %.",
-        "it is "
-        + ", ".join(
-            f"{excesses(name, 'whiten')[0]:.1f}" for name in ("kind", "kind-fast", "rate-moe")
+    whitened = [f"{excesses(name, 'whiten')[0]:.1f}" for name in list(COMPARED)[:4]]
+    without = {
+        measure: next(
+            one["dispersion"]
+            for one in panels("kind")[0]["without_dictionary"]
+            if one["measure"] == measure
         )
-        + f" and {excesses('rate-dense', 'whiten')[0]:.1f} %.",
+        for measure in ("cka", "procrustes")
+    }
+    normed = [dispersions("kind", kind, "rms")[0] for kind in ("moe", "dense")]
+    study.says(
+        f"the kinds spend {slow[0]} differently at the lower rate ({slow[1]}, fifth of 126) and "
+        f"{fast[0]} at "
+        f"the higher one ({fast[1]}, second), MoEs of two rates {moe[0]} ({moe[1]}, ninth) and dense "
+        "models of "
+        f"two rates {dense[0]} (first)",
+        f"it is {', '.join(whitened[:3])} and {whitened[3]} %, each first",
+        f"{both(dispersions('kind', 'moe'))} against {both(dispersions('kind', 'dense'))}, at the "
+        "higher rate "
+        f"{both(dispersions('kind-fast', 'moe-fast'))} against "
+        f"{both(dispersions('kind-fast', 'dense-fast'))}",
+        f"With rows over their norms it is {normed[0]:.2f} against {normed[1]:.2f} at the lower rate",
+        f"by linear CKA there is no difference ({without['cka']['moe']:.2f} and "
+        f"{without['cka']['dense']:.2f}), and by Procrustes dense models vary more "
+        f"({without['procrustes']['dense']:.2f} against {without['procrustes']['moe']:.2f})",
     )
+
+
+MEASURES = {
+    "cka": "linear CKA",
+    "procrustes": "Procrustes",
+    "neighbours": "shared neighbours",
+    "ridge": "ridge R2",
+}
 
 
 @part
 def without_a_dictionary(study: Document) -> None:
-    named = {
-        "cka": "linear CKA",
-        "procrustes": "Procrustes",
-        "neighbours": "shared neighbours",
-        "ridge": "ridge R2",
-    }
-    for measure, name in named.items():
+    for measure, name in MEASURES.items():
         cells = []
         for comparison in COMPARED:
             (one,) = (
@@ -281,20 +362,30 @@ def features_of_one_kind(study: Document) -> None:
     for name in ("kind", "kind-fast"):
         assert strict(name, "either kind", "largest_other") == [1, 1]
     narrow = strict("narrow", "dense")
-    catalogue = [
-        {row["kind"]: row for row in one["catalogue"] if row["q"] == Q} for one in panels("kind")
-    ]
-    more = {kind: [found[kind]["features"] for found in catalogue] for kind in ("moe", "dense")}
-    explain = {
-        kind: [100 * found[kind]["share"] for found in catalogue] for kind in ("moe", "dense")
-    }
+
+    def used(comparison: str, kind: str, key: str = "features") -> list[float]:
+        return [
+            row[key]
+            for one in panels(comparison)
+            for row in one["catalogue"]
+            if (row["kind"], row["q"]) == (kind, Q)
+        ]
+
+    def explained(kind: str, key: str) -> str:
+        return both((100 * share for share in used("kind", kind, key)), 1)
+
     study.says(
         f"Of the models with code {narrow[0]} and {narrow[1]} features are their own, with "
         f"{both((100 * share for share in shares), 1)} % of the variance",
-        f"By degree (q {Q:g}) MoEs use {both(more['moe'], 0)} features more, which explain "
-        f"{both(explain['moe'], 1)} % of the variance there, and dense models "
-        f"{both(more['dense'], 0)}, with "
-        f"{both(explain['dense'], 1)} %.",
+        f"By degree (q {Q:g}) MoEs use {both(used('kind', 'moe'), 0)} features more at the lower "
+        "rate, which "
+        f"explain {explained('moe', 'share')} % of the variance there and "
+        f"{explained('moe', 'elsewhere')} % in "
+        f"dense models; dense models use {both(used('kind', 'dense'), 0)} more, with "
+        f"{explained('dense', 'share')} %",
+        f"At the higher rate it is {both(used('kind-fast', 'moe-fast'), 0)}, "
+        f"{both(used('kind-fast', 'dense-fast'), 0)}; between dense models of two rates "
+        f"{both(used('rate-dense', 'dense'), 0)}, {both(used('rate-dense', 'dense-fast'), 0)}",
     )
 
 
@@ -333,7 +424,7 @@ def planted_effects(study: Document) -> None:
     study.says(
         "seen in five tries, at 1 and at 3 %",
         "so that it has 1 or 3 % of their variance",
-        "No statistic sees 3 % of variance in one class",
+        "No statistic saw 3 % of variance at one class",
         *map(tries, list(COMPARED)[:4]),
     )
     by_class: dict[str, list[bool]] = {}
@@ -397,7 +488,7 @@ def what_the_second_study_cost(study: Document) -> None:
         }.items()
     }
     study.says(
-        f"{cost['cpu_s'].sum() / 3600:.1f} hours of one core by its benchmarks, "
+        f"At least {cost['cpu_s'].sum() / 3600:.1f} hours of one core by its benchmarks, "
         f"{hours['planted']:.1f} of them "
         f"planted effects, {hours['models']:.1f} models, {hours['dictionaries']:.1f} dictionaries"
     )
@@ -769,6 +860,12 @@ def sizes_are_those_of_the_configs(study: Document) -> None:
     dense, moe = (first["models"][name]["train"] for name in ("dense", "moe"))
     early = first["models"]["moe-early"]["sees"]["share"] * tokens["train"]
     paper = first["recipes"]["paper"]
+    of_second = {"experts": 1, "top_k": 1, "renormalise": False} | second["models"]["dense"][
+        "train"
+    ]
+    with torch.device("meta"):
+        active = count_parameters(build(of_second, 2048, 256, 0, 0)).active
+    steps = pl.read_parquet(KINDS / "losses.parquet")["step"].max()
     assert first["training"]["peak_lr"] == [0.003, 0.006]
     assert second["training"]["peak_lr"] == 0.003
     assert second["models"]["dense-fast"]["training"]["peak_lr"] == 0.006
@@ -790,6 +887,13 @@ def sizes_are_those_of_the_configs(study: Document) -> None:
         "all MoEs were trained at 0.006, all dense models at 0.003",
         "at a peak rate of 0.003 and as many at 0.006",
         "MoEs of 2, 4 and 16 experts",
+        f"a width of {of_second['d_model']}, {of_second['layers']} layers, about {active / 1e6:.2f}M "
+        "active "
+        f"parameters and a vocabulary of {second['corpus']['tokenizer']['train']:,}, the MoEs "
+        f"{second['models']['moe']['train']['experts']} experts of which a token uses two, and "
+        f"{second['corpus']['tokens']['train'] / 1e6:.2f}M tokens to learn from, in {steps:,} steps; "
+        "rows are "
+        "the residual stream after layer 2 of layers 0 to 3",
     )
     vocabulary = first["corpus"].get("tokenizer", {}).get("train", 4096)  # the schema's default
     sizes = {}
@@ -828,6 +932,7 @@ NO_MEASUREMENT = (
     "256 tokens, packed",
     "Tied cosines are 1 by construction",
     "the two experts chosen in layer 2",
+    "that layer 2 has just written to",
     "zero has no interval; and version 4 asks",
 )
 
@@ -852,5 +957,5 @@ def test_the_readme_has_the_table_of_the_second_study() -> None:
             row["least"] is None and row["largest_tried"]
             for row in panels(comparison)[0]["detectable"]
         }
-        told = {frozenset(): "not tried", frozenset({0.03}): "more than 3 %"}[frozenset(least)]
+        told = {frozenset(): "not tried", frozenset({0.03}): "not up to 3 %"}[frozenset(least)]
         readme.says(f"{compared(comparison)} {told} |")
