@@ -13,49 +13,58 @@ import polars as pl
 import pytest
 import torch
 
-from conftest import DENSE, MOE, PLAN, VOCABULARY
-from moediff.core import ranks as ranks_of
+from conftest import DENSE, MOE, PLAN, VOCABULARY, write_tokens
+from moediff.core import artifact
 from moediff.core.errors import UserError
-from moediff.core.ranks import Ranks, together
+from moediff.core.ranks import Ranks, together, whole
 from moediff.corpus.token_shards import TokenSplit
 from moediff.models.build import build
 from moediff.training import loop
 from moediff.training.plan import Plan
 
-STEPS = 100
-LONG = replace(PLAN, batch=6, epochs=STEPS // 4, evaluations=10)  # 24 sequences: 4 steps an epoch
 CPU = torch.device("cpu")
+# 100 steps over 24 sequences; batches that two and three ranks part unevenly.
+LONG = replace(
+    PLAN, batch=5, epochs=25, evaluations=10, router_losses={"balance": 0.01, "z": 0.001}
+)
 
 
-def train(
-    shard: Path, architecture: dict[str, Any], plan: Plan, folder: Path, sharded: bool = False,
-    dies_at: int | None = None, *, ranks: Ranks,
-) -> None:  # fmt: skip
-    """What a rank does: train, and leave history and weights in `folder`."""
-    data = TokenSplit([shard])
+def run(
+    tokens: Path,
+    architecture: dict[str, Any],
+    plan: Plan,
+    folder: Path,
+    sharded: bool = False,
+    dies_at: int | None = None,
+    *,
+    ranks: Ranks,
+) -> None:
+    """What a rank does: train, and leave history and weights in `folder`; the last may be killed on the way."""
+    data = TokenSplit([tokens])
     model = build(architecture, VOCABULARY, data.tokens.shape[1], 0, 0)
-    if dies_at is not None:
-        _die(dies_at, ranks)
+    if dies_at is not None and ranks.rank == ranks.count - 1:
+        _kill_at(dies_at)
     history = loop.train(
         model, plan, data, data, folder / "state", CPU, ranks=ranks, sharded=sharded
     )
-    weights = {name: ranks_of.whole(value) for name, value in model.state_dict().items()}
+    weights = {name: whole(value) for name, value in model.state_dict().items()}
     if ranks.leads:
         history.write_parquet(folder / "history.parquet")
-        torch.save(weights, folder / "weights.pt")
+        artifact.write_tensors(folder / "weights.safetensors", weights, {})
 
 
-def _die(at: int, ranks: Ranks) -> None:
-    """The last rank is killed once the checkpoint of a step is there."""
-    write = loop._write
+def _kill_at(step: int) -> None:
+    taken = 0
+    take = loop.Step.take
 
-    def killed(state: Path, step: int, *given: Any) -> None:
-        write(state, step, *given)
-        if step >= at:
+    def killed(self: loop.Step, *given: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == step:
             os.kill(os.getpid(), signal.SIGKILL)
+        return take(self, *given)
 
-    if ranks.leads:
-        loop._write = killed
+    loop.Step.take = killed
 
 
 def refused(*, ranks: Ranks) -> None:
@@ -64,15 +73,73 @@ def refused(*, ranks: Ranks) -> None:
     ranks.wait()
 
 
-def losses(folder: Path) -> np.ndarray:
-    return pl.read_parquet(folder / "history.parquet").sort("step", "split", "domain", "name")["value"].to_numpy()  # fmt: skip
-
-
-def made(path: Path) -> Path:
-    path.mkdir()
-    return path
+def values(folder: Path) -> np.ndarray:
+    """Losses of a run, in one order."""
+    table = pl.read_parquet(folder / "history.parquet").sort("step", "split", "domain", "name")
+    return table["value"].to_numpy()
 
 
 @pytest.fixture(scope="module")
-def shard(tmp_path_factory, token_shard_at) -> Path:
-    return token_shard_at(tmp_path_factory.mktemp("shard"))
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokens(tmp_path_factory.mktemp("tokens") / "tokens.h5", 24, 32, 0)
+
+
+@pytest.fixture(scope="module")
+def alone(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of one process."""
+    found = {}
+    for name, architecture in (("dense", DENSE), ("moe", MOE)):
+        found[name] = tmp_path_factory.mktemp(name)
+        together(1, run, tokens, architecture, LONG, found[name])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "sharded"),
+    [
+        ("dense", 2, False),
+        ("moe", 2, False),
+        ("moe", 3, False),
+        ("dense", 2, True),
+        ("moe", 2, True),
+    ],
+)
+def test_ranks_have_the_losses_of_one_process(
+    kind: str, count: int, sharded: bool, tokens: Path, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    architecture = DENSE if kind == "dense" else MOE
+    together(count, run, tokens, architecture, LONG, tmp_path, sharded)
+    np.testing.assert_allclose(values(tmp_path), values(alone[kind]), rtol=0, atol=1e-5)
+    found, wanted = (
+        artifact.read_tensors(folder / "weights.safetensors")[0]
+        for folder in (tmp_path, alone[kind])
+    )
+    for name, weight in wanted.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("then", "sharded"), [(1, False), (3, True)])
+def test_a_run_that_lost_a_rank_is_taken_up_by_another_number(
+    then: int, sharded: bool, tokens: Path, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="rank 1 of 2 ended by SIGKILL"):
+        together(2, run, tokens, MOE, LONG, tmp_path, sharded, 47)
+    assert (tmp_path / "state/step-000000040.safetensors").exists()
+    assert not (tmp_path / "history.parquet").exists()
+    together(then, run, tokens, MOE, LONG, tmp_path, sharded)
+    np.testing.assert_allclose(values(tmp_path), values(alone["moe"]), rtol=0, atol=1e-5)
+
+
+def test_a_rank_that_cannot_go_on_ends_the_job_with_its_line() -> None:
+    with pytest.raises(UserError, match="^rank 1 has had enough$"):
+        together(2, refused)
+
+
+def test_more_ranks_than_sequences_of_a_batch_are_refused(tokens: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2 ranks share batches of 1 sequences"):
+        together(2, run, tokens, DENSE, replace(LONG, batch=1), tmp_path)
+
+
+def test_a_sharded_model_is_not_moved_by_muon(tokens: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="muon moves whole matrices"):
+        together(2, run, tokens, DENSE, replace(LONG, optimizer="muon"), tmp_path, True)

@@ -17,3 +17,4 @@ def shard(model: PreTrainedModel) -> None:
     for unit in (*blocks(model), backbone(model), model.get_output_embeddings()):
         found: FSDPModule = fully_shard(unit)
         found.set_gradient_divide_factor(1.0)
+        found.set_force_sum_reduction_for_comms(True)  # gloo knows no other

@@ -43,6 +43,12 @@ class Step:
         if self.precision != torch.float32:
             follow_autocast(model)
         train_only(model, plan.trainable)
+        smallest = min(map(len, self._micro_batches(np.arange(plan.batch))))
+        if smallest < ranks.count:
+            raise UserError(
+                f"{ranks.count} ranks share batches of {smallest} sequences: give the job fewer ranks, or make "
+                "training.batch or micro_batch larger"
+            )
         self.sharded = sharded
         if sharded and plan.optimizer == "muon":
             raise UserError(
@@ -56,13 +62,7 @@ class Step:
 
     def mine(self, rows: np.ndarray) -> np.ndarray:
         """Of the sequences of a step those that this rank reads, in the order in which it does."""
-        parts = [self.ranks.part(part) for part in self._micro_batches(rows)]
-        if min(map(len, parts)) == 0:
-            raise UserError(
-                f"{self.ranks.count} ranks share batches of {min(map(len, self._micro_batches(rows)))} "
-                "sequences: give the job fewer ranks, or make training.batch larger"
-            )
-        return np.concatenate(parts)
+        return np.concatenate([self.ranks.part(part) for part in self._micro_batches(rows)])
 
     def _micro_batches(self, rows: np.ndarray) -> list[np.ndarray]:
         micro = self.plan.micro_batch or len(rows)
