@@ -39,7 +39,7 @@ def run(
     *,
     ranks: Ranks,
 ) -> None:
-    """What a rank does: train, and leave history and weights in `folder`; the last may be killed on the way."""
+    """What a rank does: train, leave history and weights in `folder`; the last may be killed on the way."""
     data = TokenSplit([tokens])
     model = build(architecture, VOCABULARY, data.tokens.shape[1], 0, 0)
     if dies_at is not None and ranks.rank == ranks.count - 1:
@@ -131,7 +131,7 @@ def test_a_run_that_lost_a_rank_is_taken_up_by_another_number(
 
 
 def test_a_rank_that_cannot_go_on_ends_the_job_with_its_line() -> None:
-    with pytest.raises(UserError, match="^rank 1 has had enough$"):
+    with pytest.raises(UserError, match=r"^rank 1 has had enough$"):
         together(2, refused)
 
 

@@ -46,7 +46,8 @@ class Step:
         smallest = min(map(len, self._micro_batches(np.arange(plan.batch))))
         if smallest < ranks.count:
             raise UserError(
-                f"{ranks.count} ranks share batches of {smallest} sequences: give the job fewer ranks, or make "
+                f"{ranks.count} ranks share batches of {smallest} sequences: give the job fewer "
+                "ranks, or make "
                 "training.batch or micro_batch larger"
             )
         self.sharded = sharded
