@@ -23,7 +23,7 @@ for form, names in EXPORTS.items():
         conda:
             "../envs/moediff.yaml"
         resources:
-            **needs("analysis", dictionary_weights),
+            **needs("exports", dictionary_weights),
         params:
             layout=form,
             version=VERSIONS["exports"],

@@ -64,7 +64,7 @@ def run_script(name: str, folder: Path, **parts: Any) -> None:
     A mapping as input, output, params or wildcards is what the script reads by name. Raises SystemExit where
     the script ends with an error, as its process would end. Environment and log are left as they were.
     """
-    parts = {"threads": 1, "log": [], "rule": Path(name).name} | parts
+    parts = {"threads": 1, "log": [], "resources": {}, "rule": Path(name).name} | parts
     made = parts["output"].values() if isinstance(parts["output"], Mapping) else parts["output"]
     for part in ("input", "output", "params", "wildcards"):
         if isinstance(parts.get(part), Mapping):

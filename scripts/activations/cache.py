@@ -7,7 +7,7 @@ with job(snakemake, torch_threads=True) as log:
     from pathlib import Path
 
     from moediff.activations import caching
-    from moediff.core import artifact
+    from moediff.core import artifact, preemption
     from moediff.hooks.points import Point
     from moediff.models import suitability
 
@@ -50,6 +50,7 @@ with job(snakemake, torch_threads=True) as log:
             name,
         )
         log.info("%s: %d rows", output, count)
+    preemption.too_late()  # a job that fails loses its outputs, and with them what waited
     for path, output in waiting:
         os.utime(path)  # an output is newer than what it was made of
         os.replace(path, output)

@@ -1,4 +1,4 @@
-"""What every script does first: log to the rule's file, bound its threads, end errors in one line.
+"""What every script does first: log to the rule's file, take its GPUs, bound its threads, end in one line.
 
 Then what several scripts open alike. The one module that sees Snakemake's object. It imports little: what a
 job needs is imported in it.
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from moediff.core import gpus, preemption
 from moediff.core.errors import UserError, of_the_machine
 
 # Objects made before the garbage collector looks at them, 700 otherwise. Imports make hundreds of thousands
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]:
-    """Run a script's body; bad input ends it with one line, a fault of ours with its traceback."""
+    """Run a script's body; bad input ends it with one line, a fault of ours with its traceback.
+
+    It has the GPUs that its rule asked for to itself. Told to end it exits with 143 (SIGTERM), 130 (Ctrl-C).
+    """
     gc.set_threshold(COLLECTED_EVERY)
     log = logging.getLogger("moediff")
     log.setLevel(logging.INFO)
@@ -58,12 +62,16 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if snakemake.threads > 1 else "false")
     os.environ.setdefault("RAYON_NUM_THREADS", str(snakemake.threads))
-    if torch_threads:
-        import torch
-
-        torch.set_num_threads(snakemake.threads)
     try:
-        yield log
+        with preemption.heeded(), gpus.taken(snakemake.resources.get("gpu", 0)):
+            if torch_threads:
+                import torch
+
+                torch.set_num_threads(snakemake.threads)
+            yield log
+    except preemption.Preempted as end:
+        log.error("%s: told to end (%s); the same command goes on", snakemake.rule, end.signal)
+        sys.exit(end.code)
     except UserError as error:
         log.error("error in %s: %s", snakemake.rule, error)
         sys.exit(1)
@@ -111,16 +119,15 @@ def of_fits(paths: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:
-    """Folder of a long job's checkpoints, outside every output, named by a digest of `key`.
+    """Folder of a long job's checkpoints, as `checkpoint.folder` names it, outside every output.
 
-    Snakemake deletes a job's outputs before it starts again; what must survive lies here. The key
-    names the job, so that no two jobs write to one folder, and all that decides its result.
+    Snakemake deletes a job's outputs before it starts again; what must survive lies here.
     """
     from moediff.config import layout
-    from moediff.core import artifact
+    from moediff.core import checkpoint
 
-    name = f"{stage}-{artifact.digest(*key)}"
-    return Path(snakemake.config["results"]) / layout.path("state") / name
+    root = Path(snakemake.config["results"]) / layout.path("state")
+    return checkpoint.folder(root, stage, *key)
 
 
 def model_and_texts(

@@ -12,7 +12,8 @@ from conftest import PRESETS, SCHEMA
 from moediff.config import fits, resources
 from moediff.config.complete import complete
 from moediff.config.resources import STAGES, needs
-from workflow import ROOT
+from snake import Study
+from workflow import ROOT, prepare
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,18 @@ def test_a_checkpoint_weighs_what_its_files_do_and_a_hub_id_is_not_known(
     config = config | {"models": {"here": {"load": str(tmp_path)}, "hub": {"load": "some/where"}}}
     assert resources.model_mb(config, "here") == 3
     assert resources.model_mb(config, "hub") == resources.UNKNOWN_MODEL_MB
+
+
+ON_A_DEVICE = ("pick_device", "model_and_texts", "sides_and_texts", "open_fit", "open_rerun")
+
+
+def test_a_rule_asks_for_a_gpu_where_its_script_uses_one_and_nowhere_else(tmp_path) -> None:
+    study = Study(prepare(tmp_path / "study"))
+    assert len(study.rules()) > 40
+    for rule in study.rules():
+        script = study.script(rule).read_text(encoding="utf-8")
+        asks = rule.resources["gpu"].value > 0
+        assert asks == any(name in script for name in ON_A_DEVICE), rule.name
 
 
 def test_every_rule_with_a_script_says_what_it_needs() -> None:

@@ -43,7 +43,7 @@ def same(one, other) -> bool:
 def _killed(paths: list, recipe: dict, state: Path, where: str, count: int) -> None:
     """Fit in a process of its own, saving at each point, and die at the `count`-th call of `where`."""
     torch.set_num_threads(1)
-    fitting.LEAST_WAIT = fitting.WAIT_PER_WRITE = 0
+    checkpoint.LEAST_WAIT = checkpoint.WAIT_PER_WRITE = 0
     module, name = {
         "step": (Fitter, "update"),
         "before writing": (artifact, "write_tensors"),
@@ -142,8 +142,8 @@ def test_the_early_dictionary_is_that_of_three_quarters_of_the_run(
 def test_a_disk_that_fills_while_a_fit_saves_costs_what_came_after_its_last_save(
     aligned_rows, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(fitting, "LEAST_WAIT", 0)
-    monkeypatch.setattr(fitting, "WAIT_PER_WRITE", 0)
+    monkeypatch.setattr(checkpoint, "LEAST_WAIT", 0)
+    monkeypatch.setattr(checkpoint, "WAIT_PER_WRITE", 0)
     data, state, calls = rows_of(aligned_rows), tmp_path / "full", 0
     whole, history = fit(data, SMALL, 0, tmp_path / "whole", CPU)
     plain = safetensors.torch.save_file
@@ -231,7 +231,7 @@ def test_checkpoints_wait_for_fifty_times_what_the_last_one_took(
         self.step += 1
         return dict.fromkeys(fitting.SUMS, 1.0)
 
-    monkeypatch.setattr(fitting.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(checkpoint, "save", save)
     monkeypatch.setattr(Fitter, "update", update)
     fit(rows_of(aligned_rows), SMALL, 0, tmp_path, CPU)
@@ -292,8 +292,8 @@ def test_jobs_resumed_from_different_steps_share_a_stream(
     data = rows_of(aligned_rows)
     whole = {name: fit(data, SMALL | change, 0, tmp_path / "alone" / name, CPU)
              for name, change in SWEEP.items()}  # fmt: skip
-    monkeypatch.setattr(fitting, "LEAST_WAIT", 0)
-    monkeypatch.setattr(fitting, "WAIT_PER_WRITE", 0)
+    monkeypatch.setattr(checkpoint, "LEAST_WAIT", 0)
+    monkeypatch.setattr(checkpoint, "WAIT_PER_WRITE", 0)
     plain, jobs = Fitter.update, []
 
     class Stopped(BaseException):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from disks import small_disk
-from moediff.dictionaries import fitting
+from moediff.core import checkpoint
 from snake import Study
 from workflow import DICTIONARY, run
 
@@ -28,7 +28,7 @@ JOBS = {"fit": DICTIONARY_FILES, "metrics": ["metrics.json", "features.parquet"]
 def _job(folder: Path, target: str, ready: Connection) -> None:
     """Make a file by its rule's script, which saves at each point, once `ready` has been told."""
     torch.set_num_threads(1)
-    fitting.LEAST_WAIT = fitting.WAIT_PER_WRITE = 0
+    checkpoint.LEAST_WAIT = checkpoint.WAIT_PER_WRITE = 0
     job = Study(folder).job(target)
     ready.send(True)
     job.run()

@@ -27,10 +27,14 @@ def _handlers() -> Iterator[None]:
             handler.close()
 
 
+def job_of(log: Path) -> SimpleNamespace:
+    """What a script sees that asked for nothing."""
+    return SimpleNamespace(log=[str(log)], threads=1, rule="fit", resources={})
+
+
 def ended(log: Path, error: BaseException) -> str:
     """What a job's log says when its body raised."""
-    snakemake = SimpleNamespace(log=[str(log)], threads=1, rule="fit")
-    with pytest.raises(SystemExit) as caught, job(snakemake):
+    with pytest.raises(SystemExit) as caught, job(job_of(log)):
         raise error
     assert caught.value.code == 1
     return log.read_text(encoding="utf-8")
@@ -49,16 +53,15 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    snakemake = SimpleNamespace(log=[str(tmp_path)], threads=1, rule="fit")  # a folder
-    with pytest.raises(SystemExit, match=r"error in fit: .*Is a directory"), job(snakemake):
+    folder = job_of(tmp_path)
+    with pytest.raises(SystemExit, match=r"error in fit: .*Is a directory"), job(folder):
         pass
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 def test_a_log_on_a_full_disk_does_not_hide_what_happened(capfd) -> None:
-    snakemake = SimpleNamespace(log=["/dev/full"], threads=1, rule="fit")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
-    with pytest.raises(SystemExit), job(snakemake):
+    with pytest.raises(SystemExit), job(job_of(Path("/dev/full"))):
         raise full
     said = capfd.readouterr().err
     assert "error in fit: some/file: No space left on device" in said

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -14,13 +18,14 @@ import pytest
 import torch
 
 from conftest import DENSE, MOE, PLAN, VOCABULARY, write_tokens
-from moediff.core import artifact
+from moediff.core import artifact, checkpoint
 from moediff.core.errors import UserError
 from moediff.core.ranks import Ranks, together, whole
 from moediff.corpus.token_shards import TokenSplit
 from moediff.models.build import build
 from moediff.training import loop
 from moediff.training.plan import Plan
+from workflow import ROOT
 
 CPU = torch.device("cpu")
 # 100 steps over 24 sequences; batches that two and three ranks part unevenly.
@@ -127,6 +132,44 @@ def test_a_run_that_lost_a_rank_is_taken_up_by_another_number(
     assert (tmp_path / "state/step-000000040.safetensors").exists()
     assert not (tmp_path / "history.parquet").exists()
     together(then, run, tokens, MOE, LONG, tmp_path, sharded)
+    np.testing.assert_allclose(values(tmp_path), values(alone["moe"]), rtol=0, atol=1e-5)
+
+
+TOLD = """
+import sys
+from pathlib import Path
+from conftest import MOE
+from moediff.core import preemption
+from moediff.core.ranks import together
+from test_ranks import LONG, run
+
+try:
+    with preemption.heeded():
+        together(2, run, Path(sys.argv[1]), MOE, LONG, Path(sys.argv[2]))
+except preemption.Preempted as end:
+    sys.exit(end.code)
+"""
+
+
+def test_ranks_that_are_told_to_end_keep_their_step_and_are_taken_up(
+    tokens: Path, alone: dict[str, Path], tmp_path: Path
+) -> None:
+    script = tmp_path / "told.py"
+    script.write_text(f"if __name__ == '__main__':\n{indent(TOLD, '    ')}")
+    command = [sys.executable, str(script), str(tokens), str(tmp_path)]
+    paths = [str(ROOT / name) for name in ("scripts", "tests", "tests/training")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "state/step-000000020.safetensors").exists():
+        assert job.poll() is None, job.stderr.read()
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 128 + signal.SIGTERM, said
+    done = checkpoint.newest(tmp_path / "state")[1]["step"]
+    assert 20 <= done < 100
+    assert done % 10  # not one that an evaluation wrote
+    together(1, run, tokens, MOE, LONG, tmp_path)
     np.testing.assert_allclose(values(tmp_path), values(alone["moe"]), rtol=0, atol=1e-5)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,35 @@ from moediff.core.ranks import like, whole
 # What an optimizer keeps of each parameter after its first step, by the name of its class.
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 _KEPT = {"Adam": _ADAM, "AdamW": _ADAM, "Muon": ("momentum_buffer",)}
+# A checkpoint on the way is due when LEAST_WAIT seconds have passed since the last one, and WAIT_PER_WRITE
+# times what writing that one took: so checkpoints cost 2 % of a run at most.
+LEAST_WAIT, WAIT_PER_WRITE = 60.0, 50
+
+
+class Pace:
+    """When the next checkpoint of a run is due."""
+
+    def __init__(self) -> None:
+        self.last, self.wait = time.monotonic(), LEAST_WAIT
+
+    def due(self) -> bool:
+        return time.monotonic() - self.last >= self.wait
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within it a checkpoint is written."""
+        started = time.monotonic()
+        yield
+        self.last = time.monotonic()
+        self.wait = max(LEAST_WAIT, WAIT_PER_WRITE * (self.last - started))
+
+
+def folder(root: Path, job: str, *key: Any) -> Path:
+    """Where a job's checkpoints lie: below `root`, named by a digest of `key`.
+
+    The key names the job, so that no two jobs write to one folder, and all that decides its result.
+    """
+    return root / f"{job}-{artifact.digest(*key)}"
 
 
 def save(
@@ -69,6 +100,15 @@ def state_of(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> 
     return tensors
 
 
+def weights_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `state_of` that are the module's."""
+    return {
+        name.removeprefix("model/"): value
+        for name, value in tensors.items()
+        if name.startswith("model/")
+    }
+
+
 def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a module whole tensors, of which it takes its part where it holds one. Strict."""
     held = module.state_dict()
@@ -84,12 +124,7 @@ def restore(
     tensors: Mapping[str, Tensor],
 ) -> None:
     """Take up `state_of`, every tensor; KeyError when one is missing."""
-    weights = {
-        name.removeprefix("model/"): value
-        for name, value in tensors.items()
-        if name.startswith("model/")
-    }
-    load(module, weights)
+    load(module, weights_of(tensors))
     for optimizer in optimizers:
         kept = _KEPT[type(optimizer).__name__]
         for name, parameter in _learning(module, optimizer):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, distributed
 from torch import multiprocessing as mp
 
+from moediff.core import preemption
 from moediff.core.errors import UserError
 
 BUCKET = 1 << 26  # numbers that are summed at once: a copy of so many is held
@@ -62,10 +65,23 @@ class Ranks:
         distributed.all_reduce(total)
         return total.cpu().numpy()
 
+    def any(self, true: bool) -> bool:
+        """Whether it is true of one of the ranks."""
+        return true if self.count == 1 else bool(self.summed(np.array([float(true)]))[0])
+
     def wait(self) -> None:
         """Go on when all ranks are here."""
         if self.count > 1:
             distributed.barrier()
+
+    def holding_signals(self) -> AbstractContextManager:
+        """Within it a rank that is told to end waits until all have heard of it, in `leave_together`."""
+        return preemption.whole_step() if self.count > 1 else nullcontext()
+
+    def leave_together(self) -> None:
+        """Raise `Preempted` on every rank where one has been told to end."""
+        if self.count > 1 and self.any(preemption.waiting() is not None):
+            raise preemption.Preempted(signal.SIGTERM)
 
 
 ALONE = Ranks()
@@ -107,17 +123,23 @@ def together(count: int, function: Callable[..., None], *given: Any) -> None:
     """
     if count == 1:
         return function(*given, ranks=ALONE)
-    context = mp.get_context("spawn")
-    said = context.SimpleQueue()
+    said = mp.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="moediff-ranks-") as folder:
         threads = max(1, torch.get_num_threads() // count)
         place = f"file://{Path(folder) / 'meeting'}"
         level = logging.getLogger("moediff").level
+        begin = (count, place, threads, level, said, function, given)
+        with preemption.whole_step():  # all are there, or none
+            ranks = mp.start_processes(_enter, begin, count, join=False, start_method="spawn")
         try:
-            mp.start_processes(
-                _enter, (count, place, threads, level, said, function, given), count,
-                start_method="spawn",
-            )  # fmt: skip
+            while not ranks.join():
+                pass
+        except preemption.Preempted:
+            for process in ranks.processes:
+                process.terminate()
+            for process in ranks.processes:
+                process.join()
+            raise
         except mp.ProcessExitedException as error:
             if not said.empty():
                 raise UserError(said.get()) from None
@@ -150,10 +172,13 @@ def _enter(
     if gpus:
         torch.cuda.set_device(rank % torch.cuda.device_count())
     try:
-        backend = "nccl" if gpus else "gloo"
-        distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count)
-        function(*given, ranks=Ranks(rank, count))
-        distributed.destroy_process_group()
+        with preemption.heeded():
+            backend = "nccl" if gpus else "gloo"
+            distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count)
+            function(*given, ranks=Ranks(rank, count))
+            distributed.destroy_process_group()
+    except preemption.Preempted as end:
+        os._exit(end.code)
     except UserError as error:
         said.put(str(error))
         os._exit(1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from moediff.activations.rows import AlignedRows
 from moediff.config.recipes import STREAM, normalisation
 from moediff.core import artifact, checkpoint
 from moediff.core.errors import DamagedError, Diverged
+from moediff.core.preemption import Preempted, whole_step
 from moediff.core.progress import Progress, log
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
@@ -34,9 +34,6 @@ HISTORY = {
 }
 HISTORY_ROWS = 100  # at most: a row sums the steps since the one before
 SUMS = ("error", "total", "active", "rows")
-# A checkpoint on the way is written when LEAST_WAIT seconds have passed since the last one, and
-# WAIT_PER_WRITE times what writing that one took: so checkpoints cost 2 % of a run at most.
-LEAST_WAIT, WAIT_PER_WRITE = 60.0, 50
 MOST_HELD_OUT = 65_536  # rows kept out for the thresholds, where a recipe leaves the number open
 # The dictionary as it is after this share of the steps is kept beside the one at the end: what differs
 # between the two had not settled.
@@ -85,12 +82,14 @@ class Run:
             1, self.fitter.steps // HISTORY_ROWS
         )  # steps between points of the history
         self.early = max(1, round(EARLY * self.fitter.steps))
-        self.saved, self.wait = time.monotonic(), LEAST_WAIT
+        self.pace, self.saved = checkpoint.Pace(), 0
         saved = checkpoint.newest(job.state)
         if saved is not None and self._early_kept(saved[1]["step"]):
             tensors, metadata = saved
             self.fitter.restore(tensors, metadata["step"])
             self.history = metadata["history"]
+            self.sums = metadata.get("sums", self.sums)
+            self.saved = self.fitter.step
             log.info("%s: resumed after step %d", job.name, self.fitter.step)
 
     def _early_kept(self, step: int) -> bool:
@@ -127,8 +126,8 @@ class Run:
             self._thresholded().save(early_path(self.job), artifact.made_by("dictionaries"))
         if self.fitter.step % self.window == 0 or self.finished:
             self._note()
-            if self.finished or time.monotonic() - self.saved >= self.wait:
-                self._save()
+            if self.finished or self.pace.due():
+                self.save()
         return len(rows)
 
     def _note(self) -> None:
@@ -148,13 +147,15 @@ class Run:
         )
         self.sums = dict.fromkeys(SUMS, 0.0)
 
-    def _save(self) -> None:
-        started = time.monotonic()
-        checkpoint.save(
-            self.job.state, self.fitter.step, self.fitter.state(), {"history": self.history}
-        )
-        self.saved = time.monotonic()
-        self.wait = max(LEAST_WAIT, WAIT_PER_WRITE * (self.saved - started))
+    def save(self) -> None:
+        """A checkpoint after the last step, unless there is one."""
+        step = self.fitter.step
+        if step == self.saved:
+            return
+        facts = {"history": self.history, "sums": self.sums}
+        with self.pace.writing():
+            checkpoint.save(self.job.state, step, self.fitter.state(), facts)
+        self.saved = step
 
     def _thresholded(self) -> Dictionary:
         """The dictionary as it is, with its thresholds where the rule learns them."""
@@ -194,8 +195,9 @@ def fit_all(
 
     Jobs that agree in STREAM share one pass over the rows. Each dictionary is the one that it would
     be alone, byte for byte on CPU. Whole groups of documents are kept out of the gradient for the thresholds.
-    A job that was killed goes on from its newest whole checkpoint and ends with the same bytes; a
-    finished one is taken as it is. Raises Diverged once all others are done.
+    A job that was killed goes on from its newest whole checkpoint and ends with the same bytes, one that
+    was told to end from the step that it was at; a finished one is taken as it is. Raises Diverged once all
+    others are done.
     """
     streams: dict[tuple, list[Job]] = {}
     for job in jobs:
@@ -230,7 +232,8 @@ def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> 
     done = sum(run.position for run in left)
     progress = Progress(sum(run.total for run in left), name, "rows", done)
     failed: dict[Run, Diverged] = {}
-    with closing(data.pools(~held_out, recipe["pool_chunks"], recipe["data_seed"], first)) as pools:
+    pools = data.pools(~held_out, recipe["pool_chunks"], recipe["data_seed"], first)
+    with closing(pools), _saved_when_told_to_end(left, failed):
         while any(not run.finished and run not in failed for run in left):
             pool = next(pools)
             for run, cutter in zip(left, cutters, strict=True):
@@ -238,13 +241,26 @@ def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> 
                     continue
                 try:
                     for batch in cutter.cut(pool):
-                        progress.advance(run.step(batch))
+                        with whole_step():
+                            progress.advance(run.step(batch))
                         if run.finished:
                             break
                 except Diverged as error:
                     failed[run] = error
     progress.close()
     return list(failed.values())
+
+
+@contextmanager
+def _saved_when_told_to_end(runs: Sequence[Run], failed: Mapping[Run, Diverged]) -> Iterator[None]:
+    """Each run keeps the step that it is at; one that diverged has nothing to go on from."""
+    try:
+        yield
+    except Preempted:
+        for run in runs:
+            if run not in failed:
+                run.save()
+        raise
 
 
 # Name in a recipe -> square of the unit of a source's activations, of their total variance and their width.

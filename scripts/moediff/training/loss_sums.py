@@ -45,10 +45,34 @@ class LossSums:
         self.batches += 1
 
     def over(self, ranks: Ranks) -> LossSums:
-        """The same of all ranks together, whose router losses are already those of all."""
+        """Those of all ranks, of which each counted its own tokens; router losses are of all already."""
         found = copy(self)
         found.loss, found.count = np.split(ranks.summed(np.concatenate([self.loss, self.count])), 2)
         return found
+
+    def without_tokens(self) -> LossSums:
+        """The same, of whose tokens another rank has the sums."""
+        found = copy(self)
+        found.loss, found.count = np.zeros_like(self.loss), np.zeros_like(self.count)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """All sums, as plain numbers that JSON holds exactly."""
+        return {
+            "loss": self.loss.tolist(),
+            "count": self.count.tolist(),
+            "router_losses": self.router_losses,
+            "batches": self.batches,
+        }
+
+    @classmethod
+    def of(cls, domains: tuple[str, ...], state: Mapping[str, Any] | None) -> LossSums:
+        """Sums as `state` gave them; empty ones where there is none."""
+        sums = cls(domains)
+        if state is not None:
+            sums.loss, sums.count = np.array(state["loss"]), np.array(state["count"])
+            sums.router_losses, sums.batches = dict(state["router_losses"]), state["batches"]
+        return sums
 
     def cross_entropies(self) -> dict[str, float]:
         """Nats a token, over all domains together and in each that was seen."""
@@ -104,13 +128,11 @@ def evaluate(
                 values = {name: float(value) for name, value in measured.items()}
                 sums.add(loss, split, rows, values)
     model.train()
-    return _of_turns(sums, ranks, names)
+    return sums if ranks.count == 1 else _of_turns(sums, ranks, names)
 
 
 def _of_turns(sums: LossSums, ranks: Ranks, names: Sequence[str]) -> LossSums:
-    """Of all ranks, each of which has counted batches of its own."""
-    if ranks.count == 1:
-        return sums
+    """Those of all ranks, each of which counted batches of its own."""
     found = sums.over(ranks)
     mine = [sums.batches, *(sums.router_losses.get(name, 0.0) for name in names)]
     batches, *totals = ranks.summed(np.array(mine)).tolist()

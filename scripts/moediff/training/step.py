@@ -53,8 +53,8 @@ class Step:
         self.sharded = sharded
         if sharded and plan.optimizer == "muon":
             raise UserError(
-                "training.optimizer: muon moves whole matrices, of which each rank holds a part; set adamw, or "
-                "let every rank hold the model"
+                "training.optimizer: muon moves whole matrices, of which each rank holds a part; set adamw, "
+                "or let every rank hold the model"
             )
         if sharded:
             shard(model)
