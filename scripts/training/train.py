@@ -1,4 +1,4 @@
-"""Train one language model, from scratch or from the weights that it begins with, by as many ranks as it has."""
+"""Train one language model, from scratch or from the weights that it begins with, by one rank or more."""
 
 from moediff.job import job
 
@@ -10,9 +10,8 @@ with job(snakemake, torch_threads=True):
 
     found, written, params = snakemake.input, snakemake.output, snakemake.params
     seed, resources = int(snakemake.wildcards.seed), snakemake.resources
-    rate = params.training["peak_lr"]
-    if found.get("rate"):
-        rate = artifact.read_json(found.rate[0])["peak_lr"]
+    best = found.rate[0] if found.get("rate") else None
+    rate = artifact.read_json(best)["peak_lr"] if best else params.training["peak_lr"]
     whole = task.Task(
         name=f"{snakemake.wildcards.model}.{seed}", seed=seed, training=params.training,
         architecture=params.architecture, peak_lr=rate, tokens=list(found.train),

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,10 @@ def together(count: int, function: Callable[..., None], *given: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="moediff-ranks-") as folder:
         threads = max(1, torch.get_num_threads() // count)
         place = f"file://{Path(folder) / 'meeting'}"
-        level = logging.getLogger("moediff").level
-        begin = (count, place, threads, level, said, function, given)
-        with preemption.whole_step():  # all are there, or none
+        log = logging.getLogger("moediff")
+        files = [one.baseFilename for one in log.handlers if isinstance(one, logging.FileHandler)]
+        begin = (count, place, threads, (log.level, files), said, function, given)
+        with preemption.whole_step(), _no_script():  # all are there, or none
             ranks = mp.start_processes(_enter, begin, count, join=False, start_method="spawn")
         try:
             while not ranks.join():
@@ -150,23 +152,44 @@ def together(count: int, function: Callable[..., None], *given: Any) -> None:
             ) from None
 
 
+def _log(level: int, files: Iterable[str]) -> None:
+    """Log where the process that started the ranks does."""
+    log = logging.getLogger("moediff")
+    log.setLevel(level)
+    handlers = [
+        logging.StreamHandler(),
+        *(logging.FileHandler(path, "a", "utf-8") for path in files),
+    ]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+
+
+@contextmanager
+def _no_script() -> Iterator[None]:
+    """Within it new processes do not run the script of this one, as they would to find what it defines."""
+    script = vars(sys.modules["__main__"])
+    path = script.pop("__file__", None)
+    try:
+        yield
+    finally:
+        if path is not None:
+            script["__file__"] = path
+
+
 def _enter(
     rank: int,
     count: int,
     place: str,
     threads: int,
-    level: int,
+    told: tuple[int, list[str]],  # from what level on, and the files of the log
     said: Any,
     function: Callable[..., None],
     given: tuple,
 ) -> None:
     """What a rank begins with."""
-    log = logging.getLogger("moediff")
-    log.setLevel(level if rank == 0 else logging.ERROR)
-    if rank == 0 and not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        log.addHandler(handler)
+    if rank == 0:
+        _log(*told)
     torch.set_num_threads(threads)
     gpus = torch.cuda.is_available()
     if gpus:

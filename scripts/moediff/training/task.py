@@ -1,4 +1,4 @@
-"""All of one training job: what it is given, as plain values that can be sent to ranks, and what it writes."""
+"""All of one training job: what it is given, in plain values that ranks can be sent, and what it writes."""
 
 from __future__ import annotations
 
