@@ -119,16 +119,15 @@ def of_fits(paths: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:
-    """Folder of a long job's checkpoints, outside every output, named by a digest of `key`.
+    """Folder of a long job's checkpoints, as `checkpoint.folder` names it, outside every output.
 
-    Snakemake deletes a job's outputs before it starts again; what must survive lies here. The key
-    names the job, so that no two jobs write to one folder, and all that decides its result.
+    Snakemake deletes a job's outputs before it starts again; what must survive lies here.
     """
     from moediff.config import layout
-    from moediff.core import artifact
+    from moediff.core import checkpoint
 
-    name = f"{stage}-{artifact.digest(*key)}"
-    return Path(snakemake.config["results"]) / layout.path("state") / name
+    root = Path(snakemake.config["results"]) / layout.path("state")
+    return checkpoint.folder(root, stage, *key)
 
 
 def model_and_texts(

@@ -1,57 +1,25 @@
-"""Train one language model, from scratch or from the weights that it begins with."""
+"""Train one language model, from scratch or from the weights that it begins with, by one rank or more."""
 
-from pathlib import Path
+from moediff.job import job
 
-from moediff.job import job, state_folder
-
-with job(snakemake, torch_threads=True) as log:
-    from dataclasses import replace
-
+with job(snakemake, torch_threads=True):
+    from moediff.config import layout
     from moediff.core import artifact
-    from moediff.core.device import pick_device
-    from moediff.corpus.token_shards import TokenSplit
-    from moediff.corpus.tokenizer import read_vocabulary
-    from moediff.models import loading, parameters
-    from moediff.training import inits, loop
-    from moediff.training.plan import Plan
+    from moediff.core.ranks import together
+    from moediff.training import task
 
-    params, seed = snakemake.params, int(snakemake.wildcards.seed)
-    name = f"{snakemake.wildcards.model}.{seed}"
-    if snakemake.input.get("rate"):
-        rate = artifact.read_json(snakemake.input.rate[0])["peak_lr"]
-    else:
-        rate = params.training["peak_lr"]
-    train = TokenSplit(snakemake.input.train, params.across)
-    if params.training["domains"]:
-        train = train.only(params.training["domains"])
-    plan = Plan.of(params.training, rate, seed)
-    if params.training["share"] < 1:
-        plan = replace(plan, sequences=round(params.training["share"] * len(train)))
-    validation = TokenSplit(snakemake.input.validation, params.across)
-    vocabulary = read_vocabulary(snakemake.input.vocabulary)
-    device = pick_device(snakemake.config["device"])
-    init = params.training.get("init", {})
-    start = inits.Start(
-        params.architecture, vocabulary.size, train.tokens.shape[1], vocabulary.end_of_text, seed,
-        snakemake.input.init[0] if init else None,
+    found, written, params = snakemake.input, snakemake.output, snakemake.params
+    seed, resources = int(snakemake.wildcards.seed), snakemake.resources
+    best = found.rate[0] if found.get("rate") else None
+    rate = artifact.read_json(best)["peak_lr"] if best else params.training["peak_lr"]
+    whole = task.Task(
+        name=f"{snakemake.wildcards.model}.{seed}", seed=seed, training=params.training,
+        architecture=params.architecture, peak_lr=rate, tokens=list(found.train),
+        validation=list(found.validation), vocabulary=str(found.vocabulary), across=params.across,
+        init=found.init[0] if found.get("init") else None, device=snakemake.config["device"],
+        state=f"{snakemake.config['results']}/{layout.path('state')}", version=params.version,
+        weights=str(written.weights), history=str(written.history), manifest=str(written.manifest),
+        keep=list(params.get("keep", [])), kept=list(written.get("kept", [])),
+        sharded=bool(resources.get("sharded", 0)),
     )  # fmt: skip
-    model = inits.begin(init, start)
-    counts = parameters.count_parameters(model)
-    log.info("%s: %s parameters, %s active", name, f"{counts.total:,}", f"{counts.active:,}")
-    inputs = [train.digest, validation.digest, vocabulary.digest]
-    facts = {"architecture": params.architecture, "plan": plan.facts(), "inputs": inputs}
-    facts |= inits.provenance(init, start)
-    state = state_folder(snakemake, "train", name, facts, params.version, device.type)
-    keep = list(params.get("keep", []))
-    history = loop.train(model, plan, train, validation, state, device, name, keep)
-    folder = Path(snakemake.output.weights).parent
-    loading.save(model.cpu(), folder)
-    made_by = artifact.made_by("models", seed=seed, **facts)
-    artifact.write_parquet(snakemake.output.history, history, made_by)
-    loading.write_manifest(snakemake.output.manifest, model, folder, ".", "float32", made_by)
-    for step, manifest in zip(keep, snakemake.output.get("kept", []), strict=True):
-        loop.take_kept(model, state, step)
-        loading.save(model, Path(manifest).parent)
-        loading.write_manifest(
-            manifest, model, Path(manifest).parent, ".", "float32", made_by | {"step": step}
-        )
+    together(resources.get("ranks", 1), task.run, whole)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError
+from moediff.core.ranks import like, whole
 
 # What an optimizer keeps of each parameter after its first step, by the name of its class.
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -38,6 +39,14 @@ class Pace:
         yield
         self.last = time.monotonic()
         self.wait = max(LEAST_WAIT, WAIT_PER_WRITE * (self.last - started))
+
+
+def folder(root: Path, job: str, *key: Any) -> Path:
+    """Where a job's checkpoints lie: below `root`, named by a digest of `key`.
+
+    The key names the job, so that no two jobs write to one folder, and all that decides its result.
+    """
+    return root / f"{job}-{artifact.digest(*key)}"
 
 
 def save(
@@ -79,13 +88,34 @@ def _learning(
 
 
 def state_of(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Every tensor of a module and of its optimizers, no two of which hold the same parameter."""
-    tensors = {f"model/{name}": value for name, value in module.state_dict().items()}
+    """Every tensor of a module and of its optimizers, no two of which hold the same parameter.
+
+    Whole, where ranks hold parts: all of them must ask for it.
+    """
+    tensors = {f"model/{name}": whole(value) for name, value in module.state_dict().items()}
     for optimizer in optimizers:
         for name, parameter in _learning(module, optimizer):
             for key, value in optimizer.state[parameter].items():
-                tensors[f"optimizer/{name}/{key}"] = value
+                tensors[f"optimizer/{name}/{key}"] = whole(value)
     return tensors
+
+
+def weights_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `state_of` that are the module's."""
+    return {
+        name.removeprefix("model/"): value
+        for name, value in tensors.items()
+        if name.startswith("model/")
+    }
+
+
+def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a module whole tensors, of which it takes its part where it holds one. Strict."""
+    held = module.state_dict()
+    parted = {
+        name: like(value, held[name]) if name in held else value for name, value in weights.items()
+    }
+    module.load_state_dict(parted, strict=True)
 
 
 def restore(
@@ -94,16 +124,12 @@ def restore(
     tensors: Mapping[str, Tensor],
 ) -> None:
     """Take up `state_of`, every tensor; KeyError when one is missing."""
-    weights = {
-        name.removeprefix("model/"): value
-        for name, value in tensors.items()
-        if name.startswith("model/")
-    }
-    module.load_state_dict(weights, strict=True)
+    load(module, weights_of(tensors))
     for optimizer in optimizers:
         kept = _KEPT[type(optimizer).__name__]
         for name, parameter in _learning(module, optimizer):
             if parameter.numel():  # an empty block has no moments
                 for key in kept:
                     value = tensors[f"optimizer/{name}/{key}"]
-                    optimizer.state[parameter][key] = value.to(parameter.device)
+                    moment = like(value, parameter) if value.ndim else value.to(parameter.device)
+                    optimizer.state[parameter][key] = moment

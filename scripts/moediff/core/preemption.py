@@ -80,6 +80,11 @@ def whole_step() -> Iterator[None]:
     _told.leave()
 
 
+def waiting() -> int | None:
+    """The number of a signal that waits for the end of a step."""
+    return _told.waiting
+
+
 def too_late() -> None:
     """From here on signals change nothing: the rest takes an instant, and half of it would be lost."""
     _told.leaving = True

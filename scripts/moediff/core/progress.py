@@ -16,7 +16,7 @@ class Progress:
 
     A line also stands at the beginning, and after the first units where they took more than `slow` seconds:
     what takes an hour says so in its first minutes. Where one unit takes minutes, `advance(0, note)` says
-    what it is at.
+    what it is at. Not `shown`, there is no bar.
     """
 
     def __init__(
@@ -27,13 +27,14 @@ class Progress:
         start: int = 0,
         seconds: float = 20,
         slow: float = 2,
+        shown: bool = True,
     ) -> None:
         self.total, self.name, self.unit, self.seconds = total, name, unit, seconds
         self.wait = min(slow, seconds)  # until the next line
         self.first = self.done = start
         self.began = self.said = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and shown:
             self.bar = tqdm(total=total, initial=start, desc=name, unit=f" {unit}", unit_scale=True)
         else:
             log.info("%s: %s of %s %s", name, f"{start:,}", f"{total:,}", unit)

@@ -17,6 +17,7 @@ from moediff.core import artifact, checkpoint
 from moediff.core.errors import DamagedError, Diverged, UserError
 from moediff.core.preemption import Preempted, whole_step
 from moediff.core.progress import Progress, log
+from moediff.core.ranks import ALONE, Ranks
 from moediff.corpus.token_shards import TokenSplit
 from moediff.training.history import ALL, COLUMNS, TRAIN, VALIDATION, schedule_rows
 from moediff.training.loss_sums import LossSums, evaluate
@@ -33,14 +34,17 @@ def train(
     device: torch.device,
     name: str = "training",
     keep: Sequence[int] = (),
+    ranks: Ranks = ALONE,
+    sharded: bool = False,
 ) -> pl.DataFrame:
     """Train `model` in place, from the weights that it has, and return its history (`history.COLUMNS`).
 
     Checkpoints go to `state`, whole or ignored; the newest is taken up with every tensor restored
     strictly, and the finished model is the one of an uninterrupted run, bit for bit on CPU. A run that is
     told to end saves the step that it is at. Of the steps of `keep`, which are measured too, the weights
-    stay in `state` for `take_kept`. A plan of no sequences leaves it as it is. Raises Diverged when the
-    loss is no longer finite.
+    stay in `state` for `take_kept`. A plan of no sequences leaves it as it is. Several `ranks` share each
+    batch, and `sharded` also the model: losses are those of one process to rounding, and a run may be taken
+    up by another number of ranks. Raises Diverged when the loss is no longer finite.
     """
     steps = plan.steps(len(data))
     if plan.sequences == 0:
@@ -54,17 +58,22 @@ def train(
         raise UserError(
             f"training.keep: {name} has no step {wrong[0]} on its way, but {steps} steps"
         )
-    run = _Run(model, plan, data, validation, state, device, name, keep)
+    taker = Step(model, plan, device, ranks, sharded)
+    run = _Run(taker, data, validation, state, name, keep)
     run.resume()
     batch_tokens = run.batch_tokens
-    progress = Progress(steps * batch_tokens, name, "tokens", run.done * batch_tokens)
+    progress = Progress(
+        steps * batch_tokens, name, "tokens", run.done * batch_tokens, shown=ranks.leads
+    )
     try:
-        run.measure_if_due()  # what was told to end between a step and its measuring
-        for rows in islice(batch_order(plan, len(data)), run.done, None):
-            with whole_step():
-                run.step(rows)
-            run.measure_if_due()
-            progress.advance(batch_tokens)
+        with ranks.holding_signals():
+            run.measure_if_due()  # what was told to end between a step and its measuring
+            for rows in islice(batch_order(plan, len(data)), run.done, None):
+                with whole_step():
+                    run.step(rows)
+                run.measure_if_due()
+                ranks.leave_together()
+                progress.advance(batch_tokens)
     except Preempted:
         if run.done > run.saved:
             run.save()
@@ -78,21 +87,19 @@ class _Run:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        plan: Plan,
+        taker: Step,
         data: TokenSplit,
         validation: TokenSplit,
         state: Path,
-        device: torch.device,
         name: str,
         keep: Sequence[int],
     ) -> None:
-        self.model, self.plan, self.data, self.validation = model, plan, data, validation
-        self.state, self.device, self.name, self.keep = state, device, name, keep
-        self.steps = plan.steps(len(data))
-        self.batch_tokens = plan.batch * data.tokens.shape[1]
-        self.marks = _marks(self.steps, plan.evaluations) | set(keep)
-        self.taker = Step(model, plan, device)
+        self.taker, self.data, self.validation = taker, data, validation
+        self.state, self.name, self.keep = state, name, keep
+        self.model, self.plan, self.ranks = taker.model, taker.plan, taker.ranks
+        self.steps = self.plan.steps(len(data))
+        self.batch_tokens = self.plan.batch * data.tokens.shape[1]
+        self.marks = _marks(self.steps, self.plan.evaluations) | set(keep)
         self.history: list[dict[str, Any]] = []
         self.sums = LossSums(data.domains)
         self.done = self.saved = 0
@@ -102,9 +109,10 @@ class _Run:
         """One step over the sequences `rows`, and a checkpoint where one is due."""
         rate = self.plan.learning_rate(self.done, self.steps)
         loss, router_losses = self.taker.take(self.data, rows, rate)
-        self.sums.add(loss, self.data, rows, router_losses)
+        self.sums.add(loss, self.data, self.taker.mine(rows), router_losses)
         self.done += 1
-        if self.pace.due() and self.done not in self.marks:  # where one is written anyway
+        # At a mark one is written anyway.
+        if self.ranks.any(self.pace.due()) and self.done not in self.marks:
             self.save()
 
     def measure_if_due(self) -> None:
@@ -116,32 +124,36 @@ class _Run:
         if done not in self.marks or not self.sums.batches:
             return
         measured = evaluate(
-            self.model, self.validation, self.device, self.taker.precision, self.plan.router_losses
-        )
+            self.model, self.validation, self.taker.device, self.taker.precision,
+            self.plan.router_losses, ranks=self.ranks,
+        )  # fmt: skip
         _refuse_divergence(measured, self.name, done)
         log.info("%s: step %d of %d, validation cross-entropy %.4f", self.name, done, self.steps,
                  measured.cross_entropies()[ALL])  # fmt: skip
         with whole_step():
             rate = self.plan.learning_rate(done - 1, self.steps)
             self.history += schedule_rows(done, done * self.batch_tokens, rate)
-            self.history += self.sums.rows(done, TRAIN)
+            self.history += self.sums.over(self.ranks).rows(done, TRAIN)
             self.history += measured.rows(done, VALIDATION)
             self.sums = LossSums(self.data.domains)
-            if done in self.keep:
-                facts = artifact.made_by("models", step=done)
-                artifact.write_tensors(_kept(self.state, done), self.model.state_dict(), facts)
-            self.save()
+            self.save(kept=done in self.keep)
 
-    def save(self) -> None:
-        """A checkpoint after the last step."""
+    def save(self, kept: bool = False) -> None:
+        """A checkpoint after the last step; before it, where they are `kept`, the weights that stay."""
         tensors = checkpoint.state_of(self.model, self.taker.optimizers)
         facts = {
             "history": self.history,
             "optimizer": self.plan.optimizer,
-            "sums": self.sums.state(),
+            "sums": self.sums.over(self.ranks).state(),
         }
         with self.pace.writing():
-            checkpoint.save(self.state, self.done, tensors, facts)
+            if self.ranks.leads:
+                if kept:
+                    made_by = artifact.made_by("models", step=self.done)
+                    weights = checkpoint.weights_of(tensors)
+                    artifact.write_tensors(_kept(self.state, self.done), weights, made_by)
+                checkpoint.save(self.state, self.done, tensors, facts)
+            self.ranks.wait()
         self.saved = self.done
 
     def resume(self) -> None:
@@ -168,7 +180,8 @@ class _Run:
             return
         checkpoint.restore(self.model, self.taker.optimizers, tensors)
         log.info("resumed after step %d", done)
-        self.history, self.sums = metadata["history"], sums
+        self.history = metadata["history"]
+        self.sums = sums if self.ranks.leads else sums.without_tokens()
         self.done = self.saved = done
 
 

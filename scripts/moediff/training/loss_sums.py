@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moediff.core.device import autocast
+from moediff.core.ranks import ALONE, Ranks
 from moediff.corpus.token_shards import TokenSplit
 from moediff.models.families import top_k
 from moediff.training.history import ALL, CROSS_ENTROPY
@@ -41,6 +43,18 @@ class LossSums:
         for name, value in router_losses.items():
             self.router_losses[name] = self.router_losses.get(name, 0.0) + value
         self.batches += 1
+
+    def over(self, ranks: Ranks) -> LossSums:
+        """Those of all ranks, of which each counted its own tokens; router losses are of all already."""
+        found = copy(self)
+        found.loss, found.count = np.split(ranks.summed(np.concatenate([self.loss, self.count])), 2)
+        return found
+
+    def without_tokens(self) -> LossSums:
+        """The same, of whose tokens another rank has the sums."""
+        found = copy(self)
+        found.loss, found.count = np.zeros_like(self.loss), np.zeros_like(self.count)
+        return found
 
     def state(self) -> dict[str, Any]:
         """All sums, as plain numbers that JSON holds exactly."""
@@ -89,17 +103,40 @@ def evaluate(
     precision: torch.dtype,
     router_loss_names: Iterable[str],
     batch: int = 16,
+    ranks: Ranks = ALONE,
 ) -> LossSums:
-    """Cross-entropy over a whole split, and the named router losses apart."""
+    """Cross-entropy over a whole split, and the named router losses apart.
+
+    Ranks take batches in turn; all run the model equally often, since one that holds a part of it cannot run
+    it alone, and what was run for that alone is not counted.
+    """
     used, names = top_k(model) or 1, list(router_loss_names)
     sums = LossSums(split.domains)
+    firsts = range(0, len(split), batch)
+    own = firsts[ranks.rank :: ranks.count]
+    turns = -(-len(firsts) // ranks.count)
     model.eval()
     with torch.no_grad(), autocast(device, precision):
-        for first in range(0, len(split), batch):
+        for turn in range(turns):
+            counts = turn < len(own)
+            first = own[turn] if counts else 0
             rows = np.arange(first, min(first + batch, len(split)))
             with tapped(model) as logits:
                 loss = token_losses(model, split, rows, device)
-            measured = summed_over_layers(logits, used, names)
-            sums.add(loss, split, rows, {name: float(value) for name, value in measured.items()})
+            if counts:
+                measured = summed_over_layers(logits, used, names)
+                values = {name: float(value) for name, value in measured.items()}
+                sums.add(loss, split, rows, values)
     model.train()
-    return sums
+    return sums if ranks.count == 1 else _of_turns(sums, ranks, names)
+
+
+def _of_turns(sums: LossSums, ranks: Ranks, names: Sequence[str]) -> LossSums:
+    """Those of all ranks, each of which counted batches of its own."""
+    found = sums.over(ranks)
+    mine = [sums.batches, *(sums.router_losses.get(name, 0.0) for name in names)]
+    batches, *totals = ranks.summed(np.array(mine)).tolist()
+    found.batches = round(batches)
+    if sums.router_losses:
+        found.router_losses = dict(zip(names, totals, strict=True))
+    return found
