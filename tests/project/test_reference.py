@@ -109,36 +109,39 @@ def test_what_the_readme_says_of_the_default_is_what_was_stored() -> None:
     assert "worse than a trigram" in said
 
 
-def test_planted_truth_is_summed_up_by_method() -> None:
+def test_what_is_said_of_planted_worlds_is_what_was_found() -> None:
     found = stored(ROOT / "docs/reference/planted", "planted")
-    best = {row["method"]: row["scored"]["f1"] for row in found["methods"]}
-    assert max(best, key=best.get) == "panel"
-    assert set(best) == set(methods.METHODS) - {"graded"}  # which came with version 2 of the stage
-
-
-def test_of_methods_that_are_given_all_models_it_is_said_what_they_found() -> None:
-    found = stored(ROOT / "docs/reference/planted/all-models", "planted")
     assert {row["method"] for row in found["methods"]} == set(methods.METHODS)
-    at = {
-        level: {
-            row["method"]: row
-            for row in found["levels"]["in_use"]
-            if (row["factor"], row["level"]) == ("scale", level)
-        }
-        for level in ("1", "10")
+    whole = {row["method"]: row["scored_in_use"]["f1"] for row in found["methods"]}
+    in_use = {
+        (row["factor"], row["level"], row["method"]): row for row in found["levels"]["in_use"]
     }
-    f1 = {
-        level: {name: round(row["f1"], 2) for name, row in rows.items()}
-        for level, rows in at.items()
-    }
-    assert f1["1"] == {
-        "default": 0.99, "l1": 0.95, "default/users": 0.94, "panel": 0.92, "matched-saes": 0.91,
-        "paper": 0.9, "graded": 0.88, "dfc": 0.22,
-    }  # fmt: skip
-    assert 1 - at["1"]["graded"]["precision"] == pytest.approx(1 / 6, abs=0.03)
-    assert f1["10"].pop("paper") == 0.27
-    assert all(f1["10"][name] >= f1["1"][name] - 0.01 for name in f1["10"])
-    said = (ROOT / "docs/decisions.md").read_text(encoding="utf-8")
-    (told,) = (part for part in said.split("\n\n") if part.startswith("**Every method on planted"))
-    for number in (*f1["1"].values(), 0.27):
-        assert f"{number:.2f}" in told
+
+    def f1(factor: str, level: str) -> dict[str, float]:
+        return {method: in_use[factor, level, method]["f1"] for method in whole}
+
+    text = (ROOT / "docs/decisions.md").read_text(encoding="utf-8")
+    (told,) = (part for part in text.split("\n\n") if part.startswith("**On planted worlds"))
+    told = " ".join(told.split())
+    assert max(whole, key=lambda method: whole[method]) == "panel"
+    for value in whole.values():
+        assert f"{value:.2f}" in told
+    base, large, half, shared = (
+        f1(*at) for at in (("scale", "1"), ("scale", "10"), ("missed", "0.5"), ("basis", "shared"))
+    )
+    most = sorted(base.values())[-6:]
+    assert f"six of them lie between {most[0]:.2f} and {most[-1]:.2f}" in told
+    pairs = max(value for method, value in half.items() if method not in ("graded", "panel"))
+    assert f"the graded statistic has {half['graded']:.2f}, the panel {half['panel']:.2f}" in told
+    assert f"no method of pairs more than {pairs:.2f}" in told
+    false = in_use["basis", "shared", "graded"]["false_share"]
+    assert f"attributes {100 * false:.0f} % of all live features falsely" in told
+    assert f"(F1 {shared['graded']:.2f}; pairs by relative norm {shared['default']:.2f})" in told
+    assert f"({large['paper']:.2f} from {base['paper']:.2f})" in told
+    assert all(large[method] >= base[method] - 0.01 for method in large if method != "paper")
+    nothing = {method: in_use["unique", "0", method]["false_share"] for method in whole}
+    assert [method for method, share in nothing.items() if share > 0] == ["matched-saes"]
+    assert (
+        f"matched SAEs alone call features exclusive ({100 * nothing['matched-saes']:.0f} %)"
+        in told
+    )
