@@ -1,4 +1,4 @@
-"""A language model that its rule trains by two ranks: the files of one process, to rounding."""
+"""Jobs that several ranks do through their rule: the files of one process, to rounding."""
 
 from pathlib import Path
 
@@ -9,10 +9,17 @@ from safetensors.numpy import load_file
 
 from moediff.core import artifact
 from running import unmade
-from workflow import run
+from workflow import DICTIONARY, run
 
 MODEL = "results/models/moe/seed-0"
 KEYS = ("step", "split", "domain", "name")
+
+
+def alike(folder: Path, name: str, weights: dict[str, np.ndarray]) -> None:
+    again = load_file(folder / name)
+    assert again.keys() == weights.keys()
+    for key, weight in weights.items():
+        np.testing.assert_allclose(again[key], weight, rtol=0, atol=1e-4, err_msg=key)
 
 
 @pytest.mark.slow
@@ -31,10 +38,24 @@ def test_a_model_trained_by_two_ranks_is_that_of_one(copied: Path, sharded: int)
     history = pl.read_parquet(folder / "history.parquet").sort(KEYS)
     assert history.select(KEYS).equals(wanted.select(KEYS))
     np.testing.assert_allclose(history["value"], wanted["value"], rtol=0, atol=1e-5)
-    again = load_file(folder / "model.safetensors")
-    assert again.keys() == weights.keys()
-    for name, weight in weights.items():
-        np.testing.assert_allclose(again[name], weight, rtol=0, atol=1e-4)
+    alike(folder, "model.safetensors", weights)
     facts = artifact.read_json(folder / "model.json")
     assert facts.keys() == described.keys()
     assert facts["parameters"] == described["parameters"]
+
+
+@pytest.mark.slow
+def test_a_dictionary_fitted_by_two_ranks_is_that_of_one(copied: Path) -> None:
+    folder = copied / "results" / DICTIONARY
+    wanted = pl.read_parquet(folder / "history.parquet")
+    weights = load_file(folder / "dictionary.safetensors")
+    unmade(copied, "fit")
+    target = f"results/{DICTIONARY}/dictionary.safetensors"
+    found = run(copied, target, "--set-resources", "fit:ranks=2")
+    assert found.returncode == 0, found.stderr
+    assert (
+        "fve 0." in (copied / "results/logs/fit/moe-dense/moe.0_dense.0/default-0.log").read_text()
+    )
+    history = pl.read_parquet(folder / "history.parquet")
+    np.testing.assert_allclose(history["fve"], wanted["fve"], rtol=0, atol=1e-5)
+    alike(folder, "dictionary.safetensors", weights)

@@ -40,9 +40,13 @@ class Ranks:
         """Whether it is the one that writes."""
         return self.rank == 0
 
+    def bounds(self, count: int) -> tuple[int, int]:
+        """Where its stretch of so many rows begins and ends; the stretches follow on each other."""
+        return self.rank * count // self.count, (self.rank + 1) * count // self.count
+
     def part(self, rows: np.ndarray) -> np.ndarray:
-        """Its stretch of `rows` [row]; all stretches together are the rows, in order."""
-        return np.array_split(rows, self.count)[self.rank]
+        """Its stretch of `rows` [row]."""
+        return rows[slice(*self.bounds(len(rows)))]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Add up tensors over all ranks, in place: every rank has the same list of shapes."""
@@ -65,6 +69,28 @@ class Ranks:
         total = torch.from_numpy(np.array(values, np.float64)).to(device)
         distributed.all_reduce(total)
         return total.cpu().numpy()
+
+    def total(self, value: float) -> float:
+        """The sum over ranks of a number."""
+        return float(self.summed(np.array([value], np.float64))[0])
+
+    def least(self, value: float) -> float:
+        """The least over ranks of numbers that are not 0; 0 where all are."""
+        if self.count == 1:
+            return value
+        every = self.summed(np.eye(self.count)[self.rank] * value)
+        return float(every[every > 0].min(initial=np.inf)) if (every > 0).any() else 0.0
+
+    def gathered(self, values: Tensor) -> list[Tensor]:
+        """Of every rank its numbers [n], of one type, as many as it has; on every rank."""
+        if self.count == 1:
+            return [values]
+        counts = self.summed(np.eye(self.count)[self.rank] * len(values)).astype(int)
+        padded = values.new_zeros(int(counts.max()))
+        padded[: len(values)] = values
+        found = [torch.empty_like(padded) for _ in range(self.count)]
+        distributed.all_gather(found, padded)
+        return [part[:count] for part, count in zip(found, counts.tolist(), strict=True)]
 
     def any(self, true: bool) -> bool:
         """Whether it is true of one of the ranks."""

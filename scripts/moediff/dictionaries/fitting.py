@@ -19,6 +19,7 @@ from moediff.core import artifact, checkpoint
 from moediff.core.errors import DamagedError, Diverged
 from moediff.core.preemption import Preempted, whole_step
 from moediff.core.progress import Progress, log
+from moediff.core.ranks import ALONE, Ranks
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.normalising import NORMALISERS, Centres, Normaliser
@@ -71,11 +72,16 @@ class Run:
     """A job under way: its fitter, its history, its place in the stream."""
 
     def __init__(
-        self, job: Job, data: AlignedRows, standards: Standards, device: torch.device
+        self,
+        job: Job,
+        data: AlignedRows,
+        standards: Standards,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.job = job
+        self.job, self.ranks = job, ranks
         self.dictionary = begun(job.recipe, data.widths, standards, job.seed).to(device)
-        self.fitter = Fitter(self.dictionary, job.recipe)
+        self.fitter = Fitter(self.dictionary, job.recipe, ranks)
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(SUMS, 0.0)
         self.window = max(
@@ -118,17 +124,23 @@ class Run:
         return self.fitter.step >= self.fitter.steps
 
     def step(self, sources: Sequence[torch.Tensor]) -> int:
-        """One step on a batch of activations; the rows it had. Raises Diverged."""
-        rows = self.dictionary.standardise([part.to(self.fitter.silent.device) for part in sources])
+        """One step on a batch of activations, of which each rank takes a part; the rows it had. Raises
+        Diverged."""
+        device, size = self.fitter.silent.device, len(sources[0])
+        own = slice(*self.ranks.bounds(size))
+        rows = self.dictionary.standardise([part[own].to(device) for part in sources])
         measured = self.fitter.update(rows)
         self.sums = {key: value + measured[key] for key, value in self.sums.items()}
         if self.fitter.step == self.early:
-            self._thresholded().save(early_path(self.job), artifact.made_by("dictionaries"))
+            early = self._thresholded()
+            if self.ranks.leads:
+                early.save(early_path(self.job), artifact.made_by("dictionaries"))
+            self.ranks.wait()
         if self.fitter.step % self.window == 0 or self.finished:
             self._note()
-            if self.finished or self.pace.due():
+            if self.finished or self.ranks.any(self.pace.due()):
                 self.save()
-        return len(rows)
+        return size
 
     def _note(self) -> None:
         """A point of the history: sums since the last one."""
@@ -154,7 +166,9 @@ class Run:
             return
         facts = {"history": self.history, "sums": self.sums}
         with self.pace.writing():
-            checkpoint.save(self.job.state, step, self.fitter.state(), facts)
+            if self.ranks.leads:
+                checkpoint.save(self.job.state, step, self.fitter.state(), facts)
+            self.ranks.wait()
         self.saved = step
 
     def _thresholded(self) -> Dictionary:
@@ -181,23 +195,29 @@ class Run:
 
 
 def fit(
-    data: AlignedRows, recipe: Mapping[str, Any], seed: int, state: Path, device: torch.device
+    data: AlignedRows,
+    recipe: Mapping[str, Any],
+    seed: int,
+    state: Path,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> tuple[Dictionary, pl.DataFrame]:
     """Fit one dictionary, and its history; as `fit_all`."""
-    ((_, fitted),) = fit_all(data, [Job("dictionary", recipe, seed, state)], device)
+    ((_, fitted),) = fit_all(data, [Job("dictionary", recipe, seed, state)], device, ranks)
     return fitted.dictionary, fitted.history
 
 
 def fit_all(
-    data: AlignedRows, jobs: Iterable[Job], device: torch.device
+    data: AlignedRows, jobs: Iterable[Job], device: torch.device, ranks: Ranks = ALONE
 ) -> Iterator[tuple[Job, Fitted]]:
     """Fit dictionaries on the fit split; each job with what it made.
 
     Jobs that agree in STREAM share one pass over the rows. Each dictionary is the one that it would
     be alone, byte for byte on CPU. Whole groups of documents are kept out of the gradient for the thresholds.
     A job that was killed goes on from its newest whole checkpoint and ends with the same bytes, one that
-    was told to end from the step that it was at; a finished one is taken as it is. Raises Diverged once all
-    others are done.
+    was told to end from the step that it was at; a finished one is taken as it is. Several `ranks` share
+    each batch: what is fitted is that of one process to rounding, and a run may be taken up by another number
+    of them. Raises Diverged once all others are done.
     """
     streams: dict[tuple, list[Job]] = {}
     for job in jobs:
@@ -212,8 +232,10 @@ def fit_all(
             name = normalisation(job.recipe)
             if name not in standards:
                 standards[name] = NORMALISERS[name].fitted(data)
-        runs = [Run(job, data, standards[normalisation(job.recipe)], device) for job in members]
-        failed += _run_stream(data, runs, held_out)
+        runs = [
+            Run(job, data, standards[normalisation(job.recipe)], device, ranks) for job in members
+        ]
+        failed += _run_stream(data, runs, held_out, ranks)
         for run in runs:
             if run.finished:
                 yield run.job, run.result(data, held_out)
@@ -221,7 +243,9 @@ def fit_all(
         raise failed[0]
 
 
-def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> list[Diverged]:
+def _run_stream(
+    data: AlignedRows, runs: Sequence[Run], held_out: Selection, ranks: Ranks
+) -> list[Diverged]:
     """Bring runs to their end on one stream of rows; those that diverged are left where they were."""
     left = [run for run in runs if not run.finished]
     if not left:
@@ -230,10 +254,11 @@ def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> 
     cutters = [data.cutter(run.job.recipe["batch"], run.position - first) for run in left]
     name = left[0].job.name if len(left) == 1 else f"{len(left)} dictionaries"
     done = sum(run.position for run in left)
-    progress = Progress(sum(run.total for run in left), name, "rows", done)
+    total = sum(run.total for run in left)
+    progress = Progress(total, name, "rows", done, shown=ranks.leads)
     failed: dict[Run, Diverged] = {}
     pools = data.pools(~held_out, recipe["pool_chunks"], recipe["data_seed"], first)
-    with closing(pools), _saved_when_told_to_end(left, failed):
+    with closing(pools), _saved_when_told_to_end(left, failed), ranks.holding_signals():
         while any(not run.finished and run not in failed for run in left):
             pool = next(pools)
             for run, cutter in zip(left, cutters, strict=True):
@@ -243,6 +268,7 @@ def _run_stream(data: AlignedRows, runs: Sequence[Run], held_out: Selection) -> 
                     for batch in cutter.cut(pool):
                         with whole_step():
                             progress.advance(run.step(batch))
+                        ranks.leave_together()
                         if run.finished:
                             break
                 except Diverged as error:

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moediff.core.ranks import ALONE, Ranks
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import Scores, kth, where
 
@@ -40,6 +42,33 @@ def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, 
     return where(entries, candidates, chosen)
 
 
+def batch_top_of_ranks(
+    scores: Scores, count: int, guess: float, ranks: Ranks
+) -> tuple[Entries, Tensor]:
+    """Of the `count` largest positive scores of a batch that ranks share, those in this rank's rows.
+
+    The same as `batch_top` of all rows together: among equal scores at the edge those of the first rank
+    first, whose rows are the first. `guess` as there, the same on every rank.
+    """
+    if guess <= 0:
+        k = max(1, count // int(ranks.total(scores.shape[0])))
+        guess = ranks.total(float(scores.row_floor(k).clamp_min(0).mean())) / ranks.count
+    entries, own = scores.at_least(guess)
+    while ranks.total(len(own)) < count and guess > 0:
+        guess = LOWERED * guess if guess > LEAST_GUESS else 0.0
+        entries, own = scores.at_least(guess)
+    every = torch.cat(ranks.gathered(own))
+    if len(every) <= count:
+        return entries, own
+    edge = every.topk(count, sorted=False).values.min()
+    chosen = own > edge
+    equal = (own == edge).nonzero().squeeze(1)
+    tied = ranks.summed(np.eye(ranks.count)[ranks.rank] * len(equal)).astype(int)
+    left = count - int((every > edge).sum()) - int(tied[: ranks.rank].sum())
+    chosen[equal[: max(0, left)]] = True
+    return where(entries, own, chosen)
+
+
 def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
     """The k largest positive scores of each row (TopK); among equals those first by feature."""
     entries, candidates = scores.at_least(scores.row_floor(k))
@@ -62,9 +91,9 @@ def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
 class Rule(nn.Module, ABC):
     """What every rule has."""
 
-    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
+    def __init__(self, recipe: Mapping[str, Any], features: int, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.ranks = features, ranks
 
     @abstractmethod
     def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
@@ -92,18 +121,20 @@ class KLargest(Rule):
     # look, one too low more scores to sort; from one batch to the next the edge seldom falls by 4 %.
     FLOOR_SHARE = 0.96
 
-    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
-        super().__init__(recipe, features)
+    def __init__(self, recipe: Mapping[str, Any], features: int, ranks: Ranks = ALONE) -> None:
+        super().__init__(recipe, features, ranks)
         self.edge = 0.0  # smallest score selected in the last batch
 
     @staticmethod
     @abstractmethod
-    def largest(scores: Scores, k: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+    def largest(
+        scores: Scores, k: int, guess: float = 0.0, ranks: Ranks = ALONE
+    ) -> tuple[Entries, Tensor]:
         """Entries of a batch and their scores, given k a row; `guess` as in `batch_top`."""
 
     def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
-        entries, selected = self.largest(scores, k, self.FLOOR_SHARE * self.edge)
-        self.edge = float(selected.min()) if len(selected) else 0.0
+        entries, selected = self.largest(scores, k, self.FLOOR_SHARE * self.edge, self.ranks)
+        self.edge = self.ranks.least(float(selected.min()) if len(selected) else 0.0)
         return entries, selected
 
 
@@ -111,15 +142,22 @@ class BatchTopK(KLargest):
     """The largest scores of a whole batch, k a row on average (2412.06410)."""
 
     @staticmethod
-    def largest(scores: Scores, k: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
-        return batch_top(scores, k * scores.shape[0], guess)
+    def largest(
+        scores: Scores, k: int, guess: float = 0.0, ranks: Ranks = ALONE
+    ) -> tuple[Entries, Tensor]:
+        if ranks.count == 1:
+            return batch_top(scores, k * scores.shape[0], guess)
+        rows = int(ranks.total(scores.shape[0]))
+        return batch_top_of_ranks(scores, k * rows, guess, ranks)
 
 
 class TopK(KLargest):
     """The k largest scores of each row (2406.04093)."""
 
     @staticmethod
-    def largest(scores: Scores, k: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+    def largest(
+        scores: Scores, k: int, guess: float = 0.0, ranks: Ranks = ALONE
+    ) -> tuple[Entries, Tensor]:
         return row_top(scores, k)
 
 
@@ -141,8 +179,8 @@ class JumpReLU(Rule):
     own, and are learned as they are: under Adam their logarithm hardly moves in a short run.
     """
 
-    def __init__(self, recipe: Mapping[str, Any], features: int) -> None:
-        super().__init__(recipe, features)
+    def __init__(self, recipe: Mapping[str, Any], features: int, ranks: Ranks = ALONE) -> None:
+        super().__init__(recipe, features, ranks)
         self.bandwidth = recipe["bandwidth"]
         self.threshold = nn.Parameter(torch.full((features,), recipe["bandwidth"]))
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from moediff.config.base import count_of
 from moediff.core import checkpoint
 from moediff.core.device import has_bfloat16
+from moediff.core.ranks import ALONE, Ranks
 from moediff.dictionaries.adam import Adam
 from moediff.dictionaries.blocks import Block, widen
 from moediff.dictionaries.dictionary import Dictionary
@@ -44,10 +46,15 @@ class Fitter:
     by score, rebuild what is left of the row, without bias. The gradient of AuxK reaches their
     encoders and decoders and nothing else. A feature that dies with a bias below all that its rows
     can lift gets one that a few reach (our addition: no gradient reaches it there).
+
+    Of several `ranks` each holds the whole dictionary and takes its part of every batch; what is selected,
+    dead or clipped is so of the whole batch, and gradients are summed.
     """
 
-    def __init__(self, dictionary: Dictionary, recipe: Mapping[str, Any]) -> None:
-        self.dictionary = dictionary
+    def __init__(
+        self, dictionary: Dictionary, recipe: Mapping[str, Any], ranks: Ranks = ALONE
+    ) -> None:
+        self.dictionary, self.ranks = dictionary, ranks
         self.recipe = recipe
         self.steps = max(1, recipe["rows"] // recipe["batch"])
         share, average = recipe["dead_after"], dictionary.shape.features / recipe["k"]
@@ -58,7 +65,7 @@ class Fitter:
         features, device = dictionary.shape.features, dictionary.decoder_bias.device
         self.prefixes = [count_of(part, features) for part in recipe["prefixes"]]
         self.silent = torch.zeros(features, dtype=torch.int64, device=device)
-        self.rule = RULES[recipe["select"]](recipe, features).to(device)
+        self.rule = RULES[recipe["select"]](recipe, features, ranks).to(device)
         self.trained = nn.ModuleDict({"dictionary": dictionary, "rule": self.rule})
         first, second = recipe["betas"]  # torch takes no 0 for 0.0
         self.optimizer = Adam(
@@ -100,14 +107,22 @@ class Fitter:
     # --- a step ---
 
     def update(self, rows: Tensor) -> dict[str, float]:
-        """One optimizer step on standardised rows [row, D]; squared error and L0 sums before it."""
-        model, recipe, size = self.dictionary, self.recipe, len(rows)
+        """One optimizer step on standardised rows [row, D]; squared error and L0 sums before it.
+
+        Of several ranks the rows are those of this one, the sums those of all.
+        """
+        model, recipe = self.dictionary, self.recipe
+        size = int(self.ranks.total(len(rows)))  # rows of all ranks
+        share = len(rows) / size
         entries, scores, weight = self._select(rows)
         before = model.values(scores / weight[entries[1]], rows, entries)
         values, steps = self.rule.gate(before, scores, entries[1])
         residuals = self._residuals(rows, values, entries)
         losses = [LOSSES[recipe["loss"]](part, model.shape.widths) for part in residuals]
-        loss = torch.stack(losses).mean() + self._penalty(values, steps, entries[1], size)
+        loss = torch.stack(losses).mean()
+        if self.ranks.count > 1:
+            loss = loss * share
+        loss = loss + self._penalty(values, steps, entries[1], size)
         fired = entries[1] if steps is None else entries[1][steps.detach() > 0]
         self._count_silent(fired, size)
         dead = (self.silent > self.dead_after).nonzero().squeeze(1)
@@ -116,6 +131,7 @@ class Fitter:
             left = self._auxiliary(rows, residuals[-1].detach(), dead, weight)
             loss = loss + recipe["aux_weight"] * left
         loss.backward()
+        self._share_gradients()
         self._clip()
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -124,12 +140,24 @@ class Fitter:
         self.optimizer.zero_grad(set_to_none=True)
         self.rule.project()
         self.step += 1
-        return {
+        sums = {
             "error": float(residuals[-1].detach().square().sum()),
             "total": float(rows.square().sum()),
             "active": float(len(fired)),
-            "rows": float(size),
+            "rows": float(len(rows)),
         }
+        whole = self.ranks.summed(np.array(list(sums.values()))).tolist()
+        return dict(zip(sums, whole, strict=True))
+
+    def _share_gradients(self) -> None:
+        """Sum gradients over ranks; a parameter that this rank's rows did not reach has one of 0."""
+        if self.ranks.count == 1:
+            return
+        parameters = list(self.trained.parameters())
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.sum_([p.grad for p in parameters if p.grad is not None])
 
     def _select(self, rows: Tensor) -> tuple[Entries, Tensor, Tensor]:
         """Entries of a batch, their scores, and the ranking weights; all other scores are let go."""
@@ -180,6 +208,11 @@ class Fitter:
 
     def _count_silent(self, features: Tensor, size: int) -> None:
         self.silent += size
+        if self.ranks.count > 1:
+            fired = torch.zeros(len(self.silent), device=self.silent.device)
+            fired[features] = 1
+            self.ranks.sum_([fired])
+            features = fired.nonzero().squeeze(1)
         self.silent[features] = 0
 
     # --- dead features ---
@@ -191,18 +224,31 @@ class Fitter:
         As many rows as an average feature fires on then activate it, faintly: AuxK reaches it, but
         it does not push its way into the codes of other rows.
         """
-        firings = len(rows) * self.recipe["k"] // self.dictionary.shape.features
+        size = int(self.ranks.total(len(rows)))
+        firings = size * self.recipe["k"] // self.dictionary.shape.features
         for block in self.dictionary.blocks.values():
             _, (inside, _) = localise((features, features), block.features)
             own = inside - block.features.start
             before = rows[:, block.columns] @ block.encoder[own].T + block.encoder_bias[own]
-            silent = (before <= 0).all(0)
+            lifted = (before > 0).any(0).float()
+            self.ranks.sum_([lifted])
+            silent = lifted == 0
             own, before = own[silent], before[:, silent]
-            block.encoder_bias[own] -= before.topk(min(firings + 2, len(rows)), dim=0).values[-1]
+            block.encoder_bias[own] -= self._nth_largest(before, min(firings + 2, size))
             moments = self.optimizer.state[block.encoder_bias]
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in moments:
                     moments[name][own] = 0
+
+    def _nth_largest(self, values: Tensor, n: int) -> Tensor:
+        """Of every column of values [row, m] the n-th largest over the rows of all ranks: [m]."""
+        columns = values.shape[1]  # as many on every rank
+        if not columns:
+            return values.new_zeros(0)
+        largest = values.topk(min(n, len(values)), dim=0).values  # [n at most, m]
+        parts = self.ranks.gathered(largest.flatten())
+        every = torch.cat([part.view(-1, columns) for part in parts])
+        return every.topk(n, dim=0).values[-1]
 
     def _auxiliary(self, rows: Tensor, residual: Tensor, dead: Tensor, weight: Tensor) -> Tensor:
         """Share of the residual's sum of squares that the dead features leave."""
@@ -220,7 +266,9 @@ class Fitter:
             values = selected_values(known[inside], rows[:, block.columns], encoder, bias, local)
             decoded = sparse_decode(values, block.decoder()[own], local, len(rows))
             left = left - widen(decoded, block.columns, rows.shape[1])
-        return left.square().sum() / residual.square().sum().clamp_min(1e-12)
+        whole = residual.square().sum()
+        self.ranks.sum_([whole])
+        return left.square().sum() / whole.clamp_min(1e-12)
 
     def _dead_parts(self, dead: Tensor, weight: Tensor) -> Sequence[Dead]:
         """The dead features of each block, as if they were a dictionary of their own."""
