@@ -80,7 +80,7 @@ def test_a_checkpoint_weighs_what_its_files_do_and_a_hub_id_is_not_known(
 
 ON_A_DEVICE = (
     "pick_device",
-    "together",
+    "core.ranks import together",
     "model_and_texts",
     "sides_and_texts",
     "open_fit",

@@ -138,8 +138,8 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
         return value.to(parameter.device)
     from torch.distributed.tensor import distribute_tensor  # slow to import, and few need it
 
-    there = value.to(parameter.device)
-    return distribute_tensor(there, parameter.device_mesh, parameter.placements)
+    there: Any = parameter  # a DTensor
+    return distribute_tensor(value.to(there.device), there.device_mesh, there.placements)
 
 
 def together(count: int, function: Callable[..., None], *given: Any) -> None:
@@ -182,10 +182,8 @@ def _log(level: int, files: Iterable[str]) -> None:
     """Log where the process that started the ranks does."""
     log = logging.getLogger("moediff")
     log.setLevel(level)
-    handlers = [
-        logging.StreamHandler(),
-        *(logging.FileHandler(path, "a", "utf-8") for path in files),
-    ]
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers += [logging.FileHandler(path, "a", "utf-8") for path in files]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)

@@ -35,7 +35,7 @@ def run(task: Task, *, ranks: Ranks) -> None:
     rows = AlignedRows.of(task.rows, task.points, task.views)
     device = pick_device(task.device)
     outputs = iter(task.outputs)
-    jobs: dict[str, tuple[fitting.Job, Sequence[str], dict[str, Any]]] = {}
+    jobs: dict[str, tuple[fitting.Job, list[str], dict[str, Any]]] = {}
     for wanted in task.fits:
         name, seed = wanted["name"], wanted["seed"]
         known = {
