@@ -117,8 +117,8 @@ def needs(
     """Resources of a rule: memory and minutes that grow with its input and each attempt, and `gpu` if it has one.
 
     `weights` gives megabytes of a model or dictionary, `work` its parameters times tokens or rows, `megabytes`
-    what of the input counts. A rule without a GPU does not say `gpu` at all: Kubernetes puts a job that has the
-    word on a node with one.
+    what of the input counts. Without a GPU the word `gpu` is left out, since Kubernetes puts a job that has it
+    on a node with one.
     """
 
     def amount(name):

@@ -47,6 +47,7 @@ def run(
     ranks: Ranks,
 ) -> None:
     """What a rank does: fit, leave dictionary and history in `folder`; the last may be killed on the way."""
+    torch.set_num_threads(1)
     if dies_at is not None and ranks.rank == ranks.count - 1:
         _kill_at(dies_at)
     dictionary, history = fit(AlignedRows(paths), recipe, 0, folder / "state", CPU, ranks)

@@ -45,7 +45,10 @@ def run(
 ) -> None:
     """What a rank does: train, leave history and weights in `folder`; the last may be killed on the way."""
     data = TokenSplit([tokens])
-    model = build(architecture, VOCABULARY, data.tokens.shape[1], 0, 0)
+    torch.set_num_threads(1)
+    # In float64: rounding sends a token that is near a tie to another expert, and a run is another then.
+    model = build(architecture, VOCABULARY, data.tokens.shape[1], 0, 0).double()
+    model.set_experts_implementation("eager")  # the grouped product knows no float64
     if dies_at is not None and ranks.rank == ranks.count - 1:
         _kill_at(dies_at)
     history = loop.train(
@@ -99,14 +102,7 @@ def alone(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "sharded"),
-    [
-        ("dense", 2, False),
-        ("moe", 2, False),
-        ("moe", 3, False),
-        ("dense", 2, True),
-        ("moe", 2, True),
-    ],
+    ("kind", "count", "sharded"), [("dense", 2, False), ("moe", 3, False), ("moe", 2, True)]
 )
 def test_ranks_have_the_losses_of_one_process(
     kind: str, count: int, sharded: bool, tokens: Path, alone: dict[str, Path], tmp_path: Path
