@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -39,3 +40,21 @@ class Document:
 
 def _flat(text: str) -> str:
     return " ".join(text.replace("**", "").replace("\n> ", "\n").split())
+
+
+Part = Callable[[Document], None]
+PARTS: list[Part] = []  # each accounts for the numbers of some paragraphs
+
+
+def part(check: Part) -> Part:
+    PARTS.append(check)
+    return check
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}"
+
+
+def both(values: Iterable[float], digits: int = 2) -> str:
+    """The numbers of two dictionaries."""
+    return " and ".join(f"{one:.{digits}f}" for one in values)

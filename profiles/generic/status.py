@@ -21,7 +21,7 @@ from pathlib import Path
 GRACE = 300
 MISSED = Path(
     ".snakemake/missed_jobs"
-)  # a file of each job that was not known, as old as the first time
+)  # of each job that was not known a file, as old as the first time
 
 # Scheduler -> the command that only it has, questions in turn, what an answer says of a job that ended well,
 # and of any other that ended. What says neither is of one that runs or waits. The first question whose

@@ -1,9 +1,8 @@
 """Fit one dictionary, or several over the same rows, by one rank or more."""
 
-from moediff.job import job
+from moediff.job import job, state_root
 
 with job(snakemake, torch_threads=True):
-    from moediff.config import layout
     from moediff.core.ranks import together
     from moediff.dictionaries import task
 
@@ -12,6 +11,6 @@ with job(snakemake, torch_threads=True):
         rows=list(map(str, snakemake.input)), points=list(params.points), views=list(params.views),
         sources=list(params.sources), fits=list(params.fits), outputs=list(map(str, snakemake.output)),
         device=snakemake.config["device"],
-        state=f"{snakemake.config['results']}/{layout.path('state')}", version=params.version,
+        state=str(state_root(snakemake)), version=params.version,
     )  # fmt: skip
     together(snakemake.resources.get("ranks", 1), task.run, whole)

@@ -118,16 +118,21 @@ def of_fits(paths: Iterable[str]) -> list[dict[str, Any]]:
     return found
 
 
-def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:
-    """Folder of a long job's checkpoints, as `checkpoint.folder` names it, outside every output.
+def state_root(snakemake: Any) -> Path:
+    """The folder of all checkpoints of long jobs, outside every output.
 
     Snakemake deletes a job's outputs before it starts again; what must survive lies here.
     """
     from moediff.config import layout
+
+    return Path(snakemake.config["results"]) / layout.path("state")
+
+
+def state_folder(snakemake: Any, stage: str, *key: Any) -> Path:
+    """The folder of one job's checkpoints, as `checkpoint.folder` names it."""
     from moediff.core import checkpoint
 
-    root = Path(snakemake.config["results"]) / layout.path("state")
-    return checkpoint.folder(root, stage, *key)
+    return checkpoint.folder(state_root(snakemake), stage, *key)
 
 
 def model_and_texts(

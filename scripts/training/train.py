@@ -1,9 +1,8 @@
 """Train one language model, from scratch or from the weights that it begins with, by one rank or more."""
 
-from moediff.job import job
+from moediff.job import job, state_root
 
 with job(snakemake, torch_threads=True):
-    from moediff.config import layout
     from moediff.core import artifact
     from moediff.core.ranks import together
     from moediff.training import task
@@ -17,7 +16,7 @@ with job(snakemake, torch_threads=True):
         architecture=params.architecture, peak_lr=rate, tokens=list(found.train),
         validation=list(found.validation), vocabulary=str(found.vocabulary), across=params.across,
         init=found.init[0] if found.get("init") else None, device=snakemake.config["device"],
-        state=f"{snakemake.config['results']}/{layout.path('state')}", version=params.version,
+        state=str(state_root(snakemake)), version=params.version,
         weights=str(written.weights), history=str(written.history), manifest=str(written.manifest),
         keep=list(params.get("keep", [])), kept=list(written.get("kept", [])),
         sharded=bool(resources.get("sharded", 0)),

@@ -16,11 +16,11 @@ from conftest import RECIPE
 from moediff.activations.rows import AlignedRows
 from moediff.core import artifact
 from moediff.core.errors import UserError
-from moediff.core.ranks import ALONE, Ranks, together
+from moediff.core.ranks import Ranks, together
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.fitting import fit
 from moediff.dictionaries.scores import DenseScores, Linear
-from moediff.dictionaries.selection import batch_top, batch_top_of_ranks
+from moediff.dictionaries.selection import batch_top
 from moediff.dictionaries.trainer import Fitter
 
 CPU = torch.device("cpu")
@@ -134,10 +134,7 @@ def ties(folder: Path, *, ranks: Ranks) -> None:
     first, last = ranks.bounds(len(rows))
     for number, (count, guess) in enumerate([(40, 0.0), (40, 1.9), (7, 5.0), (31 * 6, 0.5)]):
         scores = DenseScores(rows[first:last], [_identity()])
-        if ranks is ALONE:
-            (row, feature), values = batch_top(scores, count, guess)
-        else:
-            (row, feature), values = batch_top_of_ranks(scores, count, guess, ranks)
+        (row, feature), values = batch_top(scores, count, guess, ranks)
         found = pl.DataFrame({"row": row + first, "feature": feature, "value": values})
         found.write_parquet(folder / f"{number}-{ranks.count}-{ranks.rank}.parquet")
 

@@ -24,9 +24,8 @@ class Preempted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.signal = signal.Signals(number).name
-        self.code = (
-            128 + number
-        )  # the exit code, as a shell gives it: 143 of SIGTERM, 130 of Ctrl-C
+        # The exit code, as a shell gives it: 143 of SIGTERM, 130 of Ctrl-C.
+        self.code = 128 + number
 
 
 class _Told:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch import multiprocessing as mp
 
 from moediff.core import preemption
@@ -59,6 +59,20 @@ class Ranks:
             for tensor, whole in zip(bucket, parts, strict=True):
                 tensor.copy_(whole.view_as(tensor))
 
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up gradients; one that only some ranks have is 0 on the others."""
+        if self.count == 1:
+            return
+        every = list(parameters)
+        reached = self.summed(np.array([p.grad is not None for p in every], np.float64))
+        found = []
+        for parameter, ranks in zip(every, reached, strict=True):
+            if ranks:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                found.append(parameter.grad)
+        self.sum_(found)
+
     def summed(self, values: np.ndarray) -> np.ndarray:
         """The sum over ranks of float64 numbers."""
         if self.count == 1:
@@ -74,18 +88,20 @@ class Ranks:
         """The sum over ranks of a number."""
         return float(self.summed(np.array([value], np.float64))[0])
 
+    def each(self, value: float) -> np.ndarray:
+        """Of every rank its number, [rank]."""
+        return self.summed(np.eye(self.count)[self.rank] * value)
+
     def least(self, value: float) -> float:
         """The least over ranks of numbers that are not 0; 0 where all are."""
-        if self.count == 1:
-            return value
-        every = self.summed(np.eye(self.count)[self.rank] * value)
-        return float(every[every > 0].min(initial=np.inf)) if (every > 0).any() else 0.0
+        every = self.each(value)
+        return float(every[every > 0].min()) if (every > 0).any() else 0.0
 
     def gathered(self, values: Tensor) -> list[Tensor]:
         """Of every rank its numbers [n], of one type, as many as it has; on every rank."""
         if self.count == 1:
             return [values]
-        counts = self.summed(np.eye(self.count)[self.rank] * len(values)).astype(int)
+        counts = self.each(len(values)).astype(int)
         padded = values.new_zeros(int(counts.max()))
         padded[: len(values)] = values
         found = [torch.empty_like(padded) for _ in range(self.count)]

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,54 +18,33 @@ from moediff.dictionaries.scores import Scores, kth, where
 LOWERED, LEAST_GUESS = 0.8, 1e-3
 
 
-def batch_top(scores: Scores, count: int, guess: float = 0.0) -> tuple[Entries, Tensor]:
+def batch_top(
+    scores: Scores, count: int, guess: float = 0.0, ranks: Ranks = ALONE
+) -> tuple[Entries, Tensor]:
     """The `count` largest positive scores of a whole batch (BatchTopK, 2412.06410).
 
     Exact: among equal scores at the edge those first by row, then feature, are taken. `guess` is a
     score that a little more than `count` entries are expected to reach (somewhat below the edge of
-    the batch before); it only saves time. When too few reach it the selection looks lower.
+    the batch before); it only saves time. When too few reach it the selection looks lower. Where `ranks`
+    share the batch, in the order of its rows, those of this rank are given, and `guess` is one for all.
     """
     if guess <= 0:  # nothing is known yet: what each row's own k-th score says
-        k = max(1, count // scores.shape[0])
-        guess = float(scores.row_floor(k).clamp_min(0).mean())
-    entries, candidates = scores.at_least(guess)
-    while len(candidates) < count and guess > 0:
-        guess = LOWERED * guess if guess > LEAST_GUESS else 0.0
-        entries, candidates = scores.at_least(guess)
-    if len(candidates) <= count:
-        return entries, candidates
-    edge = candidates.topk(count, sorted=False).values.min()
-    chosen = candidates > edge
-    equal = (candidates == edge).nonzero().squeeze(1)
-    chosen[equal[: count - int(chosen.sum())]] = True
-    return where(entries, candidates, chosen)
-
-
-def batch_top_of_ranks(
-    scores: Scores, count: int, guess: float, ranks: Ranks
-) -> tuple[Entries, Tensor]:
-    """Of the `count` largest positive scores of a batch that ranks share, those in this rank's rows.
-
-    The same as `batch_top` of all rows together: among equal scores at the edge those of the first rank
-    first, whose rows are the first. `guess` as there, the same on every rank.
-    """
-    if guess <= 0:
         k = max(1, count // int(ranks.total(scores.shape[0])))
         guess = ranks.total(float(scores.row_floor(k).clamp_min(0).mean())) / ranks.count
-    entries, own = scores.at_least(guess)
-    while ranks.total(len(own)) < count and guess > 0:
+    entries, candidates = scores.at_least(guess)
+    while ranks.total(len(candidates)) < count and guess > 0:
         guess = LOWERED * guess if guess > LEAST_GUESS else 0.0
-        entries, own = scores.at_least(guess)
-    every = torch.cat(ranks.gathered(own))
+        entries, candidates = scores.at_least(guess)
+    every = torch.cat(ranks.gathered(candidates))
     if len(every) <= count:
-        return entries, own
+        return entries, candidates
     edge = every.topk(count, sorted=False).values.min()
-    chosen = own > edge
-    equal = (own == edge).nonzero().squeeze(1)
-    tied = ranks.summed(np.eye(ranks.count)[ranks.rank] * len(equal)).astype(int)
-    left = count - int((every > edge).sum()) - int(tied[: ranks.rank].sum())
+    chosen = candidates > edge
+    equal = (candidates == edge).nonzero().squeeze(1)
+    before = int(ranks.each(len(equal))[: ranks.rank].sum())  # equals in the rows of earlier ranks
+    left = count - int((every > edge).sum()) - before
     chosen[equal[: max(0, left)]] = True
-    return where(entries, own, chosen)
+    return where(entries, candidates, chosen)
 
 
 def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
@@ -145,10 +123,7 @@ class BatchTopK(KLargest):
     def largest(
         scores: Scores, k: int, guess: float = 0.0, ranks: Ranks = ALONE
     ) -> tuple[Entries, Tensor]:
-        if ranks.count == 1:
-            return batch_top(scores, k * scores.shape[0], guess)
-        rows = int(ranks.total(scores.shape[0]))
-        return batch_top_of_ranks(scores, k * rows, guess, ranks)
+        return batch_top(scores, k * int(ranks.total(scores.shape[0])), guess, ranks)
 
 
 class TopK(KLargest):

@@ -131,7 +131,7 @@ class Fitter:
             left = self._auxiliary(rows, residuals[-1].detach(), dead, weight)
             loss = loss + recipe["aux_weight"] * left
         loss.backward()
-        self._share_gradients()
+        self.ranks.sum_gradients(self.trained.parameters())
         self._clip()
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -148,16 +148,6 @@ class Fitter:
         }
         whole = self.ranks.summed(np.array(list(sums.values()))).tolist()
         return dict(zip(sums, whole, strict=True))
-
-    def _share_gradients(self) -> None:
-        """Sum gradients over ranks; a parameter that this rank's rows did not reach has one of 0."""
-        if self.ranks.count == 1:
-            return
-        parameters = list(self.trained.parameters())
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.ranks.sum_([p.grad for p in parameters if p.grad is not None])
 
     def _select(self, rows: Tensor) -> tuple[Entries, Tensor, Tensor]:
         """Entries of a batch, their scores, and the ranking weights; all other scores are let go."""

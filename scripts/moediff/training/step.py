@@ -46,9 +46,8 @@ class Step:
         smallest = min(map(len, self._micro_batches(np.arange(plan.batch))))
         if smallest < ranks.count:
             raise UserError(
-                f"{ranks.count} ranks share batches of {smallest} sequences: give the job fewer "
-                "ranks, or make "
-                "training.batch or micro_batch larger"
+                f"{ranks.count} ranks share batches of {smallest} sequences: give the job fewer ranks, "
+                "or make training.batch or micro_batch larger"
             )
         self.sharded = sharded
         if sharded and plan.optimizer == "muon":
@@ -93,7 +92,8 @@ class Step:
                 measured[name] += float(router_loss.detach())
             objective.backward()
             losses.append(loss.detach())
-        self._share_gradients()
+        if not self.sharded:  # shards have summed theirs
+            self.ranks.sum_gradients(p for p in self.model.parameters() if p.requires_grad)
         nn.utils.clip_grad_norm_(self.model.parameters(), plan.clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -114,15 +114,3 @@ class Step:
             return own
 
         return mean
-
-    def _share_gradients(self) -> None:
-        """Sum gradients over ranks; one that a rank has none of is 0 there. Shards have done it."""
-        if self.ranks.count == 1 or self.sharded:
-            return
-        learning = [p for p in self.model.parameters() if p.requires_grad]
-        reached = self.ranks.summed(np.array([p.grad is not None for p in learning], np.float64))
-        parts = [p for p, ranks in zip(learning, reached, strict=True) if ranks]
-        for parameter in parts:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.ranks.sum_([p.grad for p in parts if p.grad is not None])
