@@ -1,7 +1,7 @@
 """Several processes that share one job: which is which, sums over them, and how they are started.
 
-Each of them holds one device and takes a part of every batch. What they add up is added in one order on all
-of them, so that they hold the same numbers to the bit; one process alone gives those to rounding.
+Each of them holds one device and takes a part of every batch. What they add up comes to all of them as the
+same numbers; one process alone gives those to rounding.
 """
 
 from __future__ import annotations
