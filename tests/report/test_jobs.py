@@ -186,13 +186,16 @@ def test_a_run_of_other_results_in_the_working_folder_is_not_this_one(made: Made
 
 def test_a_log_of_snakemake_is_read_as_it_grows_and_a_cut_line_waits(made: Made) -> None:
     made.lock()
+    made.say(
+        "Job stats:", "job      count", "-----  -------", "train        9", "total      120", ""
+    )
     made.begin(5, TRAIN)
     watched = Watched(made.results)
-    watched.look()
+    assert watched.look().steps == (0, 120)
     path = next((made.folder / ".snakemake/log").iterdir())
     with open(path, "a") as file:
         file.write("12 of 1")
-    assert watched.look().steps is None
+    assert watched.look().steps == (0, 120)
     with open(path, "a") as file:
         file.write("20 steps (10%) done\n")
     assert watched.look().steps == (12, 120)

@@ -13,6 +13,7 @@ _FAILS = re.compile(r"Error in rule \S+:")
 _LOG = re.compile(r"    log: (.+?)(?: \(check log file\(s\) for error details\))?")
 _ID = re.compile(r"    jobid: (\d+)")
 _FINISHED = re.compile(r"Finished jobid: (\d+) ")
+_PLANNED = re.compile(r"total +(\d+)")  # at the foot of the plan's table
 _STEPS = re.compile(r"(\d+) of (\d+) steps ")
 _CLOSED = "Complete log(s): "
 
@@ -50,6 +51,8 @@ class RunLog:
             self._job(match[1])
         elif match := _FINISHED.match(line):
             self.jobs.pop(self._logs.pop(match[1], ""), None)
+        elif match := _PLANNED.fullmatch(line):
+            self.steps = 0, int(match[1])
         elif match := _STEPS.match(line):
             self.steps = int(match[1]), int(match[2])
         elif line.startswith(_CLOSED):
