@@ -136,7 +136,7 @@ def test_failed_killed_and_told_to_end_are_told_apart(made: Made) -> None:
                             "cache/c": jobs.KILLED}  # fmt: skip
     (said,) = (fact["says"] for fact in look.facts(0)["jobs"] if fact["name"] == "fit/a")
     assert said == why
-    made.begin(2, "cache/c")  # its next attempt
+    made.say("Trying to restart job 2.")  # its next attempt
     made.log("cache/c")
     assert states(Watched(made.results).look())["cache/c"] == jobs.RUNNING
 

@@ -20,7 +20,7 @@ from moediff.core.errors import UserError
 from moediff.report import run_log
 
 TAIL = 1 << 16  # bytes of a log that are read: some hours of lines
-NO_BENCHMARK = {"clean_state"}  # jobs that have none, by which they would count as finished
+NO_BENCHMARK = {"clean_state"}  # what has none, and so would never be finished
 SILENT_AFTER = 300.0  # seconds without a line; long work speaks every 20
 
 RUNNING, SILENT, WAITING = "running", "silent", "waiting"

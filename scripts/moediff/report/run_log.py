@@ -12,6 +12,7 @@ _BEGINS = re.compile(r"(?:local)?rule \S+:")
 _FAILS = re.compile(r"Error in rule \S+:")
 _LOG = re.compile(r"    log: (.+?)(?: \(check log file\(s\) for error details\))?")
 _ID = re.compile(r"    jobid: (\d+)")
+_AGAIN = re.compile(r"Trying to restart job (\d+)\.")
 _FINISHED = re.compile(r"Finished jobid: (\d+) ")
 _PLANNED = re.compile(r"total +(\d+)")  # at the foot of the plan's table
 _STEPS = re.compile(r"(\d+) of (\d+) steps ")
@@ -49,6 +50,8 @@ class RunLog:
         elif match := _ID.fullmatch(line):
             # A job that begins names its log before its number, one that fails after it.
             self._job(match[1])
+        elif (match := _AGAIN.match(line)) and match[1] in self._logs:
+            self.jobs[self._logs[match[1]]] = BEGUN
         elif match := _FINISHED.match(line):
             self.jobs.pop(self._logs.pop(match[1], ""), None)
         elif match := _PLANNED.fullmatch(line):
