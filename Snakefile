@@ -35,3 +35,4 @@ rule all:
     input:
         result("fve.json"),
         result("report.html"),
+        at("stages", format="html"),

@@ -19,6 +19,7 @@ from moediff.config import (
 from moediff.config.complete import complete
 from moediff.config.layout import one_of
 from moediff.core.errors import ConfigError, UserError
+from moediff.report import events
 from moediff.report.charts import CHARTS, of_each
 
 SCHEMA, PRESETS = (

@@ -105,6 +105,48 @@ rule report:
         "../scripts/report/report.py"
 
 
+# What the run took, stage by stage. Its figures are another run's at every run, so that the report, whose bytes
+# are not, only points to it; it is made last, when all benchmarks are there.
+rule stages:
+    input:
+        result("report.html"),
+    output:
+        table=at("stages", format="json"),
+        page=at("stages", format="html"),
+    log:
+        log_of("stages"),
+    benchmark:
+        benchmark_of("stages")
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
+    params:
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/report/stages.py"
+
+
+# Histories as TensorBoard reads them; made where its name is asked for.
+rule tensorboard:
+    input:
+        event_histories,
+    output:
+        [at("events", run=run) for run in RUNS],
+    log:
+        log_of("tensorboard"),
+    benchmark:
+        benchmark_of("tensorboard")
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
+    params:
+        version=VERSIONS["plots"],
+    script:
+        "../scripts/report/events.py"
+
+
 rule budget:
     input:
         all_rows_files(),

@@ -131,6 +131,15 @@ def chart_settings():
     }
 
 
+HISTORIES = [*histories(), *files_of(FITS, "history.parquet")]
+RUNS = [str(Path(path).parent.relative_to(config["results"])) for path in HISTORIES]
+
+
+def event_histories(wildcards):
+    """Every history; refused where TensorBoard, which writes the event files, is not installed."""
+    return refuse("tensorboard", events.lacking()) if events.lacking() else HISTORIES
+
+
 def _domains_seen(model):
     """The domains that a model learns from, where these are not all."""
     return config["models"][model].get("sees", {}).get("domains")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from moediff.core import gpus, preemption
+from moediff.core import gpus, job_log, preemption
 from moediff.core.errors import UserError, of_the_machine
 
 # Objects made before the garbage collector looks at them, 700 otherwise. Imports make hundreds of thousands
@@ -54,9 +54,9 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
                 )
             )
         except OSError as error:
-            sys.exit(f"error in {snakemake.rule}: {of_the_machine(error) or error}")
+            sys.exit(job_log.failed(snakemake.rule, of_the_machine(error) or error))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(logging.Formatter(job_log.FORMAT, job_log.TIME))
         log.addHandler(handler)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -70,14 +70,14 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
                 torch.set_num_threads(snakemake.threads)
             yield log
     except preemption.Preempted as end:
-        log.error("%s: told to end (%s); the same command goes on", snakemake.rule, end.signal)
+        log.error("%s", job_log.told_to_end(snakemake.rule, end.signal))
         sys.exit(end.code)
     except UserError as error:
-        log.error("error in %s: %s", snakemake.rule, error)
+        log.error("%s", job_log.failed(snakemake.rule, error))
         sys.exit(1)
     except Exception as error:
         told = of_the_machine(error)
-        log.error("error in %s: %s", snakemake.rule, told or f"{type(error).__name__}: {error}")
+        log.error("%s", job_log.failed(snakemake.rule, told or f"{type(error).__name__}: {error}"))
         if told is None:
             log.error(traceback.format_exc())
         sys.exit(1)

@@ -112,6 +112,7 @@ with job(snakemake):
         **whole,
         "Figures of each dictionary": sections.of_each(figures, metrics, study["left_out"]),
         **{heading: page.table(rows) for heading, rows in numbers.items()},
+        "What each stage took": sections.took(),
         "Features: search, sort, read": browser.browser(looked_at),
     }
     versions = artifact.made_by("plots")["versions"]

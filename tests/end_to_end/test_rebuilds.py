@@ -38,14 +38,15 @@ def test_only_what_a_change_concerns_runs_again(finished: Path, tmp_path: Path) 
     assert planned(finished) == {}
     after_fit = {
         "fit", "metrics", "deletion", "gather_classes", "judge", "gather_fve", "matching", "examples",
-        "splice", "affinity", "figures", "charts_dictionaries", "charts_models", "report", "all",
+        "splice", "affinity", "figures", "charts_dictionaries", "charts_models", "report",
+        "stages", "all",
     }  # fmt: skip
     found = planned(finished, {"recipes": {"default": {"k": 7}}})
     assert set(found) - {"total"} == after_fit
     assert found["fit"] == 2
     found = planned(finished, {"plots": {"width": 500}})
     drawn = {f"charts_{job}" for job in ("training", "dictionaries", "models")}
-    assert set(found) - {"total"} <= {*drawn, "figures", "report", "all"}
+    assert set(found) - {"total"} <= {*drawn, "figures", "report", "stages", "all"}
     found = planned(finished, {"corpus": {"domains": {"made": {"seed": 5}}}})
     assert found["documents"] == 1
     assert found["train"] == 2

@@ -39,6 +39,8 @@ NEEDS = {
     "corpus/token_shards": "h5py numpy polars tokenizers",
     "corpus/ngrams": "h5py numpy polars tokenizers",
     "corpus/retokenise": "h5py numpy polars tokenizers",
+    "report/events": "",
+    "report/stages": "jinja2 numpy polars",
     "report/report": "jinja2 numpy polars",
     "report/charts": "altair jinja2 numpy polars",
     "report/figures": "altair jinja2 numpy polars",

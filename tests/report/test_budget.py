@@ -206,7 +206,7 @@ def test_each_stage_is_of_as_many_jobs_as_are_planned(kind: str, tmp_path, monke
     told = {RULES.get(stage, stage) for stage in stages}
     apart = ("gather_", "charts_", "sweep_", "documents", "token", "ngrams")
     left = {job for job in jobs if not job.startswith(apart)} - told
-    of_tables = {"all", "total", "judge", "manifest"} | ({"kinds"} if change else set())
+    of_tables = {"all", "total", "judge", "manifest", "stages"} | ({"kinds"} if change else set())
     assert left == of_tables | {"cache"}  # one row for all shards
 
 

@@ -42,6 +42,8 @@ PATHS = {
     "plot": "plots/{chart}.{format}",
     "log": "logs/{job}.log",
     "benchmark": "benchmarks/{job}.tsv",
+    "stages": "benchmarks/stages.{format}",
+    "events": "tensorboard/{run}/events.out.tfevents.0.moediff",
     "state": "state",
 }
 
@@ -66,7 +68,7 @@ def _pattern(kind: str) -> re.Pattern[str]:
     for number in range(0, len(parts), 2):
         parts[number] = re.escape(parts[number])
     for number in range(1, len(parts), 2):
-        some = {"job": ".+", "format": "[^/.]+"}.get(parts[number], "[^/]+")
+        some = {"job": ".+", "run": ".+", "format": "[^/.]+"}.get(parts[number], "[^/]+")
         parts[number] = f"(?P<{parts[number]}>{some})"
     return re.compile(rf"(?:.*/)?{''.join(parts)}")
 

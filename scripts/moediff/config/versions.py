@@ -32,7 +32,7 @@ STAGE_VERSIONS = {
     "examples": 1,
     "exports": 1,
     "planted": 2,
-    "plots": 6,
+    "plots": 7,
     "budget": 3,
 }
 # What the files of a stage call it in their provenance where they do not bear its name: a stage that writes

@@ -272,6 +272,22 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, metadata
 
 
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """What `write_tensors` put beside tensors, which are neither read nor compared with their digest.
+
+    Raises DamagedError when the file is cut, or not one of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})[_METADATA_KEY])
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, LookupError, ValueError, OSError) as error:
+        raise unreadable(path, "not a whole safetensors file", error) from error
+
+
 def _tensor_digest(tensors: Mapping[str, Any]) -> str:
     """Digest of tensors on the CPU by name, bytes as they are (numpy has no bfloat16)."""
     import torch

@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
 log = logging.getLogger("moediff")
+
+_COUNT = re.compile(
+    r"(?P<name>.+): (?P<done>[\d,]+) of (?P<total>[\d,]+) (?P<unit>[a-z]+)"
+    r"(?:, about \d[\d.]* (?:s|min|h) left)?(?:, (?P<note>.+))?"
+)
+_DONE = re.compile(r".+: done in [\d.]+ s, \S+ [a-z]+/s")
+
+
+@dataclass(frozen=True)
+class Count:
+    """How far work is, as a line of `Progress` says it."""
+
+    name: str
+    done: int
+    total: int
+    unit: str
+    note: str = ""
+
+    @classmethod
+    def read(cls, line: str) -> Count | None:
+        """The count in a line; None where it has none."""
+        match = _COUNT.fullmatch(line)
+        if match is None:
+            return None
+        done, total = (int(match[part].replace(",", "")) for part in ("done", "total"))
+        return cls(match["name"], done, total, match["unit"], match["note"] or "")
+
+
+def says_done(line: str) -> bool:
+    """Whether `Progress` wrote this line at its end."""
+    return _DONE.fullmatch(line) is not None
 
 
 class Progress:
@@ -50,7 +83,7 @@ class Progress:
             said = [f"{self.name}: {self.done:,} of {self.total:,} {self.unit}"]
             if done := self.done - self.first:
                 left = (self.total - self.done) * (self.said - self.began) / done
-                said.append(f"about {_shown(left)} left")
+                said.append(f"about {duration(left)} left")
             log.info(", ".join([*said, note] if note else said))
 
     def close(self) -> None:
@@ -58,12 +91,16 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
         seconds = max(time.monotonic() - self.began, 1e-9)
-        rate = (self.done - self.first) / seconds
-        shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-        log.info("%s: done in %.1f s, %s %s/s", self.name, seconds, shown, self.unit)
+        rate = speed((self.done - self.first) / seconds, self.unit)
+        log.info("%s: done in %.1f s, %s", self.name, seconds, rate)
 
 
-def _shown(seconds: float) -> str:
+def speed(rate: float, unit: str) -> str:
+    """A rate a second as it is shown."""
+    return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
+
+
+def duration(seconds: float) -> str:
     """A stretch of time in the unit in which it is not below 2, hours at most."""
     if seconds < 120:
         return f"{seconds:.0f} s"

@@ -164,7 +164,7 @@ class Run:
         step = self.fitter.step
         if step == self.saved:
             return
-        facts = {"history": self.history, "sums": self.sums}
+        facts = {"name": self.job.name, "history": self.history, "sums": self.sums}
         with self.pace.writing():
             if self.ranks.leads:
                 checkpoint.save(self.job.state, step, self.fitter.state(), facts)

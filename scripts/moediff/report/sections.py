@@ -12,7 +12,7 @@ import polars as pl
 from markupsafe import Markup
 
 from moediff.analysis.measured import at_inference
-from moediff.config.layout import Member, parse
+from moediff.config.layout import Member, parse, path
 from moediff.report import browser, changes, page, tables
 from moediff.report.charts import CHARTS
 from moediff.report.finding import Finding
@@ -111,6 +111,15 @@ def of_each(
             )
         )
     return Markup("").join(parts)
+
+
+def took() -> Markup:
+    """Where it stands what each stage took, which differs between two runs as this page must not."""
+    place = path("stages", format="html")
+    told = Markup(
+        '<p>Hours and memory of this run by stage: <a href="{0}">{0}</a>, beside this page.</p>'
+    )
+    return told.format(place)
 
 
 def browsed(

@@ -142,6 +142,7 @@ class _Run:
         """A checkpoint after the last step; before it, where they are `kept`, the weights that stay."""
         tensors = checkpoint.state_of(self.model, self.taker.optimizers)
         facts = {
+            "name": self.name,  # for who watches the run
             "history": self.history,
             "optimizer": self.plan.optimizer,
             "sums": self.sums.over(self.ranks).state(),
