@@ -2,12 +2,14 @@
 
 One job makes all token shards of a split, and caching asks for each of them alone. In the version of READ
 Snakemake then goes through all files of that job for each of its files (which rule makes it? does `--until`
-name one of the rule's? is one temporary?), which is 10,000 x 5,000 steps for 10,000 shards of activations,
-and opens a script once for each of its jobs. Here the same is told without: an answer never differs.
+name one of the rule's? is one temporary?), which is 10,000 x 5,000 steps for 10,000 shards of activations;
+and for each of its jobs it opens the script and takes every function of the rule apart. Here the same is
+told without: an answer never differs.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +17,7 @@ READ = "9.27.1"  # whose methods were read; another version plans by its own
 
 
 def lighten(workflow: Any, temporary: bool) -> None:
-    """Replace four slow answers of Snakemake in this process. `temporary`: some output of a rule is."""
+    """Replace slow answers of Snakemake in this process. `temporary`: some output of a rule is."""
     if version("snakemake") != READ:
         return
     settings = workflow.storage_settings
@@ -24,6 +26,7 @@ def lighten(workflow: Any, temporary: bool) -> None:
     _find_by_name()
     _ask_no_files_of_until()
     _open_a_script_once()
+    _read_signatures_once()
 
 
 def _find_by_name() -> None:
@@ -80,3 +83,13 @@ def _open_a_script_once() -> None:
 
     process_job.replaced = plain  # type: ignore[attr-defined]
     ScriptProcessor.process_job = process_job
+
+
+def _read_signatures_once() -> None:
+    """A function's parameters stay what they are; those of four functions are asked for at each shard."""
+    from snakemake import common, rules
+
+    if hasattr(common.get_function_params, "cache_info"):
+        return
+    once = lru_cache(maxsize=4096)(common.get_function_params)
+    common.get_function_params = rules.get_function_params = once
