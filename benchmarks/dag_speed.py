@@ -1,13 +1,13 @@
-"""Seconds, memory and jobs of `snakemake -n`: this workflow against two-rule workflows of as many shard jobs.
+"""What `snakemake -n` takes: this workflow against two-rule workflows of as many shard jobs.
 
-Turn by turn: `bare` (a shard's rule has five inputs, an output and a shell command), `same` (it has what the rule
-`cache` has beside them: script, params, resources, log, benchmark, conda) and `moediff` (`results/fve.json` of two
-models and three dictionaries, nothing of which is made, so that every job is planned). CPU seconds count: other work
-on the machine stretches the wall's.
+Turn by turn: `bare` (a shard's rule has five inputs, an output and a shell command), `same` (it has what the
+rule `cache` has beside them: script, params, resources, log, benchmark, conda) and `moediff`
+(`results/fve.json` of two models and three dictionaries, nothing of which is made, so that every job is
+planned). CPU seconds count: other work on the machine stretches the wall's.
 
     python benchmarks/dag_speed.py --shards 1000 10000 --turns 3
     python benchmarks/dag_speed.py --shards 100000 --turns 1 --per-job 100     # batches of shards in a job
-    python benchmarks/dag_speed.py --records 10000                             # .snakemake's files against its database
+    python benchmarks/dag_speed.py --records 10000     # .snakemake as files against its database
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def compare(shards: int, turns: int, per_job: int) -> None:
 
 
 def records(count: int) -> None:
-    """Print what .snakemake's two backends take to note so many outputs as their jobs begin and end, and to read them."""
+    """Print what .snakemake's two backends take to note so many outputs as jobs begin and end, and to read them."""
     from snakemake import api  # noqa: F401  before its parts, which alone cannot be imported
     from snakemake.persistence import MetadataRecord
     from snakemake.persistence.db import DbPersistence
@@ -170,7 +170,8 @@ def records(count: int) -> None:
             size = sum(path.stat().st_blocks * 512 for path in paths)
         print(
             f"{count} outputs, {backend.__name__}: {1000 * (written - start) / count:.2f} ms to note one, "
-            f"{1000 * (read - written) / count:.2f} ms to read one, {len(paths)} files, {size / 1e6:.1f} MB on disk",
+            f"{1000 * (read - written) / count:.2f} ms to read one, {len(paths)} files, "
+            f"{size / 1e6:.1f} MB on disk",
             flush=True,
         )
 

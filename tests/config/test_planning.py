@@ -10,8 +10,12 @@ from unittest import mock
 
 import pytest
 import yaml
-from snakemake import api  # noqa: F401  before its DAG, which alone cannot be imported
-from snakemake import common, rules, script
+from snakemake import (
+    api,  # noqa: F401  before its DAG, which alone cannot be imported
+    common,
+    rules,
+    script,
+)
 from snakemake.dag import DAG, ScriptProcessor
 from snakemake.io import IOFile
 from snakemake.iocontainers import InputFiles
