@@ -140,7 +140,7 @@ def compare(shards: int, turns: int, per_job: int) -> None:
 
 
 def records(count: int) -> None:
-    """Print what .snakemake's two backends take to note so many outputs as jobs begin and end, and to read them."""
+    """Print what .snakemake as files and as a database takes to note so many outputs, and to read them."""
     from snakemake import api  # noqa: F401  before its parts, which alone cannot be imported
     from snakemake.persistence import MetadataRecord
     from snakemake.persistence.db import DbPersistence
