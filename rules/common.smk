@@ -1,5 +1,7 @@
 # What all rules share: the config, names and paths. Input functions stand in inputs/; no rule there, no function elsewhere.
+import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -11,6 +13,7 @@ from moediff.config import (
     locks,
     made_in,
     places,
+    planning,
     recipes,
     resources,
     roles,
@@ -34,6 +37,8 @@ try:
     made_in.check(config["results"], Path.cwd(), made_in.config_digest(config))
 except ConfigError as error:
     sys.exit(f"config error: {error}")
+
+planning.lighten(workflow, temporary=not config["activations"]["keep"])
 
 # A run that is killed leaves its lock, which stops the next one. Jobs read this file too.
 if workflow.is_main_process:
@@ -109,11 +114,18 @@ def benchmark_of(name):
     return at("benchmark", job=name)
 
 
+def megabytes_of(input):
+    """Megabytes of files. Of what lies here each is looked at once, and none after one that is not made yet."""
+    if any(file.is_storage for file in input):
+        return input.size_mb
+    return sum(os.path.getsize(file) for file in input) / resources.MEGABYTE
+
+
 def needs(
     stage,
     weights=lambda wildcards: 0,
     work=lambda wildcards: 0,
-    megabytes=lambda input: input.size_mb,
+    megabytes=megabytes_of,
 ):
     """Resources of a rule: memory and minutes that grow with its input and each attempt, and `gpu` if it has one.
 

@@ -1,18 +1,29 @@
 # Which shards of activations there are, and what they are read from.
 
 
-def reading_settings(wildcards):
-    """What decides which activations a row is; layers as the config gives them."""
+# Asked for each of a hundred thousand shards, and the same for all of a model.
+@cache
+def reading_of(model):
+    """What decides which activations of a model a row is; layers as the config gives them."""
     return {
-        "drop": settings.dropped(config, wildcards.model),
+        "drop": settings.dropped(config, model),
         **{key: config["activations"][key] for key in ("dtype", "routing")},
         "points": settings.points(config),
     }
 
 
+def reading_settings(wildcards):
+    return reading_of(wildcards.model)
+
+
+@cache
+def own_tokenizers():
+    return settings.own_tokenizers(config)
+
+
 def token_files(model, split, shard):
     """A token shard as a model reads it, and the same text by every other tokenizer."""
-    own = settings.own_tokenizers(config)
+    own = own_tokenizers()
     found = {None: token_shard(split, shard)}
     found |= {name: at("retokenised", model=name, split=split, shard=int(shard)) for name in own}
     mine = found.pop(model if model in own else None)

@@ -19,13 +19,17 @@ def manifest(model, seed):
     return at("model", model=model, seed=seed, file="model.json")
 
 
+@cache
+def files_of_model(model, seed):
+    names = ["model.json"]
+    if settings.kind(config, model).trained:
+        names += ["model.safetensors", "config.json"]
+    return [at("model", model=model, seed=seed, file=name) for name in names]
+
+
 def model_files(wildcards):
     """What a later stage needs of a model: its manifest, and its weights when trained here."""
-    names = ["model.json"]
-    if settings.kind(config, wildcards.model).trained:
-        names += ["model.safetensors", "config.json"]
-    model, seed = wildcards.model, wildcards.seed
-    return [at("model", model=model, seed=seed, file=name) for name in names]
+    return files_of_model(wildcards.model, wildcards.seed)
 
 
 def manifests():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import weakref
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,9 +16,18 @@ import zarr
 from zarr.storage import ZipStore
 
 from conftest import made_facts
+from moediff.activations import shards
 from moediff.activations.moments import Moments
 from moediff.activations.shard_writer import ShardWriter
-from moediff.activations.shards import COLUMNS, TYPES, Shard, Stored, scale_exponent, summary
+from moediff.activations.shards import (
+    COLUMNS,
+    MOST_OPEN,
+    TYPES,
+    Shard,
+    Stored,
+    scale_exponent,
+    summary,
+)
 from moediff.core.errors import DamagedError, UserError
 
 ROWS = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
@@ -141,6 +152,25 @@ def test_a_summary_adds_up_shards(whole: Path, tmp_path: Path) -> None:
     variance = ROWS.astype(np.float64).var(0).sum()
     assert found["points"]["one"]["total_variance"] == pytest.approx(variance)
     assert found["routed_layers"] == [1]
+
+
+def test_a_summary_holds_few_of_many_shards(whole: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number:05d}.zarr.zip" for number in range(3 * MOST_OPEN)]
+    for path in paths:
+        os.link(whole, path)
+    alive: weakref.WeakSet[Shard] = weakref.WeakSet()
+    most = 0
+
+    class Counted(Shard):
+        def __init__(self, path: Path | str) -> None:
+            nonlocal most
+            super().__init__(path)
+            alive.add(self)
+            most = max(most, len(alive))
+
+    with mock.patch.object(shards, "Shard", Counted):
+        assert summary(paths)["rows"] == len(paths) * len(ROWS)
+    assert most <= MOST_OPEN + 2  # those whose file is open, the first, and the next
 
 
 # --- what is wrong ------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from moediff.activations.massive import LEFT_OUT, merged
+from moediff.activations.massive import LEFT_OUT, Found, merged
 from moediff.activations.moments import Moments
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, unreadable
@@ -290,36 +290,43 @@ def summary(paths: Sequence[Path | str]) -> dict[str, Any]:
     `left_out` counts rows by reason, those of massive norm by hook point (they are stored, and left
     out when rows are read); `share_left_out` is of all tokens. Points have their total variance and
     the norm of their mean. Where rows stand out that are not left out, `standing_out` says which, by hook
-    point, as `massive.merged` gives it.
+    point, as `massive.merged` gives it. One shard after another is opened, so that their number is free.
     """
-    shards = [Shard(path) for path in paths]
-    tokens = sum(shard.facts["tokens"] for shard in shards)
+    rows, tokens = 0, 0
     left_out: Counter[str] = Counter()
-    for shard in shards:
+    alignments = []
+    first = Shard(paths[0])
+    sums = {name: Moments(first.width(name)) for name in first.points}
+    parts: dict[str, list[Found]] = {name: [] for name in first.points}
+    for shard in map(Shard, paths):
+        rows += shard.count
+        tokens += shard.facts["tokens"]
         left_out.update(shard.facts["left_out"])
         left_out.update({f"{LEFT_OUT}{k}": v for k, v in shard.facts["massive"].items()})
-    points, standing_out = {}, {}
-    for name, stored in shards[0].points.items():
-        sums = Moments(shards[0].width(name))
-        for shard in shards:
+        alignments.append(shard.facts["alignment"])
+        for name in first.points:
             part = shard.moments(name)
-            sums.merge(part.count, part.mean, part.spread)
+            sums[name].merge(part.count, part.mean, part.spread)
+            if found := shard.standing_out(name):
+                parts[name].append(found)
+    points, standing_out = {}, {}
+    for name, stored in first.points.items():
+        whole = sums[name]
         points[name] = stored | {
-            "d_model": len(sums.mean),
-            "total_variance": float(sums.spread.sum() / max(sums.count, 1)),
-            "norm_of_mean": float(np.linalg.norm(sums.mean)),
+            "d_model": len(whole.mean),
+            "total_variance": float(whole.spread.sum() / max(whole.count, 1)),
+            "norm_of_mean": float(np.linalg.norm(whole.mean)),
         }
-        parts = [found for shard in shards if (found := shard.standing_out(name))]
-        if together := merged(parts, float(sums.spread.sum())):
+        if together := merged(parts[name], float(whole.spread.sum())):
             standing_out[name] = together
     return {
-        "rows": sum(shard.count for shard in shards),
+        "rows": rows,
         "tokens": tokens,
         "left_out": dict(left_out),
         "share_left_out": {name: count / tokens for name, count in left_out.items()},
-        "alignment": _alignment([shard.facts["alignment"] for shard in shards]),
+        "alignment": _alignment(alignments),
         "points": points,
-        "routed_layers": shards[0].routed(),
+        "routed_layers": first.routed(),
         **({"standing_out": standing_out} if standing_out else {}),
     }
 

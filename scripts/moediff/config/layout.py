@@ -55,11 +55,16 @@ def path(kind: str, **values: Any) -> str:
     """
     if isinstance(values.get("shard"), int):
         values["shard"] = f"{values['shard']:05d}"
-    wanted = re.findall(r"{(\w+)}", PATHS[kind])
-    unknown = values.keys() - set(wanted)
-    if unknown:
+    wanted = _wanted(kind)
+    if unknown := values.keys() - wanted.keys():
         raise KeyError(f"{kind}: no {', '.join(sorted(unknown))} in {PATHS[kind]}")
-    return PATHS[kind].format(**{name: values.get(name, f"{{{name}}}") for name in wanted})
+    return PATHS[kind].format(**(wanted | values))
+
+
+@cache
+def _wanted(kind: str) -> dict[str, str]:
+    """The names in a path of PATHS, each with the wildcard that stands for it."""
+    return {name: f"{{{name}}}" for name in re.findall(r"{(\w+)}", PATHS[kind])}
 
 
 @cache

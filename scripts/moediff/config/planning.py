@@ -1,0 +1,95 @@
+"""Snakemake plans a job of many files in time linear in them.
+
+One job makes all token shards of a split, and caching asks for each of them alone. In the version of READ
+Snakemake then goes through all files of that job for each of its files (which rule makes it? does `--until`
+name one of the rule's? is one temporary?), which is 10,000 x 5,000 steps for 10,000 shards of activations;
+and for each of its jobs it opens the script and takes every function of the rule apart. Here the same is
+told without: an answer never differs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+READ = "9.27.1"  # whose methods were read; another version plans by its own
+
+
+def lighten(workflow: Any, temporary: bool) -> None:
+    """Replace slow answers of Snakemake in this process. `temporary`: some output of a rule is."""
+    if version("snakemake") != READ:
+        return
+    settings = workflow.storage_settings
+    if not temporary and not settings.all_temp:
+        settings.notemp = True  # looks for no temporary files among all outputs, as each job ends
+    _find_by_name()
+    _ask_no_files_of_until()
+    _open_a_script_once()
+    _read_signatures_once()
+
+
+def _find_by_name() -> None:
+    """A rule without wildcards makes the files that it names: they are looked up, not matched one by one."""
+    from snakemake.rules import Rule
+
+    plain = Rule.is_producer
+    if hasattr(plain, "replaced"):
+        return
+    names: dict[Any, frozenset[str]] = {}
+
+    def is_producer(self: Any, requested_output: str) -> bool:
+        if self.has_wildcards():
+            return bool(plain(self, requested_output))
+        if self not in names:
+            names[self] = frozenset(str(path) for path in self.products())
+        return str(requested_output) in names[self]
+
+    is_producer.replaced = plain  # type: ignore[attr-defined]
+    Rule.is_producer = is_producer
+
+
+def _ask_no_files_of_until() -> None:
+    """Without `--until` no job is named by it."""
+    from snakemake.dag import DAG
+
+    plain = DAG.in_until
+    if hasattr(plain, "replaced"):
+        return
+
+    def in_until(self: Any, job: Any) -> bool:
+        return bool(self.untilrules or self.untilfiles) and bool(plain(self, job))
+
+    in_until.replaced = plain  # type: ignore[attr-defined]
+    DAG.in_until = in_until
+
+
+def _open_a_script_once() -> None:
+    """That a script is there is seen once for a rule, unless wildcards are in its path."""
+    from snakemake.dag import ScriptProcessor
+
+    plain = ScriptProcessor.process_job
+    if hasattr(plain, "replaced"):
+        return
+
+    def process_job(self: Any, job: Any) -> None:
+        seen = self.__dict__.setdefault("rules_seen", set())
+        path = getattr(job.rule, self.script_type)
+        if path and "{" not in str(path):
+            if job.rule in seen:
+                return
+            seen.add(job.rule)
+        plain(self, job)
+
+    process_job.replaced = plain  # type: ignore[attr-defined]
+    ScriptProcessor.process_job = process_job
+
+
+def _read_signatures_once() -> None:
+    """A function's parameters stay what they are; those of four functions are asked for at each shard."""
+    from snakemake import common, rules
+
+    if hasattr(common.get_function_params, "cache_info"):
+        return
+    once = lru_cache(maxsize=4096)(common.get_function_params)
+    common.get_function_params = rules.get_function_params = once
