@@ -1,5 +1,6 @@
 # Experts: how few carry the routing and the prediction; joined to features: what firing tells of them, what each wrote.
 
+
 rule concentration:
     input:
         model=model_files,
@@ -294,3 +295,62 @@ rule attribution:
         version=VERSIONS["experts"],
     script:
         "../scripts/experts/attribution.py"
+
+
+rule experts_by_class:
+    input:
+        affinity=of_source("affinity.parquet"),
+        features=of_fit("features.parquet"),
+    output:
+        of_source("by_class.json"),
+    log:
+        log_of("experts_by_class/{comparison}/{member}/{recipe}-{seed}/{source}"),
+    benchmark:
+        benchmark_of("experts_by_class/{comparison}/{member}/{recipe}-{seed}/{source}")
+    wildcard_constraints:
+        member=AS_IT_IS,
+    conda:
+        "../envs/moediff.yaml"
+    resources:
+        **needs("tables"),
+    params:
+        version=VERSIONS["experts"],
+    script:
+        "../scripts/experts/experts_by_class.py"
+
+
+rule pruned_features:
+    input:
+        dictionary=of_fit("dictionary.safetensors"),
+        features=of_fit("features.parquet"),
+        validation=routed_shards,
+        usage=one_usage,
+        model=one_manifest,
+        weights=one_weights,
+        tokens=one_tokens,
+    output:
+        table=of_source("pruned.parquet"),
+        by_class=of_source("pruned_by_class.json"),
+    log:
+        log_of("pruned_features/{comparison}/{member}/{recipe}-{seed}/{source}"),
+    benchmark:
+        benchmark_of("pruned_features/{comparison}/{member}/{recipe}-{seed}/{source}")
+    wildcard_constraints:
+        member=AS_IT_IS,
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        **needs("reruns", one_model_weights),
+    params:
+        sources=source_names,
+        points=source_points,
+        views=source_views,
+        device_map=one_device_map,
+        across=config["corpus"]["sequence"]["attend_across_documents"],
+        sequences=config["reruns"]["sequences"],
+        batch=config["activations"]["batch"],
+        prune=config["prune"],
+        version=VERSIONS["prune"],
+    script:
+        "../scripts/experts/pruned_features.py"

@@ -5,7 +5,9 @@ def of_moes(name):
     """A file of every model and seed that may have experts: of a loaded one nothing says so before."""
 
     def files(wildcards):
-        found = [model for model in LANGUAGE_MODELS if settings.has_experts(config, model) is not False]
+        found = [
+            model for model in LANGUAGE_MODELS if settings.has_experts(config, model) is not False
+        ]
         if not found:
             refuse(name, "no model of this config has experts")
         return [
@@ -34,7 +36,9 @@ def own_tokens(split):
 
     def files(wildcards):
         if settings.has_experts(config, wildcards.model) is False:
-            refuse(at("moe", model=wildcards.model, seed=wildcards.seed, file=""), "it has no experts")
+            refuse(
+                at("moe", model=wildcards.model, seed=wildcards.seed, file=""), "it has no experts"
+            )
         shards = range(settings.shards_again(config, split))
         return [token_files(wildcards.model, split, shard)[0] for shard in shards]
 
@@ -86,3 +90,8 @@ def one_device_map(wildcards):
 
 def one_model_weights(wildcards):
     return resources.model_mb(config, one_source(wildcards).model)
+
+
+def one_usage(wildcards):
+    source = one_source(wildcards)
+    return at("moe", model=source.model, seed=source.seed, file="usage.parquet")

@@ -303,8 +303,8 @@ def card(
     lines = [
         "---", "library_name: transformers", "tags: [mixture-of-experts, pruned]", "---",
         f"# {name} without some of its experts", "",
-        f"Of each MoE layer the experts of the lowest score `{score}` are gone, chosen on all text by moediff; "
-        "nothing was trained afterwards.", "",
+        f"Of each MoE layer the experts of the lowest score `{score}` are gone, chosen on all text by "
+        "moediff; nothing was trained afterwards.", "",
         "| layer | experts that are gone |", "|---|---|",
         *(f"| {layer} | {', '.join(map(str, experts)) or 'none'} |" for layer, experts in gone.items()),
     ]  # fmt: skip
