@@ -30,6 +30,7 @@ def test_what_is_lost_is_what_the_smaller_model_does_not_fire(tmp_path, token_sh
     )
     assert table["keep"].unique().to_list() == [0.5]  # where all stay nothing is lost
     assert table["lost"].mean() > 0.05
+    assert table["drive"].fill_null(0).is_between(-1, 2).all()
     # The smaller model by itself, its rows encoded by the same dictionary.
     smaller = pruned(model, {layer: [4, 5, 6, 7] for layer in routers(model)})
     masked = pruned_features(

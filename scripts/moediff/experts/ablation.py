@@ -29,7 +29,8 @@ def fewer_experts(
     `runs` are passes of one MoE. Columns: `kind` (of KINDS), `k`, `weights` (of WEIGHTS: gates as they are,
     or scaled so that their sum stays), `layer` (null: every MoE layer), then those of `costs`. With k from
     `each` also one layer at a time. The first rows are of the model as it is. Raises UserError where no
-    layer has experts."""
+    layer has experts.
+    """
     plain = _facts(KEEP, None, ROUTED)
     table = costs(runs, partial(settings, each=each, seed=seed), plain, domains)
     used = int(table["k"].max() or 0) + 1  # type: ignore[arg-type, operator]

@@ -2,7 +2,8 @@
 
 The classes of a crosscoder of an MoE and a dense model say which kind a feature is of. Features that fire
 rarely differ from others in all that is counted, so that classes are shuffled among features that fire about
-as often (our definition), and what counts is what lies outside of that."""
+as often (our definition), and what counts is what lies outside of that.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def experts_of_classes(affinity: pl.DataFrame, features: pl.DataFrame) -> list[d
 
     Rows of `held_against_shuffled` with `layer` and `of`: "told", the share of a class's live features whose
     firing tells of an expert (z above TOLD in the half of the text that did not choose it); "experts", over
-    how many experts those are spread; "information", the mean corrected information in nats."""
+    how many experts those are spread; "information", the mean corrected information in nats.
+    """
     live = features.filter(pl.col("class") != "dead").select("feature", "class", "fired")
     rows = []
     for (layer,), part in affinity.drop("fired").group_by("layer", maintain_order=True):
@@ -96,20 +98,24 @@ def experts_of_classes(affinity: pl.DataFrame, features: pl.DataFrame) -> list[d
 
 
 def lost_by_class(lost: pl.DataFrame, features: pl.DataFrame) -> list[dict[str, Any]]:
-    """Which classes lose their firings first when experts go, from `pruned_features` and the classes of
-    features.
+    """Which classes lose first when experts go, from `pruned_features` and the classes of features.
 
-    Rows of `held_against_shuffled` with `score` and `keep`: the mean over a class's live features of the
-    share of their firings that is lost."""
+    Rows of `held_against_shuffled` with `score`, `keep` and `of`: "firings", the mean over a class's live
+    features of the share of their firings that is lost, and "drive", that of what the source's own rows give
+    them. What is held up by another source loses less firings whatever its class is worth, so that "drive"
+    is the one to compare classes by; features of the other kind alone have next to none to lose.
+    """
     live = features.filter(pl.col("class") != "dead").select("feature", "class")
     rows = []
     for (score, keep), part in lost.group_by("score", "keep", maintain_order=True):
-        both = live.join(part.filter(pl.col("fired") > 0), on="feature").sort("feature")
-        share = both["lost"].to_numpy()
-        found = held_against_shuffled(
-            lambda some, share=share: float(share[some].mean()),
-            both["class"].to_numpy(),
-            both["fired"].to_numpy(),
-        )
-        rows += [{"score": score, "keep": keep} | row for row in found]
+        for name, gone in (("firings", pl.col("lost")), ("drive", 1 - pl.col("drive"))):
+            some = part.with_columns(gone=gone).filter(pl.col("gone").is_not_null())
+            both = live.join(some, on="feature").sort("feature")
+            share = both["gone"].to_numpy()
+            found = held_against_shuffled(
+                lambda places, share=share: float(share[places].mean()),
+                both["class"].to_numpy(),
+                both["fired"].to_numpy(),
+            )
+            rows += [{"score": score, "keep": keep, "of": name} | row for row in found]
     return rows

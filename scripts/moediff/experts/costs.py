@@ -44,7 +44,8 @@ def costs(
     it is, with `cost_low` and `cost_high` (groups of documents drawn anew; null where they are too few) and
     `ratio`; `cross_entropy_by_document`, `cost_by_document`, `ratio_by_document`: means over documents of
     their means. One pass for each different setting; those that name a layer begin at it. Raises UserError
-    where there is no text."""
+    where there is no text.
+    """
     wanted: Sequence[Setting] | None = None
     begun: dict[int, Beginning] = {}
     nats, of = [], []

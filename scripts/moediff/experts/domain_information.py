@@ -3,7 +3,8 @@
 In nats, of a slot drawn at random: a token has k, and each is its expert's. Tokens of one document are not
 independent, nor are documents of one group: so where domains are shuffled for a null, or text is drawn anew
 for an interval, a group of documents goes as a whole. Information is never below 0 and grows with the number
-of its cells, so what counts is what lies above the mean of its null."""
+of its cells, so what counts is what lies above the mean of its null.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def domain_information(
 
     `information`, `null` (`mean`, `sd`, `q95`), `corrected` by the null's mean, `p` (above, exact for so
     many shuffles), `interval` (of what an endless text would tell), `most` (log of the number of domains),
-    `groups` of each. Raises UserError for fewer than two domains."""
+    `groups` of each. Raises UserError for fewer than two domains.
+    """
     domain = np.unique(domain, return_inverse=True)[1]
     count = int(domain.max(initial=-1)) + 1
     if count < 2:
@@ -113,7 +115,8 @@ def domain_information_within_tokens(
 
     `experts` [token, k] of so many; `token`, `group` [token], `group` from 0, and `domain` [group]. The mean
     over tokens of what the expert tells within the token's id: domains weigh by their tokens. Null: domains
-    of groups shuffled."""
+    of groups shuffled.
+    """
     random = np.random.default_rng([seed, 3])
     ids = np.unique(token, return_inverse=True)[1].astype(np.int64)
     k, slots = experts.shape[1], experts.size

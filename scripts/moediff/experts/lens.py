@@ -98,7 +98,8 @@ def expert_lens(
     many), `stream` (of STREAMS), `weights`, `tokens`; `cosine` with H_k read with the same stream;
     `cosine_layer` with what leaves the layer; `kl_layer`, `kl_model`: nats from the layer's and the model's
     distribution to that of the reading; `agrees_layer`, `agrees_model`: the share of tokens with the same
-    first token. Raises UserError as `slots` and `unembedding` do."""
+    first token. Raises UserError as `slots` and `unembedding` do.
+    """
     random = torch.Generator().manual_seed(seed)
     sums: dict[tuple[Any, ...], np.ndarray] = {}
     unembed = None

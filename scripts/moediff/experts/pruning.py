@@ -193,7 +193,8 @@ def pruned(model: PreTrainedModel, gone: Mapping[int, Collection[int]]) -> PreTr
 
     As many must go in every MoE layer. Rows of the router, and of a bias that chooses, go with their
     experts. Raises UserError where layers differ in number, fewer are left than a token uses, or experts
-    stand in groups of which some are chosen first (DeepSeek-V3): what a group is would change."""
+    stand in groups of which some are chosen first (DeepSeek-V3): what a group is would change.
+    """
     name, count, used = type(model).__name__, expert_count(model), top_k(model)
     every = routers(model)
     known_family(model)
@@ -251,7 +252,8 @@ def prune_costs(
     Columns: `chosen_on` (ALL or a domain), `score`, `keep`, `kept` (experts of a layer), `parameters` of the
     smaller model; then those of `costs`, of every domain: of the one it was chosen on and of the others. The
     first rows are of the model as it is. A pass for each different choice; settings that keep all experts
-    are left out."""
+    are left out.
+    """
 
     def settings(model: PreTrainedModel) -> list[Setting]:
         count, used = expert_count(model) or 0, top_k(model) or 1

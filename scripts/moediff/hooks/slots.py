@@ -6,7 +6,8 @@
 
 A layer's feed-forward is called again with one expert of each token at a time, routed by `hooks.routing` and
 weighed as it was: so it holds for every family, whatever its experts do inside. That costs about one more
-call of the layer, and no pass of the model."""
+call of the layer, and no pass of the model.
+"""
 
 from __future__ import annotations
 
