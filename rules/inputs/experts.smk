@@ -1,13 +1,21 @@
 # The MoEs, and the source whose experts are asked for, and what its model needs to be run again.
 
 
+def moes():
+    """Models that may have experts: of a loaded one nothing says so before. Those of an earlier step apart."""
+    return [
+        model
+        for model in LANGUAGE_MODELS
+        if settings.has_experts(config, model) is not False
+        and "kept" not in config["models"][model]
+    ]
+
+
 def of_moes(name):
-    """A file of every model and seed that may have experts: of a loaded one nothing says so before."""
+    """A file of every model of `moes` and its seeds."""
 
     def files(wildcards):
-        found = [
-            model for model in LANGUAGE_MODELS if settings.has_experts(config, model) is not False
-        ]
+        found = moes()
         if not found:
             refuse(name, "no model of this config has experts")
         return [
