@@ -152,7 +152,7 @@ def fewer_experts_chart(table: pl.DataFrame, name: str, size: Size) -> alt.Chart
     )
     y = alt.Y("more:Q", title="perplexity above that of all experts").axis(format="+.1~%")
     tips = ["domain", "kind", "k", "tokens", alt.Tooltip("ratio", format=".4f"),
-            alt.Tooltip("cost", format=".4f", title="nats a token"), "cost_low", "cost_high"]  # fmt: skip
+            alt.Tooltip("cost", format=".4f", title="nats a token"), "cost_low:Q", "cost_high:Q"]  # fmt: skip
     base = alt.Chart(kept).encode(
         alt.X("k:O", title="experts a token").axis(labelAngle=0), y, colour
     )
