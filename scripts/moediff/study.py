@@ -96,8 +96,9 @@ def open_rows(results: Path | str, *sources: str, split: str = "validation") -> 
 def open_routing(results: Path | str, source: str) -> RoutedText:
     """How one MoE of a study routed the tokens whose activations are stored, of the validation split.
 
-    `source` as in `open_rows`; its hook point says nothing here. `found.layers[3]` are experts and gates
     `source` as in `open_rows`; a hook point says nothing here. `found.layers[3]` are experts and gates
+    [token, k] of a layer, beside `token`, `group` and `domain` [token]. Raises UserError where none is
+    stored.
     """
     from moediff.experts import routing_record
 
