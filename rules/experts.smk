@@ -157,6 +157,33 @@ rule pruned_model:
         "../scripts/experts/pruned_model.py"
 
 
+rule text_page:
+    input:
+        model=model_files,
+        tokens=own_tokens("validation"),
+        tokenizer=at("tokenizer"),
+        vocabulary=at("vocabulary"),
+    output:
+        at("moe", file="text.html"),
+    log:
+        log_of("text_page/{model}-{seed}"),
+    benchmark:
+        benchmark_of("text_page/{model}-{seed}")
+    conda:
+        "../envs/moediff.yaml"
+    threads: THREADS
+    resources:
+        **needs("reruns", model_weights),
+    params:
+        device_map=own_device_map,
+        own_tokenizer=lambda wildcards: (wildcards.model in settings.own_tokenizers(config)),
+        across=config["corpus"]["sequence"]["attend_across_documents"],
+        sequences=config["lens"]["page_sequences"],
+        version=VERSIONS["lens"],
+    script:
+        "../scripts/experts/text_page.py"
+
+
 rule gather_routing:
     input:
         of_moes("routing.json"),

@@ -144,10 +144,16 @@ def settings_of_chart(fit):
 def chart_settings(job):
     """The same of the charts of the whole study that a job draws."""
     own = {"moe": list(MOE)} if job == "moe_lens" and MOE else {}
-    return own | settings_of_chart(PAIR or FITS[0]) | {
-        "histories": [[model, seed] for model in TRAINED for seed in settings.seeds(config, model)],
-        "routed": [source.name for source in ROUTED],
-    }
+    return (
+        own
+        | settings_of_chart(PAIR or FITS[0])
+        | {
+            "histories": [
+                [model, seed] for model in TRAINED for seed in settings.seeds(config, model)
+            ],
+            "routed": [source.name for source in ROUTED],
+        }
+    )
 
 
 def _domains_seen(model):

@@ -73,6 +73,7 @@ NEEDS = {
     "experts/prune": MODEL,
     "experts/pruned_features": MODEL,
     "experts/pruned_model": MODEL,
+    "experts/text_page": MODEL,
     "experts/usage": MODEL,
     "models/load": MODEL,
     "training/sweep_trial": MODEL,

@@ -57,7 +57,13 @@ ASKED_FOR = [
     f"results/{DICTIONARY}/experts/moe.0/pruned.parquet",
     *(
         f"results/experts/moe/seed-0/{name}"
-        for name in ("routing.json", "lens.parquet", "fewer_experts.parquet", "prune.parquet")
+        for name in (
+            "routing.json",
+            "lens.parquet",
+            "fewer_experts.parquet",
+            "prune.parquet",
+            "text.html",
+        )
     ),
     "results/routing.json",
     "results/expert_lens.json",
