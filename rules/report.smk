@@ -24,7 +24,7 @@ for together in CHART_JOBS:
             **needs("tables"),
         params:
             charts=charts_of(together),
-            settings=chart_settings(),
+            settings=chart_settings(together),
             plots=config["plots"],
             version=VERSIONS["plots"],
         script:

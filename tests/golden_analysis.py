@@ -25,10 +25,18 @@ from moediff.analysis import (
     splicing,
     trend,
 )
-from moediff.analysis.reruns import Rerun, Text
+from moediff.analysis.reruns import Pass, Rerun, Text
 from moediff.core import artifact
 from moediff.core.bootstrap import Units
-from moediff.experts import affinity, attribution, masking
+from moediff.experts import (
+    ablation,
+    affinity,
+    attribution,
+    lens,
+    masking,
+    pruning,
+    routing_record,
+)
 from moediff.hooks.points import Point
 from moediff.synthetic.planted import stored
 from routed import made_dictionary
@@ -218,6 +226,43 @@ def of_experts(small: Small) -> Outcome:
         *means(shares, "pre_activation", "expert_0", "expert_3", "shared", "constant"),
         *means(lost, "lost", "lost_other", "gate", "gate_other"),
     ]
+
+
+# --- MoEs by themselves -----------------------------------------------------------------------------
+
+
+def runs_of(small: Small) -> list[Pass]:
+    return [Pass(small.models["moe"], Text(small.tokens), slice(0, 6), False)]
+
+
+def of_routing(small: Small) -> Outcome:
+    shards = [shard.path for shard in small.rows.sources[0]]
+    told = routing_record.measured(routing_record.read(shards, 4), {}, 20)
+    return [
+        *flat(told.record["rows"]),
+        *flat(told.record["information"]),
+        *means(told.pairs, "together", "expected"),
+        *means(told.shares, "share", "gate"),
+    ]
+
+
+def of_lens(small: Small) -> Outcome:
+    table = lens.expert_lens(runs_of(small), None, small.tokens.domains, 8)
+    names = ("cosine", "cosine_layer", "kl_layer", "kl_model", "agrees_layer", "agrees_model")
+    return [*means(table, *names), *flat(table["term"].unique().sort().to_list())]
+
+
+def of_fewer_experts(small: Small) -> Outcome:
+    table = ablation.fewer_experts(runs_of(small), [1], small.tokens.domains)
+    return means(table, "k", "cross_entropy", "cost", "ratio", "cost_by_document")
+
+
+def of_prune(small: Small) -> Outcome:
+    usage = pruning.measured(runs_of(small), True, small.tokens.domains)
+    choice = pruning.Choice(["reap", "random"], [0.75, 0.5])
+    table = pruning.prune_costs(usage, choice, runs_of(small), small.tokens.domains)
+    sums = pruning.usage_table(usage)
+    return [*means(table, "kept", "parameters", "cost"), *means(sums, "gates", "weighed", "norms")]
 
 
 # --- claims -----------------------------------------------------------------------------------------

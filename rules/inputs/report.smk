@@ -66,6 +66,19 @@ NO_PANEL = "no comparison is a panel; write all: [A, B], with two seeds of each 
 KINDS_FILES = (
     [result("kinds.json")] if roles.panels(config, FITS) or roles.dosed(config, FITS) else []
 )
+# The MoE whose experts are drawn: the first of the study.
+MOE = next(
+    ((model, settings.seeds(config, model)[0]) for model in moes()),
+    None,
+)
+
+
+def moe_file(name):
+    """A file of the MoE whose experts are drawn; none without one."""
+    return [at("moe", model=MOE[0], seed=MOE[1], file=name)] if MOE else []
+
+
+NO_MOE = "no model of this config has experts"
 # Files of the tables that charts need, and what this config lacks where a table has none.
 CHART_TABLES = {
     "panels": ([result("panel.json")] if roles.panels(config, FITS) else [], NO_PANEL),
@@ -85,6 +98,11 @@ CHART_TABLES = {
         "no comparison of two models has an MoE whose experts are stored",
     ),
     "planted": ([result("planted.parquet")], ""),
+    "shares": (moe_file("shares.parquet"), NO_MOE),
+    "moe_record": (moe_file("routing.json"), NO_MOE),
+    "lens": (moe_file("lens.parquet"), NO_MOE),
+    "fewer_experts": (moe_file("fewer_experts.parquet"), NO_MOE),
+    "prune": (moe_file("prune.parquet"), NO_MOE),
 }
 
 
@@ -123,12 +141,19 @@ def settings_of_chart(fit):
     }
 
 
-def chart_settings():
-    """The same of the charts of the whole study."""
-    return settings_of_chart(PAIR or FITS[0]) | {
-        "histories": [[model, seed] for model in TRAINED for seed in settings.seeds(config, model)],
-        "routed": [source.name for source in ROUTED],
-    }
+def chart_settings(job):
+    """The same of the charts of the whole study that a job draws."""
+    own = {"moe": list(MOE)} if job == "moe_lens" and MOE else {}
+    return (
+        own
+        | settings_of_chart(PAIR or FITS[0])
+        | {
+            "histories": [
+                [model, seed] for model in TRAINED for seed in settings.seeds(config, model)
+            ],
+            "routed": [source.name for source in ROUTED],
+        }
+    )
 
 
 HISTORIES = [*histories(), *files_of(FITS, "history.parquet")]

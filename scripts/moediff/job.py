@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from moediff.activations.kept_rows import Kept
     from moediff.activations.rows import AlignedRows
-    from moediff.analysis.reruns import Rerun, Text
+    from moediff.analysis.reruns import Pass, Rerun, Text
     from moediff.analysis.sides import Side
     from moediff.corpus.token_shards import TokenShard
     from moediff.dictionaries.dictionary import Dictionary
@@ -161,6 +161,35 @@ def model_and_texts(
             yield shard, kept_rows(shard, params.reading["drop"], params.across, others)
 
     return model, facts, texts()
+
+
+def open_model(snakemake: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The job's model, and its manifest."""
+    from moediff.core.device import pick_device
+    from moediff.models.loading import open_manifest
+
+    device = pick_device(snakemake.config["device"])
+    return open_manifest(snakemake.input.model[0], device, snakemake.params.device_map)
+
+
+def moe_runs(
+    snakemake: Any, model: PreTrainedModel, paths: Sequence[str], name: str
+) -> tuple[Iterator[Pass], tuple[str, ...]]:
+    """Passes of the job's model over the first sequences of token shards, and the names of domains.
+
+    As `reruns.passes`, with as many groups of documents as can be drawn anew where the text has them.
+    """
+    from moediff.analysis.reruns import Text, passes
+    from moediff.core.bootstrap import LEAST_GROUPS
+    from moediff.corpus.token_shards import read_token_shard
+
+    params = snakemake.params
+    domains = read_token_shard(paths[0]).domains
+    texts = ([Text(read_token_shard(path))] for path in paths)
+    every = passes(
+        [model], texts, params.across, params.sequences, params.batch, name, LEAST_GROUPS
+    )
+    return (run for (run,) in every), domains
 
 
 def sides_and_texts(

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moediff.activations.rows import AlignedRows
 from moediff.config import layout
 from moediff.config.base import ROW_SPLITS
 from moediff.config.layout import Source
+from moediff.core import artifact
 from moediff.core.errors import UserError
 from moediff.corpus.sources import find_texts
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moediff.experts.routing_record import RoutedText
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,36 @@ def open_rows(results: Path | str, *sources: str, split: str = "validation") -> 
     rows = StudyRows(paths, points)
     rows.results = folder
     return rows
+
+
+def open_routing(results: Path | str, source: str) -> RoutedText:
+    """How one MoE of a study routed the tokens whose activations are stored, of the validation split.
+
+    `source` as in `open_rows`; a hook point says nothing here. `found.layers[3]` are experts and gates
+    [token, k] of a layer, beside `token`, `group` and `domain` [token]. Raises UserError where none is
+    stored.
+    """
+    from moediff.experts import routing_record
+
+    found = Source.parse(source, seed=0)
+    record = artifact.read_json(_of_moe(results, found, "routing.json"))
+    place = {"model": found.model, "seed": found.seed, "split": "validation", "shard": "*"}
+    paths = sorted(Path(results).glob(layout.path("activations", **place)))
+    if not paths:
+        raise UserError(
+            f"{results}: no activation shards of {source}; run snakemake for them first"
+        )
+    return routing_record.read(paths, record["experts"])
+
+
+def expert_lens(results: Path | str, source: str) -> pl.DataFrame:
+    """What the heaviest experts of one MoE of a study say, as `experts.lens.expert_lens` gives it."""
+    return artifact.read_parquet(_of_moe(results, Source.parse(source, seed=0), "lens.parquet"))
+
+
+def _of_moe(results: Path | str, source: Source, file: str) -> Path:
+    """A file of an MoE of a study. Raises UserError with the command that makes it."""
+    path = Path(results) / layout.path("moe", model=source.model, seed=source.seed, file=file)
+    if not path.exists():
+        raise UserError(f"{path}: is not there; run snakemake '{path}' first")
+    return path

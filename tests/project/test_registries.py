@@ -30,6 +30,7 @@ from moediff.dictionaries.normalising import NORMALISERS
 from moediff.dictionaries.objectives import LOSSES, PENALTIES
 from moediff.dictionaries.selection import KEEPS_K, RULES
 from moediff.exchange import crosscoders, hub, saelens
+from moediff.experts.pruning import SCORES
 from moediff.hooks.points import HOOKS
 from moediff.report import tables
 from moediff.synthetic import methods
@@ -53,6 +54,7 @@ REGISTRIES: dict[str, Any] = {
     "model.train.training.optimizer": OPTIMIZERS,
     "training.trainable": TRAINABLE,
     "model.train.training.trainable": TRAINABLE,
+    "prune.scores.items": SCORES,
     "comparison.each.control": VIEWS,
     "comparison.all.control": VIEWS,
 }

@@ -51,7 +51,23 @@ ASKED_FOR = [
     "results/baselines/moe-dense/moe.0_dense.0/divergence.parquet",
     "results/baselines/moe-dense/moe.0_dense.0/moved.parquet",
     "results/baselines/moe-dense/moe.0_dense.0/similarity.parquet",
+    f"results/{DICTIONARY}/experts/moe.0/by_class.json",
     f"results/{DICTIONARY}/experts/moe.0/masked.parquet",
+    "results/experts/moe/seed-0/usage.parquet",
+    f"results/{DICTIONARY}/experts/moe.0/pruned.parquet",
+    *(
+        f"results/experts/moe/seed-0/{name}"
+        for name in (
+            "routing.json",
+            "lens.parquet",
+            "fewer_experts.parquet",
+            "prune.parquet",
+            "text.html",
+        )
+    ),
+    "results/routing.json",
+    "results/expert_lens.json",
+    "results/pruned/moe/seed-0/reap-0.5/model.safetensors",
     f"results/exports/hub/{FIT}/README.md",
 ]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,9 @@ import pytest
 from browsed import EXAMPLES, HOSTILE, SECONDS, small
 from moediff.report import page
 from moediff.report.browser import Browsed, browser
+from windows import chromium, resize
+
+__all__ = ["chromium"]
 
 FEATURES = 4096
 
@@ -71,34 +72,6 @@ def written(both, tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = page.First("Two models", [], None, ["Said first."], None, [], [])
     path.write_text(page.page(first, sections, {"moediff": "0"}), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator:
-    """A window of 1,280 by 900, and a log of all that it requests."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    driver = shutil.which("chromedriver")
-    if not (found and driver):
-        pytest.skip(
-            "needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = found
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    window = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    resize(window, 1280)
-    yield window
-    window.quit()
-
-
-def resize(window, width: int) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 class Opened:

@@ -79,11 +79,11 @@ def domain_budgets(tokens: int, weights: Mapping[str, float]) -> dict[str, int]:
     return budgets
 
 
-def shards_again(config: Config) -> int:
-    """Validation shards on which models are run again: enough for `reruns.sequences`."""
+def shards_again(config: Config, split: str = "validation") -> int:
+    """Shards of a split on which models are run again: enough for `reruns.sequences`."""
     per_shard = config["corpus"]["shard_tokens"] // config["corpus"]["sequence"]["length"]
     needed = -(-config["reruns"]["sequences"] // per_shard)
-    return min(needed, shard_count(config, "validation"))
+    return min(needed, shard_count(config, split))
 
 
 def shard_count(config: Config, split: str) -> int:

@@ -34,6 +34,8 @@ PATHS = {
     "points": "activations/{model}/seed-{seed}/points.json",
     "activations": f"activations/{{model}}/seed-{{seed}}/{{split}}/{{shard}}{SHARD}",
     "manifest": "activations/{model}/seed-{seed}/{split}.json",
+    "moe": "experts/{model}/seed-{seed}/{file}",
+    "pruned": "pruned/{model}/seed-{seed}/{score}-{keep}/{file}",
     "baseline": "baselines/{comparison}/{member}/{file}",
     "dictionary": "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/{file}",
     "planted_try": "dictionaries/{comparison}/{member}/{recipe}/seed-{seed}/planted/{planted}.json",

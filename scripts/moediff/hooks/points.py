@@ -63,11 +63,16 @@ def _attention(block: nn.Module) -> nn.Module | None:
     )
 
 
+def feed_forward(block: nn.Module) -> nn.Module | None:
+    """A block's feed-forward: its experts, where it has some; None where it has no such part."""
+    return _child(block, FEED_FORWARDS)
+
+
 def adder(model: PreTrainedModel, block: nn.Module, hook: str) -> nn.Module:
     """The part whose output is added to the stream: attention or feed-forward, or the norm after it."""
     after_feed_forward = _child(block, _AFTER_FEED_FORWARD)
     if hook == "mlp_out":
-        found = after_feed_forward or _child(block, FEED_FORWARDS)
+        found = after_feed_forward or feed_forward(block)
     elif after_feed_forward is not None:  # then attention has a norm after it too
         found = _child(block, _AFTER_ATTENTION)
     else:

@@ -156,6 +156,20 @@ def rank(r: int) -> Change:
     return change
 
 
+def alone(pick: Callable[[Routed], Tensor]) -> Change:
+    """One expert a token, that which `pick` gives [token, 1], with the largest of the token's gates.
+
+    So experts in the place of the heaviest differ from it by what they say and not by their weight.
+    """
+
+    def change(call: Call) -> Routed:
+        routed = call.routed()
+        largest = routed.gates.amax(-1, keepdim=True)  # [token, 1]
+        return routed._replace(gates=largest, experts=pick(routed).to(routed.experts.dtype))
+
+    return change
+
+
 def mask(experts: Collection[int]) -> Change:
     """Some experts are not there: the router chooses among the rest and weighs as its family does."""
     return lambda call: call.routed_without(experts)
@@ -202,7 +216,7 @@ def scale(factor: float) -> Change:
     return change
 
 
-CHANGES = {change.__name__: change for change in (keep, rank, mask, silence, force, scale)}
+CHANGES = {change.__name__: change for change in (keep, rank, alone, mask, silence, force, scale)}
 
 
 def _by_gate(routed: Routed) -> Tensor:

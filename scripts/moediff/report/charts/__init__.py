@@ -68,6 +68,16 @@ CHARTS = {
         "Experts and features, within token id", "experts", ("features", "affinity"), job="models",
         of_one=True,
     ),
+    "specialisation": Chart(
+        "Experts by domain", "moe_lens", ("shares", "moe_record"), job="moe_lens", on_page=False,
+    ),
+    "expert-cosine": Chart(
+        "What one expert says of all", "moe_lens", ("lens",), job="moe_lens", on_page=False,
+    ),
+    "fewer-experts": Chart(
+        "Fewer experts a token", "moe_lens", ("fewer_experts",), job="moe_lens", on_page=False,
+    ),
+    "pruning": Chart("Experts left out", "moe_lens", ("prune",), job="moe_lens", on_page=False),
     "planted": Chart(
         "Planted truth", "synthetic", ("planted",), job="planted", on_page=False,
     ),
@@ -93,8 +103,8 @@ def draw(name: str, tables: Tables, settings: Mapping[str, Any], size: Size) -> 
     """The chart of that name.
 
     `settings` are `drawn`, the dictionary whose features are looked at as (comparison, member, recipe,
-    seed), `bounds` of the relative norm of common features, `histories`, the (model, seed) of each, and
-    `routed`, the source of each table of affinity.
+    seed), `bounds` of the relative norm of common features, `histories`, the (model, seed) of each,
+    `routed`, the source of each table of affinity, and `moe`, the (model, seed) whose experts are looked at.
     """
     module = import_module(f"{__name__}.{CHARTS[name].module}")
     return getattr(module, name.replace("-", "_"))(tables, settings, size)

@@ -1,0 +1,219 @@
+"""What an expert says: early decoding of the heaviest experts' outputs (MoE Lens, 2603.05806).
+
+H_j is the sum of the j heaviest experts' outputs times their gates; H_k is what all routed experts of a
+layer add. It is shown to the final norm and the unembedding, alone or with what the stream already held, and
+compared with H_k, with what the layer says and with what the model says. A stream that is much larger than
+what experts add makes any two readings alike, so the cosine *without* it is the one to quote. Beside the
+heaviest stand controls: the second, one of the chosen and one of those that were not chosen, at random.
+
+    k  experts that a token uses      d  d_model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moediff.analysis.reruns import Pass
+from moediff.core.errors import UserError
+from moediff.core.terms import ALL
+from moediff.hooks.capture import Capture
+from moediff.hooks.points import Point
+from moediff.hooks.slots import Slots, slots
+from moediff.models import unembedding
+from moediff.models.families import blocks, routers
+
+# Which part of the stream stands beside the experts' output.
+ALONE, STREAM, BLOCK = STREAMS = ("none", "stream", "stream and shared")
+ROUTED, RENORMALISED = WEIGHTS = ("routed", "renormalised")
+# Whose output is read: the j heaviest, or in their place one other.
+TOP, SECOND, CHOSEN, UNCHOSEN, SHARED, NOTHING = TERMS = (
+    "heaviest", "second", "random chosen", "random unchosen", "shared", "nothing",
+)  # fmt: skip
+_SUMS = ("cosine", "cosine_layer", "kl_layer", "kl_model", "agrees_layer", "agrees_model")
+
+
+class Term(NamedTuple):
+    """One reading of a layer: whose output, how many experts, how they are weighed."""
+
+    name: str
+    experts: int
+    weights: str
+    output: Tensor  # [row, d]
+
+
+def cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Of rows [row, d] with each other [row]; 0 where either is 0: nothing has no direction."""
+    one, other = one.double(), other.double()
+    norms = one.norm(dim=-1) * other.norm(dim=-1)
+    dots = (one * other).sum(-1)
+    return torch.where(norms > 0, dots / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
+
+
+def terms(found: Slots, rows: Tensor, random: torch.Generator) -> Iterator[Term]:
+    """The readings of a layer at some tokens `rows` [row]; that of all k experts as routed comes first."""
+    parts, gates = found.parts[rows], found.gates[rows].double()  # [row, k, d], [row, k]
+    count, k = gates.shape
+    total = gates.sum(1)
+    for j in range(k, 0, -1):
+        held = parts[:, :j].sum(1)
+        yield Term(TOP, j, ROUTED, held)
+        if j < k:
+            kept = gates[:, :j].sum(1)
+            factor = torch.where(kept > 0, total / kept, 1.0).to(held.dtype)
+            yield Term(TOP, j, RENORMALISED, held * factor[:, None])
+    if k > 1:
+        yield Term(SECOND, 1, ROUTED, parts[:, 1])
+    some = torch.randint(k, (count,), generator=random).to(parts.device)
+    yield Term(CHOSEN, 1, ROUTED, parts[torch.arange(count, device=parts.device), some])
+    experts = found.layer.logits.shape[1]
+    if k < experts:
+        draw = torch.rand(len(found.gates), experts, generator=random).to(found.experts.device)
+        other = draw.scatter(1, found.experts, -1.0).argmax(1)  # [token]
+        yield Term(UNCHOSEN, 1, ROUTED, found.alone(other, found.gates[:, 0])[rows])
+    shared = found.shared[rows]
+    if bool(shared.any()):
+        yield Term(SHARED, 0, ROUTED, shared)
+    yield Term(NOTHING, 0, ROUTED, torch.zeros_like(shared))
+
+
+@torch.no_grad()
+def expert_lens(
+    runs: Iterable[Pass],
+    layers: Sequence[int] | None,
+    domains: Sequence[str],
+    positions: int | None,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """One row for each layer, domain (and all text), reading, stream and weights: means over tokens.
+
+    `runs` are passes of one MoE; `layers` None: all with experts. Tokens are those that predict a target, or
+    `positions` of each sequence at random. Columns: `layer`, `domain`, `term` (of TERMS), `experts` (how
+    many), `stream` (of STREAMS), `weights`, `tokens`; `cosine` with H_k read with the same stream;
+    `cosine_layer` with what leaves the layer; `kl_layer`, `kl_model`: nats from the layer's and the model's
+    distribution to that of the reading; `agrees_layer`, `agrees_model`: the share of tokens with the same
+    first token. Raises UserError as `slots` and `unembedding` do.
+    """
+    random = torch.Generator().manual_seed(seed)
+    sums: dict[tuple[Any, ...], np.ndarray] = {}
+    unembed = None
+    for run in runs:
+        model = run.model
+        every = list(routers(model)) if layers is None else list(layers)
+        if not every:
+            raise UserError(f"{type(model).__name__}: no layer has experts")
+        last = Point("resid_post", len(blocks(model)) - 1)
+        points = [Point(hook, layer) for layer in every for hook in ("resid_mid", "resid_post")]
+        with (
+            slots(model, every) as found,
+            Capture(model, list(dict.fromkeys([*points, last]))) as capture,
+        ):
+            passed = capture(**run.inputs).points
+        if unembed is None:
+            unembed = unembedding.unembedding(model)
+            unembedding.prove(model, unembed, passed[last], **run.inputs)
+        rows, domain = _some(run, positions, random)
+        if not len(rows):
+            continue
+        said = unembed(passed[last].flatten(0, 1)[rows.to(passed[last].device)]).log_softmax(-1)
+        for layer in every:
+            here = rows.to(found[layer].parts.device)
+            middle, after = (
+                passed[Point(hook, layer)].flatten(0, 1)[here]
+                for hook in ("resid_mid", "resid_post")
+            )
+            readings = _readings(found[layer], here, middle, after, said, unembed, random)
+            for key, measured in readings:
+                _add(sums, (layer, *key), measured, domain, domains)
+        run.says(f"{len(every)} layers read")
+    return _table(sums)
+
+
+def _some(run: Pass, positions: int | None, random: torch.Generator) -> tuple[Tensor, np.ndarray]:
+    """Places of the tokens that are read, in the flattened sequences, and their domains."""
+    target = np.zeros_like(run.starts)
+    target[:, :-1] = run.target  # at each position the next token is predicted
+    if positions is not None:
+        draw = torch.rand(target.shape, generator=random).numpy() * target
+        order = np.argsort(-draw, axis=1, kind="stable")[:, :positions]
+        chosen = np.zeros_like(target)
+        np.put_along_axis(chosen, order, True, axis=1)
+        target &= chosen
+    places = np.flatnonzero(target)
+    return torch.from_numpy(places), run.tokens.domain[run.part].ravel()[places]
+
+
+def _readings(
+    found: Slots,
+    rows: Tensor,
+    middle: Tensor,
+    after: Tensor,
+    said: Tensor,
+    unembed: Callable[[Tensor], Tensor],
+    random: torch.Generator,
+) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """Each reading of a layer: its name, and what `_SUMS` lists [row, 6]."""
+    shared = found.shared[rows]
+    beside = {ALONE: torch.zeros_like(middle), STREAM: middle}
+    if bool(shared.any()):
+        beside[BLOCK] = middle + shared
+    layer = unembed(after).log_softmax(-1)
+    whole: Tensor | None = None
+    for term in terms(found, rows, random):
+        whole = term.output if whole is None else whole
+        for stream, other in beside.items():
+            if stream == BLOCK and term.name == SHARED:
+                continue
+            read = other + term.output
+            mine = unembed(read).log_softmax(-1)
+            yield (
+                (term.name, term.experts, stream, term.weights),
+                torch.stack(
+                    [
+                        cosine(read, other + whole),
+                        cosine(read, after),
+                        _kl(layer, mine),
+                        _kl(said.to(mine.device), mine),
+                        (mine.argmax(-1) == layer.argmax(-1)).double(),
+                        (mine.argmax(-1) == said.argmax(-1).to(mine.device)).double(),
+                    ],
+                    1,
+                ).cpu(),
+            )
+
+
+def _kl(wanted: Tensor, found: Tensor) -> Tensor:
+    """KL(wanted || found) in nats [row], of log probabilities [row, vocabulary]."""
+    return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1).double()
+
+
+def _add(
+    sums: dict[tuple[Any, ...], np.ndarray],
+    key: tuple[Any, ...],
+    measured: Tensor,
+    domain: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    values = np.concatenate([np.ones((len(measured), 1)), measured.numpy()], 1)
+    parts = [(ALL, np.ones(len(domain), bool))]
+    parts += [(names[number], domain == number) for number in np.unique(domain).tolist()]
+    for name, here in parts:
+        total = sums.setdefault((*key, name), np.zeros(values.shape[1]))
+        total += values[here].sum(0)
+
+
+def _table(sums: dict[tuple[Any, ...], np.ndarray]) -> pl.DataFrame:
+    names = ("layer", "term", "experts", "stream", "weights", "domain")
+    rows = [
+        dict(zip(names, key, strict=True))
+        | {"tokens": int(total[0])}
+        | dict(zip(_SUMS, (total[1:] / total[0]).tolist(), strict=True))
+        for key, total in sums.items()
+    ]
+    return pl.DataFrame(rows)
