@@ -33,7 +33,7 @@ def fewer_experts(
     """
     plain = _facts(KEEP, None, ROUTED)
     table = costs(runs, partial(settings, each=each, seed=seed), plain, domains)
-    used = int(table["k"].max() or 0) + 1  # type: ignore[arg-type, operator]
+    used = int(table["k"].max() or 0) + 1
     return table.with_columns(pl.col("k").fill_null(used))
 
 

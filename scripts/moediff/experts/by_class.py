@@ -8,6 +8,7 @@ as often (our definition), and what counts is what lies outside of that.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,14 @@ def effective_experts(experts: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum())) if len(experts) else 0.0
 
 
+def _mean(values: np.ndarray, some: np.ndarray) -> float:
+    return float(values[some].mean())
+
+
+def _spread(told: np.ndarray, expert: np.ndarray, some: np.ndarray) -> float:
+    return effective_experts(expert[some[told[some]]])
+
+
 def experts_of_classes(affinity: pl.DataFrame, features: pl.DataFrame) -> list[dict[str, Any]]:
     """What experts the features of each class have, layer by layer, from `affinity` and the classes of
     features.
@@ -82,12 +91,10 @@ def experts_of_classes(affinity: pl.DataFrame, features: pl.DataFrame) -> list[d
         told = (both["z"].fill_null(0) > TOLD).to_numpy()
         expert = both["expert"].fill_null(-1).to_numpy()
         information = both["corrected"].fill_null(0).to_numpy()
-        every: dict[str, Callable[[np.ndarray], float]] = {
-            "told": lambda some, told=told: float(told[some].mean()),
-            "experts": lambda some, told=told, expert=expert: effective_experts(
-                expert[some[told[some]]]
-            ),
-            "information": lambda some, nats=information: float(nats[some].mean()),
+        every = {
+            "told": partial(_mean, told),
+            "experts": partial(_spread, told, expert),
+            "information": partial(_mean, information),
         }
         for name, statistic in every.items():
             rows += [
@@ -111,11 +118,7 @@ def lost_by_class(lost: pl.DataFrame, features: pl.DataFrame) -> list[dict[str, 
         for name, gone in (("firings", pl.col("lost")), ("drive", 1 - pl.col("drive"))):
             some = part.with_columns(gone=gone).filter(pl.col("gone").is_not_null())
             both = live.join(some, on="feature").sort("feature")
-            share = both["gone"].to_numpy()
-            found = held_against_shuffled(
-                lambda places, share=share: float(share[places].mean()),
-                both["class"].to_numpy(),
-                both["fired"].to_numpy(),
-            )
+            share, classes, fired = (both[name].to_numpy() for name in ("gone", "class", "fired"))
+            found = held_against_shuffled(partial(_mean, share), classes, fired)
             rows += [{"score": score, "keep": keep, "of": name} | row for row in found]
     return rows

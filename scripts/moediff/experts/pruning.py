@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moediff.analysis.reruns import Pass
@@ -228,7 +228,8 @@ def pruned(model: PreTrainedModel, gone: Mapping[int, Collection[int]]) -> PreTr
         if block and (of_router or is_expert_parameter(key)) and value.shape[:1] == (count,):
             value = value[stays[block]]
         tensors[key] = value.clone()
-    smaller = type(model)(config).to(model.dtype)
+    smaller: PreTrainedModel = type(model)(config)
+    nn.Module.to(smaller, model.dtype)
     smaller.load_state_dict(tensors, strict=True)
     return smaller.eval()
 

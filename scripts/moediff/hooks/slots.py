@@ -33,6 +33,7 @@ class Layer:
         self,
         model: PreTrainedModel,
         number: int,
+        part: nn.Module,
         given: tuple[tuple, dict[str, Any]],
         routed: Routed,
     ) -> None:
@@ -42,8 +43,7 @@ class Layer:
         self.gates = routed.gates.gather(-1, order).reshape(flat)  # [token, k], the largest first
         self.experts = routed.experts.gather(-1, order).reshape(flat)
         self.logits = routed.logits.reshape(-1, routed.logits.shape[-1])  # [token, expert]
-        block = blocks(model)[number]
-        self.part, self.scale = feed_forward(block), residual_scale(block)
+        self.part, self.scale = part, residual_scale(blocks(model)[number])
 
     def adds(self, experts: Tensor, gates: Tensor) -> Tensor:
         """What the layer adds to the stream where it has `experts` with `gates`, both [token, some]: [token,
@@ -101,7 +101,7 @@ def _watched(
 ) -> list[Any]:
     block = blocks(model)[number]
     part = feed_forward(block)
-    if adder(model, block, "mlp_out") is not part:
+    if part is None or adder(model, block, "mlp_out") is not part:
         raise UserError(
             f"{type(model).__name__}: layer {number} has a norm after its experts; what they add to the "
             "stream is no sum over them"
@@ -117,7 +117,7 @@ def _watched(
         decided[:] = [routed]
 
     def fed(_: nn.Module, given: tuple, named: dict, out: Any) -> None:
-        layer = Layer(model, number, (given, named), decided.pop())
+        layer = Layer(model, number, part, (given, named), decided.pop())
         whole = first_output(out).reshape(len(layer.gates), -1) * layer.scale
         none = torch.zeros_like(layer.gates[:, :1])
         shared = layer.adds(layer.experts[:, :1], none)

@@ -41,7 +41,7 @@ def specialisation_chart(shares: pl.DataFrame, even: float, name: str, size: Siz
     )
     domains = found["domain"].unique(maintain_order=True).to_list()
     top = found.sort("share", "layer", "expert", descending=[True, False, False]).row(0, named=True)
-    most = max(float(found["share"].max() or even), 2 * even)  # type: ignore[arg-type]
+    most = max(float(found["share"].max() or even), 2 * even)
     title = (
         f"The busiest expert of {name}, {top['expert']} of layer {top['layer']}, is used by "
         f"{100 * top['share']:.0f} % of tokens ({top['domain']}); even would be {100 * even:.0f} %"
@@ -140,7 +140,7 @@ def fewer_experts_chart(table: pl.DataFrame, name: str, size: Size) -> alt.Chart
     )
     kept = every.filter(pl.col("kind") == "keep")
     one = every.filter(pl.col("k") == 1)
-    used = int(kept["k"].max() or 1)  # type: ignore[arg-type]
+    used = int(kept["k"].max() or 1)
     lowest, highest = _range(one.filter(pl.col("kind") == "keep", pl.col("domain") != ALL)["more"])
     title = (
         f"With one expert a token instead of {used} the perplexity of {name} is {lowest} to {highest} % "
@@ -241,5 +241,5 @@ def _name(settings: Mapping[str, Any]) -> str:
 
 def _range(values: pl.Series) -> tuple[str, str]:
     """The lowest and the highest of some shares, in per cent."""
-    low, high = (100 * float(value or 0) for value in (values.min(), values.max()))  # type: ignore[arg-type]
+    low, high = (100 * float(value or 0) for value in (values.min(), values.max()))
     return f"{low:.1f}", f"{high:.1f}"
