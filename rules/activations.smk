@@ -100,7 +100,9 @@ if "corpus" in config:
 
     # One order of all: Snakemake goes through every order that was given to compare two rules.
     if SHARED_SHARDS:
-        workflow.ruleorder(*(f"cache_{number}" for number in range(len(SHARED_SHARDS))), "cache")
+        workflow.ruleorder(
+            *(f"cache_{number}" for number in range(len(SHARED_SHARDS))), "cache"
+        )
 
 
 rule external_measure:

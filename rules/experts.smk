@@ -157,33 +157,6 @@ rule pruned_model:
         "../scripts/experts/pruned_model.py"
 
 
-rule text_page:
-    input:
-        model=model_files,
-        tokens=own_tokens("validation"),
-        tokenizer=at("tokenizer"),
-        vocabulary=at("vocabulary"),
-    output:
-        at("moe", file="text.html"),
-    log:
-        log_of("text_page/{model}-{seed}"),
-    benchmark:
-        benchmark_of("text_page/{model}-{seed}")
-    conda:
-        "../envs/moediff.yaml"
-    threads: THREADS
-    resources:
-        **needs("reruns", model_weights),
-    params:
-        device_map=own_device_map,
-        own_tokenizer=lambda wildcards: (wildcards.model in settings.own_tokenizers(config)),
-        across=config["corpus"]["sequence"]["attend_across_documents"],
-        sequences=config["lens"]["page_sequences"],
-        version=VERSIONS["lens"],
-    script:
-        "../scripts/experts/text_page.py"
-
-
 rule gather_routing:
     input:
         of_moes("routing.json"),
@@ -211,24 +184,23 @@ for gathered, table, stage in (
 
     rule:
         name:
-            f"gather_{gathered}"
+            f"gather_{stage}"
         input:
             of_moes(table),
         output:
             result(f"{gathered}.json"),
         log:
-            log_of(f"gather_{gathered}"),
+            log_of(f"gather_{stage}"),
         benchmark:
-            benchmark_of(f"gather_{gathered}")
+            benchmark_of(f"gather_{stage}")
         conda:
             "../envs/moediff.yaml"
         resources:
             **needs("tables"),
         params:
-            stage=stage,
             version=VERSIONS[stage],
         script:
-            "../scripts/experts/gather_rows.py"
+            f"../scripts/experts/gather_{stage}.py"
 
 
 rule affinity:

@@ -118,6 +118,19 @@ def of_fits(paths: Iterable[str]) -> list[dict[str, Any]]:
     return found
 
 
+def rows_of_moes(paths: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of tables of several MoEs, each with the model and seed that its path names."""
+    from moediff.config import layout
+    from moediff.core import artifact
+
+    rows = []
+    for path in paths:
+        place = layout.parse("moe", path)
+        named = {"model": place["model"], "seed": int(place["seed"])}
+        rows += [named | row for row in artifact.read_parquet(path).to_dicts()]
+    return rows
+
+
 def state_root(snakemake: Any) -> Path:
     """The folder of all checkpoints of long jobs, outside every output.
 

@@ -66,7 +66,7 @@ ASKED_FOR = [
         )
     ),
     "results/routing.json",
-    "results/expert_lens.json",
+    *(f"results/{name}.json" for name in ("expert_lens", "fewer_experts", "prune")),
     "results/pruned/moe/seed-0/reap-0.5/model.safetensors",
     f"results/exports/hub/{FIT}/README.md",
 ]
