@@ -174,14 +174,13 @@ def test_a_run_by_slurm_begins(begun: Watched) -> None:
 
 
 class Empty(BaseHTTPRequestHandler):
-    """An object store whose one bucket holds the text and nothing else."""
+    """An object store whose one bucket holds nothing."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # by which every answer in two parts takes 40 ms
 
     def do_HEAD(self) -> None:  # of the bucket, or of an object
-        held = self.path.count("/") == 1 or "/text/" in self.path
-        self.answer(200 if held else 404, b"")
+        self.answer(200 if self.path.count("/") == 1 else 404, b"")
 
     def do_GET(self) -> None:  # what a folder holds
         self.answer(200, b"<ListBucketResult/>")
