@@ -59,6 +59,16 @@ def scripts(folder: Path) -> Iterator[Script]:
                 yield Script(int(process.name), name[1].decode(), _environment(process))
 
 
+def processes_of_jobs() -> list[int]:
+    """Of the Slurm that `cluster.sh` brings up, without the daemons that start them."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if _environment(process).get("SLURM_CLUSTER_NAME") == NAME:
+                found.append(int(process.name))
+    return sorted(found)
+
+
 class Slurm:
     """`cluster.sh`, which was brought up in a folder."""
 
@@ -93,10 +103,11 @@ class Slurm:
         self.kill("slurmd")
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                command = (process / "cmdline").read_bytes()
-                ours = _environment(process).get("SLURM_CLUSTER_NAME") == NAME
-                if ours or command.startswith(b"slurmstepd: ["):
+                if (process / "cmdline").read_bytes().startswith(b"slurmstepd: ["):
                     os.kill(int(process.name), signal.SIGKILL)
+        for pid in processes_of_jobs():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def lose_node(self) -> None:
         """As `kill_node`, until the controller has missed it; then it comes back."""
