@@ -34,7 +34,10 @@ from snake import made_files  # noqa: E402
 from workflow import environment, prepare, run  # noqa: E402
 
 # Made by Slurm unless more is asked for: rows of a model, a dictionary of them, its numbers.
-UNMADE = ["activations/dense/seed-0/validation", "dictionaries/moe-dense"]
+UNMADE = [
+    "activations/dense/seed-0/validation", "activations/dense/seed-0/validation.json",
+    "dictionaries/moe-dense",
+]  # fmt: skip
 SOONEST, LATEST = 1.0, 10.0  # seconds from one kill to the next
 DOWN = 4.0  # at most so many seconds what was killed is away
 
@@ -162,7 +165,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=19)
-    parser.add_argument("--part", nargs="+", default=UNMADE, help="folders of results to be made")
+    parser.add_argument("--part", nargs="+", default=UNMADE, help="of results, to be made by Slurm")
     options = parser.parse_args()
     even, folder = (options.folder.resolve() / name for name in ("even", f"chaos-{options.seed}"))
     if not (even / "results/fve.json").exists():
