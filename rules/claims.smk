@@ -25,6 +25,8 @@ rule judge:
         log_of("judge"),
     benchmark:
         benchmark_of("judge")
+    # It reads the note of fixed claims, which lies where the command runs.
+    localrule: True
     conda:
         "../envs/moediff.yaml"
     resources:

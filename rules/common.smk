@@ -24,6 +24,7 @@ from moediff.config.layout import one_of
 from moediff.core.errors import ConfigError, UserError
 from moediff.report import events
 from moediff.report.charts import CHARTS, of_each
+from snakemake.exceptions import WorkflowError
 
 SCHEMA, PRESETS = (
     yaml.safe_load((Path(workflow.basedir) / "config" / name).read_text(encoding="utf-8"))
@@ -59,6 +60,8 @@ MEMBERS = {(fit.member.comparison, fit.member.name): fit.member for fit in FITS}
 # others share.
 CORES = None if workflow.remote_exec else workflow.resource_settings.cores
 THREADS = max(1, CORES // 2) if CORES else 4
+# Where results go if not to the disk: an object store, as s3; None: to the disk.
+STORE = getattr(workflow.storage_settings, "default_storage_provider", None)
 VERSIONS = settings.STAGE_VERSIONS
 # What planted worlds are fitted by: our default recipe and the paper's, whatever the config's are.
 PLANTED_RECIPES = {
@@ -81,7 +84,7 @@ onstart:
     if workflow.is_main_process:
         try:
             made_in.claim(config["results"], Path.cwd(), made_in.config_digest(config))
-            fixing.fix(Path(config["results"]), CLAIMS["digest"])
+            fixing.fix(Path(config["results"]), CLAIMS["digest"], measured_in_store())
         except UserError as error:
             sys.exit(f"config error: {error}")
 
@@ -148,6 +151,23 @@ def needs(
 def refuse(what, why):
     """End the command with one line before any job: what was asked for cannot be had from this config."""
     sys.exit(f"config error: {what}: {why}")
+
+
+def check_store():
+    """End the command with one line where results go to a bucket that cannot be reached, before any job."""
+    if not workflow.is_main_process or STORE is None:
+        return
+    try:
+        exists(result("fve.json"))
+    except WorkflowError as error:
+        why = str(error).splitlines()[-1]
+        refuse(
+            f"{workflow.storage_settings.default_storage_prefix}: cannot be reached",
+            f"{why}; see to the network, the endpoint and the keys, then run the same command again",
+        )
+
+
+check_store()
 
 
 wildcard_constraints:

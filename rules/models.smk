@@ -5,6 +5,7 @@ rule load:
     input:
         checkpoint_files,
         vocabulary=at("vocabulary"),
+        tokenizer=tokenizer_beside(),
     output:
         manifest=at("model", file="model.json"),
     log:

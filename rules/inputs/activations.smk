@@ -77,7 +77,7 @@ def rows_path(wildcards):
 
 def rows_files(wildcards):
     """The same, file by file: an edited one is read again."""
-    return settings.row_files(rows_path(wildcards))
+    return local(settings.row_files(rows_path(wildcards)))
 
 
 def all_rows_files():
@@ -87,7 +87,7 @@ def all_rows_files():
         for name in EXTERNAL
         for split in settings.ROW_SPLITS
         for path in settings.row_paths(config, name, split)
-        for file in settings.row_files(path)
+        for file in local(settings.row_files(path))
     ]
 
 

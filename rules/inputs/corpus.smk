@@ -1,4 +1,5 @@
-# What documents, tokenizer and token shards are made of.
+# What documents, tokenizer and token shards are made of. The user's own files are `local` here and elsewhere:
+# read where the config says that they lie, wherever results go.
 
 
 def domain_settings(wildcards):
@@ -9,7 +10,7 @@ def domain_settings(wildcards):
 
 def domain_files(wildcards):
     """The user's own text files: an edited or a new one reads the domain again."""
-    return settings.text_files(config, wildcards.domain)
+    return local(settings.text_files(config, wildcards.domain))
 
 
 def domain_bytes(wildcards):
@@ -23,7 +24,9 @@ def corpus_files():
 def tokenizer_sources(wildcards):
     """A trained tokenizer reads the corpus, a pretrained one its folder when it is local."""
     tokenizer = config["corpus"]["tokenizer"]
-    return corpus_files() if "train" in tokenizer else settings.tokenizer_files(tokenizer["load"])
+    if "train" in tokenizer:
+        return corpus_files()
+    return local(settings.tokenizer_files(tokenizer["load"]))
 
 
 def token_shard(split, shard):

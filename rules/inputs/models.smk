@@ -12,7 +12,14 @@ def model_settings(wildcards):
 
 def checkpoint_files(wildcards):
     """Files of a local checkpoint: a changed one is described again."""
-    return settings.checkpoint_files(config["models"][wildcards.model]["load"])
+    return local(settings.checkpoint_files(config["models"][wildcards.model]["load"]))
+
+
+def tokenizer_beside():
+    """The tokenizer that `load` finds beside the vocabulary. It is named where results go to a bucket, from
+    which comes only what is named; elsewhere it never was, and one input more would load all models again.
+    """
+    return at("tokenizer") if STORE else []
 
 
 def manifest(model, seed):

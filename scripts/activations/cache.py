@@ -53,5 +53,5 @@ with job(snakemake, torch_threads=True) as log:
     preemption.too_late()  # a job that fails loses its outputs, and with them what waited
     for path, output in waiting:
         os.utime(path)  # an output is newer than what it was made of
-        os.replace(path, output)
+        artifact.move_whole(path, output)
         path.parent.rmdir()

@@ -14,7 +14,7 @@ with job(snakemake) as log:
     judged = assembly.judged(
         params.claims, evidence, params.analysis, params.whole, params.penalties
     )
-    digest, results = params.claims["digest"], Path(snakemake.output[0]).parent
+    digest, results = params.claims["digest"], Path(snakemake.config["results"])
     told = {"claims_digest": digest, "exploratory": fixing.exploratory(results, digest)}
     artifact.write_json(snakemake.output[0], artifact.made_by("claims") | judged | told)
     if told["exploratory"]:

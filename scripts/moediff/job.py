@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moediff.core import gpus, job_log, preemption
 from moediff.core.errors import UserError, of_the_machine
+
+# How Snakemake names the local copy of an object of a bucket, and a command that removes it.
+_COPY = re.compile(r"\.snakemake/storage/s3/(?=\w)")
+_REMOVAL = re.compile(rf"\brm (-r )?'{_COPY.pattern}")
 
 # Objects made before the garbage collector looks at them, 700 otherwise. Imports make hundreds of thousands
 # that all stay: looking less often takes a tenth off the import of transformers, and no memory.
@@ -73,7 +78,7 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
         log.error("%s", job_log.told_to_end(snakemake.rule, end.signal))
         sys.exit(end.code)
     except UserError as error:
-        log.error("%s", job_log.failed(snakemake.rule, error))
+        log.error("%s", job_log.failed(snakemake.rule, of_objects(str(error))))
         sys.exit(1)
     except Exception as error:
         told = of_the_machine(error)
@@ -85,6 +90,13 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
         # The process ends here: no need to take apart, object by object, what was imported. That is
         # a second of each job that imports transformers.
         gc.freeze()
+
+
+def of_objects(message: str) -> str:
+    """A message that names objects of a bucket, and a command that removes them, in place of local copies."""
+    options = {None: "", "-r ": "--recursive "}
+    removed = _REMOVAL.sub(lambda rm: f"aws s3 rm {options[rm[1]]}'s3://", message)
+    return _COPY.sub("s3://", removed)
 
 
 def fit_of(wildcards: Any) -> dict[str, Any]:

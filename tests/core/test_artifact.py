@@ -385,3 +385,19 @@ def test_a_table_that_may_not_be_read_is_not_called_damaged(
     ) as caught:
         artifact.read_parquet(path)
     assert "rm " not in str(caught.value)
+
+
+def test_a_file_moves_whole_within_a_disk_and_to_another(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "other", "1m") as other:
+        for target in (tmp_path / "target", other / "target"):
+            source = tmp_path / "source"
+            source.write_bytes(b"rows")
+            artifact.move_whole(source, target)
+            assert target.read_bytes() == b"rows"
+            assert not source.exists()
+        full, kept = tmp_path / "full", b"0" * 2**21
+        full.write_bytes(kept)
+        with pytest.raises(UserError, match="No space left on device"):
+            artifact.move_whole(full, other / "full")
+        assert full.read_bytes() == kept
+        assert [path.name for path in other.iterdir()] == ["target"]

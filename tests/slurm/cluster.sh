@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A real Slurm of one node on this machine, with two pretended GPUs: munge, slurmctld and slurmd, as root, without systemd.
 #   cluster.sh install | up FOLDER | down FOLDER
+#   cluster.sh controller FOLDER | node FOLDER        start slurmctld or slurmd again, after it was killed
 # All that it writes lies in FOLDER, but for links to its configuration in /etc/slurm: jobs lose SLURM_CONF on the way.
 set -euo pipefail
 folder=${2:-}
@@ -50,6 +51,7 @@ SlurmdParameters=config_overrides
 MailProg=/bin/true
 MinJobAge=3600
 KillWait=5
+SlurmdTimeout=15
 ReturnToService=2
 GresTypes=gpu
 NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=64000 Gres=gpu:2
@@ -74,10 +76,16 @@ case ${1:-} in
       setpriv --reuid=munge --regid=munge --clear-groups munged --force
       cp /run/munge/munged.pid "$folder/munged.pid"
     fi
+    "$0" controller "$folder"
+    "$0" node "$folder"
+    ;;
+  controller)
     slurmctld
-    until_true 20 "scontrol ping | grep 'is UP'"
+    until_true 60 "scontrol ping | grep 'is UP'"
+    ;;
+  node)
     slurmd -N "$host"
-    until_true 20 "sinfo -h -o %t | grep -x idle"
+    until_true 60 "sinfo -h -o %t | grep -xE 'idle|mix|alloc|comp'" # of the jobs that waited for it, some may run
     ;;
   down)
     for name in slurmd slurmctld munged; do
@@ -90,7 +98,7 @@ case ${1:-} in
     done
     ;;
   *)
-    echo "usage: $0 install | up FOLDER | down FOLDER" >&2
+    echo "usage: $0 install | up FOLDER | down FOLDER | controller FOLDER | node FOLDER" >&2
     exit 2
     ;;
 esac

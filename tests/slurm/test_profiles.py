@@ -1,7 +1,7 @@
 """The profiles of clusters: planned on a machine without any, and on a real Slurm of this machine.
 
-Slurm ends a study that is half done, while one of its jobs is cancelled and one put back into the queue.
-Meanwhile the plans are made.
+Slurm ends a study that is half done, while its jobs are cancelled, put back into the queue, near their time
+limit and on a node that is lost, and its controller is killed. Meanwhile the plans are made.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -24,10 +25,11 @@ import polars as pl
 import pytest
 import yaml
 
+from clusters import Script, Slurm, scripts, until
 from moediff.config import plugins
 from workflow import ROOT, environment, prepare
 
-CLUSTER = ROOT / "tests/slurm/cluster.sh"
+FIT_LOG = "results/logs/fit/moe-dense/moe.0_dense.0/default-0.log"
 CONFIG = ROOT / "config"
 STUDIES = {  # folder of results -> config files
     "results": ["config"],
@@ -51,43 +53,49 @@ def command(profile: str, *arguments: str, configs: list[Path], target: str) -> 
 
 @dataclass
 class Watched:
-    """A run by Slurm. What its scripts saw is read from their processes; two of them are disturbed."""
+    """A run by Slurm. What its scripts saw is read from their processes; some of them are disturbed."""
 
     folder: Path
     process: subprocess.Popen
+    slurm: Slurm
     devices: dict[str, set[str | None]] = field(default_factory=lambda: defaultdict(set))
-    disturbed: dict[str, str] = field(default_factory=dict)  # script -> number of its job
-    DISTURB = {"train": ["scontrol", "requeue"], "cache": ["scancel"]}  # noqa: RUF012
+    disturbed: dict[str, str] = field(default_factory=dict)  # what was done -> to which job
 
     def watch(self) -> None:
         """Until the run ends."""
         while self.process.poll() is None:
-            for name, seen in self.scripts():
-                self.devices[name].add(seen.get("CUDA_VISIBLE_DEVICES"))
-                first = (
-                    seen.get("SLURM_ARRAY_TASK_ID") == "1"
-                )  # whom the others of an array wait for
-                if name in self.DISTURB and name not in self.disturbed and not first:
-                    self.disturbed[name] = seen["SLURM_JOB_ID"]
-                    array = seen.get("SLURM_ARRAY_JOB_ID")
-                    job = (
-                        f"{array}_{seen['SLURM_ARRAY_TASK_ID']}" if array else seen["SLURM_JOB_ID"]
-                    )
-                    subprocess.run([*self.DISTURB[name], job], check=True)
-            time.sleep(0.1)
+            for script in scripts(self.folder):
+                self.devices[script.name].add(script.environment.get("CUDA_VISIBLE_DEVICES"))
+                self.disturb(script)
+            time.sleep(0.05)
 
-    def scripts(self) -> Iterator[tuple[str, dict[str, str]]]:
-        """Name and environment of every script of the run that works."""
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                name = re.search(
-                    rb"\.snakemake/scripts/tmp\w+\.(\w+)\.py", (process / "cmdline").read_bytes()
-                )
-                if name and (process / "cwd").resolve() == self.folder:
-                    lines = (process / "environ").read_bytes().decode().split("\0")
-                    yield name[1].decode(), dict(line.split("=", 1) for line in lines if line)
-            except OSError:  # it has ended
-                continue
+    def disturb(self, script: Script) -> None:
+        if script.name == "train" and "requeued" not in self.disturbed:
+            self.disturbed["requeued"] = script.job
+            subprocess.run(["scontrol", "requeue", script.job], check=True)
+        # The others of an array wait for its first.
+        elif script.name == "cache" and "cancelled" not in self.disturbed:
+            if (task := script.environment.get("SLURM_ARRAY_TASK_ID")) != "1":
+                self.disturbed["cancelled"] = script.job
+                array = script.environment.get("SLURM_ARRAY_JOB_ID")
+                subprocess.run(["scancel", f"{array}_{task}" if array else script.job], check=True)
+        elif script.name == "fit" and "ran out of time" not in self.disturbed:
+            if self.is_amid_its_steps():
+                self.disturbed["ran out of time"] = script.job
+                # There is little to do: it would be done meanwhile. Slurm continues what it tells to end.
+                script.signal(signal.SIGSTOP)
+                self.slurm.kill_controller()
+                self.slurm.start_controller()
+                self.slurm.shorten(script.job)
+                until(script.has_ended, 120, "its end near its time limit")
+        elif script.name == "fit" and "lost" not in self.disturbed:
+            self.disturbed["lost"] = script.job
+            script.signal(signal.SIGSTOP)
+            self.slurm.lose_node()
+
+    def is_amid_its_steps(self) -> bool:
+        said = (self.folder / FIT_LOG).read_text() if (self.folder / FIT_LOG).exists() else ""
+        return re.search(" rows$", said, re.MULTILINE) is not None and "done in" not in said
 
     @cached_property
     def jobs(self) -> list[dict[str, str]]:
@@ -105,7 +113,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     """A Slurm of one node with two pretended GPUs."""
     if not shutil.which("slurmd") or not shutil.which("munged"):
         pytest.skip("no slurmd or no munged here: tests/slurm/cluster.sh install")
@@ -113,18 +121,17 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         pytest.skip("only root can start a Slurm")
     if Path("/etc/slurm/slurm.conf").exists():
         pytest.skip("this machine has a Slurm of its own")
-    folder = tmp_path_factory.mktemp("slurm")
+    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
     try:
-        up = subprocess.run([CLUSTER, "up", folder], capture_output=True, text=True, check=False)
-        assert up.returncode == 0, up.stderr
-        yield
+        cluster.up()
+        yield cluster
     finally:
-        subprocess.run([CLUSTER, "down", folder], check=True)
+        cluster.down()
 
 
 @pytest.fixture(scope="module")
 def begun(
-    slurm: None, finished: Path, tmp_path_factory: pytest.TempPathFactory
+    slurm: Slurm, finished: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
     """The run that is under way: one model of the study and all that is made of it."""
     folder = Path(
@@ -139,6 +146,7 @@ def begun(
     for name in (*made, "state"):
         shutil.rmtree(folder / "results" / name)
     (folder / "results/fve.json").unlink()
+    (folder / FIT_LOG).unlink()
     # As many threads as where the study was run before, and a look at jobs more often than each 40 s.
     options = ["--set-threads", *(f"{rule}=1" for rule in ("train", "fit", "metrics"))]
     options += ["--slurm-init-seconds-before-status-checks", "1"]
@@ -148,7 +156,7 @@ def begun(
             command("slurm", *options, configs=[folder / "config.yaml"], target="results/fve.json"),
             cwd=folder, env=environment(), stdout=log, stderr=log,
         )  # fmt: skip
-    watched = Watched(folder, process)
+    watched = Watched(folder, process, slurm)
     thread = threading.Thread(target=watched.watch)
     thread.start()
     yield watched
@@ -166,14 +174,13 @@ def test_a_run_by_slurm_begins(begun: Watched) -> None:
 
 
 class Empty(BaseHTTPRequestHandler):
-    """An object store whose one bucket holds the text and nothing else."""
+    """An object store whose one bucket holds nothing."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # by which every answer in two parts takes 40 ms
 
     def do_HEAD(self) -> None:  # of the bucket, or of an object
-        held = self.path.count("/") == 1 or "/text/" in self.path
-        self.answer(200 if held else 404, b"")
+        self.answer(200 if self.path.count("/") == 1 else 404, b"")
 
     def do_GET(self) -> None:  # what a folder holds
         self.answer(200, b"<ListBucketResult/>")
@@ -310,7 +317,8 @@ def test_shards_are_one_array_of_equal_jobs(begun: Watched) -> None:
 @pytest.mark.slurm
 def test_a_cancelled_job_is_tried_again_with_twice_the_memory(begun: Watched) -> None:
     (lost,) = (job for job in begun.of("cache") if job["JobState"] == "CANCELLED")
-    assert lost["JobId"] == begun.disturbed["cache"]
+    assert lost["JobId"] == begun.disturbed["cancelled"]
+    assert "SLURM status is: 'CANCELLED'" in (begun.folder / "run.log").read_text()
     others, again = begun.of("cache")[:-1], begun.of("cache")[-1]
     assert [job["JobState"] for job in [*others, again]].count("COMPLETED") == len(others) == 3
     before, after = (int(job["MinMemoryNode"].rstrip("M")) for job in (lost, again))
@@ -321,12 +329,36 @@ def test_a_cancelled_job_is_tried_again_with_twice_the_memory(begun: Watched) ->
 @pytest.mark.slurm
 def test_a_job_put_back_into_the_queue_ends_well_and_is_no_new_one(begun: Watched) -> None:
     (job,) = begun.of("train")
-    assert job["JobId"] == begun.disturbed["train"]
+    assert job["JobId"] == begun.disturbed["requeued"]
     assert (job["Restarts"], job["JobState"]) == ("1", "COMPLETED")
 
 
 @pytest.mark.slurm
-def test_the_generic_profile_runs_a_job(slurm: None, finished: Path, tmp_path: Path) -> None:
+def test_a_job_near_its_time_limit_is_told_to_end_and_tried_again(begun: Watched) -> None:
+    """It lived on while the controller was killed, and started again, before."""
+    ended, again, *_ = begun.of("fit")
+    assert ended["JobId"] == begun.disturbed["ran out of time"]
+    assert ended["JobState"] == "FAILED"
+    assert ended["TimeLimit"] < "00:10:00"
+    assert again["TimeLimit"] == "00:40:00"
+
+
+@pytest.mark.slurm
+def test_a_job_of_a_lost_node_starts_again_by_itself_and_goes_on_at_its_step(
+    begun: Watched,
+) -> None:
+    """Where the node is back within the minute, what was still to be told to it may end the job once more."""
+    _, lost, *_ = begun.of("fit")
+    assert lost["JobId"] == begun.disturbed["lost"]
+    assert lost["Restarts"] == "1"
+    assert begun.of("fit")[-1]["JobState"] == "COMPLETED"
+    # The step at which the job before it was told to end.
+    (step,) = re.findall(r"resumed after step (\d+)", (begun.folder / FIT_LOG).read_text())
+    assert int(step) > 0
+
+
+@pytest.mark.slurm
+def test_the_generic_profile_runs_a_job(slurm: Slurm, finished: Path, tmp_path: Path) -> None:
     config = prepare(tmp_path / "study") / "config.yaml"
     run = command("generic", configs=[config], target="results/corpus/made.parquet")
     found = subprocess.run(

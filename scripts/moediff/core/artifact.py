@@ -6,6 +6,7 @@ for any of them.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -298,6 +299,17 @@ def _tensor_digest(tensors: Mapping[str, Any]) -> str:
         parts += [name, str(tensor.dtype), list(tensor.shape)]
         parts.append(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest(*parts)
+
+
+def move_whole(source: Path | str, target: Path | str) -> None:
+    """Rename one file, or copy it whole and remove it where `target` lies on another disk."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy_whole(source, target)
+        os.unlink(source)
 
 
 def copy_whole(source: Path | str, target: Path | str) -> None:
