@@ -51,15 +51,21 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def training_texts(corpus: Sequence[Path | str]) -> Iterator[str]:
-    """Texts of the train split, at most TOKENIZER_BYTES a domain, in order of their ids."""
+    """Texts of the train split, at most TOKENIZER_BYTES a domain, in order of their ids.
+
+    Of what has been read only the texts of the least ids are held, as many as are given.
+    """
     for path in corpus:
-        frame = artifact.read_parquet(path, ["text", "document", "split"])
-        size = 0
-        for text in frame.filter(pl.col("split") == "train").sort("document")["text"]:
-            yield text
-            size += len(text.encode())
-            if size >= TOKENIZER_BYTES:
-                break
+        least: pl.DataFrame | None = None
+        for frame in artifact.parquet_parts(path, ["text", "document", "split"]):
+            frame = frame.filter(pl.col("split") == "train").select("text", "document")
+            if least is not None:
+                frame = pl.concat([least, frame])
+            frame = frame.sort("document")
+            before = frame["text"].str.len_bytes().cast(pl.UInt64).cum_sum().shift(1, fill_value=0)
+            least = frame.filter(before < TOKENIZER_BYTES)
+        if least is not None:
+            yield from least["text"]
 
 
 def load_tokenizer(
