@@ -11,6 +11,7 @@ from moediff.config import (
     locks,
     made_in,
     places,
+    profiles,
     recipes,
     resources,
     roles,

@@ -148,13 +148,27 @@ def test_equals_the_formula_written_with_loops(split: Split, across: bool) -> No
     assert found["bigram"] < found["unigram"] - 0.5
 
 
-@pytest.mark.parametrize("block", [1, 7, 16])
+@pytest.mark.parametrize("block", [1, 170, 400])
 def test_counting_in_blocks_changes_nothing(split: Split, monkeypatch, block: int) -> None:
     train = split(*documents(60, 24, 13, seed=1))
     validation = split(*documents(20, 24, 13, seed=2))
     whole = losses(train, validation, 14)
-    monkeypatch.setattr(ngrams, "BLOCK", block)
+    for name, size in (("BLOCK", block), ("STRETCH", block), ("LEAF", 128)):
+        monkeypatch.setattr(ngrams, name, size)
     assert losses(train, validation, 14) == whole
+
+
+@pytest.mark.parametrize("count", [1, 9, 100, 127, 128, 129, 1000, 65_537, 300_001])
+@pytest.mark.parametrize("leaf", [128, 1 << 16])
+def test_a_sum_in_parts_is_that_of_numpy_to_the_last_bit(
+    monkeypatch: pytest.MonkeyPatch, count: int, leaf: int
+) -> None:
+    monkeypatch.setattr(ngrams, "LEAF", leaf)
+    numbers = -np.log(np.random.default_rng(count).random(count) ** 3)
+    left = iter(numbers)
+    found = ngrams._pairwise_sum(count, lambda size: np.fromiter(left, np.float64, size))
+    assert float(found) == float(numbers.sum())
+    assert next(left, None) is None
 
 
 # --- known answers ---------------------------------------------------------------------------

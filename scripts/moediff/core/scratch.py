@@ -18,7 +18,7 @@ import numpy as np
 
 from moediff.core.errors import writing
 
-BUFFER = 1 << 20  # bytes that are gathered before they are written
+BUFFER = 1 << 16  # bytes that are gathered before they are written
 
 
 class _File:

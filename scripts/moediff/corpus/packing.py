@@ -25,7 +25,11 @@ from moediff.corpus.encoding import encode, token_types
 
 _TEXT = struct.Struct("<qQ")  # before a text and its group: id, bytes of the text
 _DOCUMENT = struct.Struct("<qqqq")  # before the arrays of one: id, group, domain, tokens
-_OWN = {"document": np.dtype("<i8"), "group": np.dtype("<i8"), "domain": np.dtype(np.uint8)}
+_OWN: dict[str, Any] = {
+    "document": np.dtype("<i8"),
+    "group": np.dtype("<i8"),
+    "domain": np.dtype(np.uint8),
+}
 
 
 def packed(
@@ -139,12 +143,14 @@ def _encode(
 def _document(record: bytearray, kinds: Mapping[str, type]) -> dict[str, np.ndarray]:
     """The arrays of one encoded document, and its id, group and domain [1]."""
     identity, group, domain, count = _DOCUMENT.unpack_from(record)
-    place, found = _DOCUMENT.size, {}
+    place = _DOCUMENT.size
+    found: dict[str, np.ndarray] = {}
     for name, kind in kinds.items():
         found[name] = np.frombuffer(record, kind, count, place)
         place += found[name].nbytes
-    own = {"document": identity, "group": group, "domain": domain}
-    return found | {name: np.array([value], _OWN[name]) for name, value in own.items()}
+    for name, value in zip(_OWN, (identity, group, domain), strict=True):
+        found[name] = np.array([value], _OWN[name])
+    return found
 
 
 def _cut(
@@ -158,8 +164,8 @@ def _cut(
 
     def begun(first: int) -> dict[str, np.ndarray]:
         size = min(per_shard, sequences - first) * length
-        own: dict[str, Any] = {**kinds, **_OWN}
-        return {name: np.empty(size, kind) for name, kind in own.items()}
+        every: dict[str, Any] = {**kinds, **_OWN}
+        return {name: np.empty(size, kind) for name, kind in every.items()}
 
     first = place = 0
     shard = begun(first)

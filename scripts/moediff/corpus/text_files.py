@@ -98,12 +98,17 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
         if name not in found:
             columns = one_line(", ".join(found), 400)
             raise UserError(f"{path}: no column '{one_line(name, 80)}'; columns: {columns}")
+    damage: tuple[type[BaseException], ...] = (
+        *artifact.parquet_errors(),
+        NotImplementedError,
+        TypeError,
+    )
     try:
         # By pyarrow: polars reads several row groups ahead, which may be a whole file.
         with parquet.ParquetFile(place, pre_buffer=False) as pieces:
             for piece in pieces.iter_batches(ROWS_AT_ONCE, columns=wanted):
                 yield from pl.DataFrame(pl.from_arrow(piece)).iter_rows(named=True)
-    except (*artifact.parquet_errors(), NotImplementedError, TypeError) as error:
+    except damage as error:
         raise UserError(f"{path}: a damaged parquet file ({first_line(error)})") from error
 
 
