@@ -213,7 +213,7 @@ def packed(path: Path, tokenizer: Tokenizer, count: int, scratch: Path) -> list[
 def test_memory_of_packing_reading_and_counting_does_not_follow_the_text(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("BLOCK", 1024), ("STRETCH", 512), ("LEAF", 256)):
+    for name, value in (("BLOCK", 256), ("STRETCH", 128), ("LEAF", 128)):
         monkeypatch.setattr(ngrams, name, value)
     monkeypatch.setattr(scratch, "BUFFER", 1 << 9)
     found: dict[str, list[int]] = {}
@@ -235,6 +235,8 @@ def test_memory_of_packing_reading_and_counting_does_not_follow_the_text(
         }
         for name, job in work.items():
             found.setdefault(name, []).append(peak(job))
+    # Bytes: some for each document; digests and paths of 27 more shards; a few tables not merged yet. The
+    # 13,824 tokens more would take 55,000 where they are held, 400,000 as they were packed before.
+    grown = {"packing": 40 * 8 * 240, "reading": 15_000, "counting": 25_000, "a batch": 100}
     for name, (_, small, large) in found.items():
-        grown = 40 * 8 * 240 if name == "packing" else 200 * 240 // 8  # by documents; by shards
-        assert large < 1.15 * small + grown, (name, small, large)
+        assert large < 1.02 * small + grown[name], (name, small, large)

@@ -134,15 +134,11 @@ class TokenSplit:
             digests.append(shard.digest)
             count += len(shard.tokens)
         self.digest = artifact.digest(digests, attend_across_documents)
-        self._learned: list[int] | None = None  # domains whose tokens are targets; None: all
+        # Positions 1.. that can be predicted from what is before them: [sequence, position - 1].
+        self.is_target = Targets(self.starts, self.domain)
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    @property
-    def is_target(self) -> Targets:
-        """Positions 1.. that can be predicted from what is before them: [sequence, position - 1]."""
-        return Targets(self.starts, self.domain, self._learned)
 
     def part(self, rows: slice) -> TokenSplit:
         """A stretch of the sequences."""
@@ -150,6 +146,7 @@ class TokenSplit:
         found.digest = artifact.digest(self.digest, rows.start, rows.stop)
         found.tokens, found.domain = self.tokens.part(rows), self.domain.part(rows)
         found.starts = self.starts.part(rows)
+        found.is_target = Targets(found.starts, found.domain, self.is_target.learned)
         return found
 
     def only(self, domains: Sequence[str]) -> TokenSplit:
@@ -157,7 +154,9 @@ class TokenSplit:
         found = copy.copy(self)
         found.digest = artifact.digest(self.digest, list(domains))
         wanted = {self.domains.index(name) for name in domains}
-        found._learned = sorted(wanted if self._learned is None else wanted & {*self._learned})
+        learned = self.is_target.learned
+        both = sorted(wanted if learned is None else wanted & {*learned})
+        found.is_target = Targets(self.starts, self.domain, both)
         return found
 
 
@@ -167,7 +166,7 @@ class Targets:
 
     starts: Rows
     domain: Rows
-    learned: list[int] | None
+    learned: list[int] | None = None  # domains; None: all
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """[sequence, position - 1] of bool."""

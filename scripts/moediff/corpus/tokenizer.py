@@ -56,16 +56,22 @@ def training_texts(corpus: Sequence[Path | str]) -> Iterator[str]:
     Of what has been read only the texts of the least ids are held, as many as are given.
     """
     for path in corpus:
-        least: pl.DataFrame | None = None
+        # Python's own texts: a frame that is cut from others keeps the text of all of them.
+        least: list[tuple[str, str]] = []
         for frame in artifact.parquet_parts(path, ["text", "document", "split"]):
-            frame = frame.filter(pl.col("split") == "train").select("text", "document")
-            if least is not None:
-                frame = pl.concat([least, frame])
-            frame = frame.sort("document")
-            before = frame["text"].str.len_bytes().cast(pl.UInt64).cum_sum().shift(1, fill_value=0)
-            least = frame.filter(before < TOKENIZER_BYTES)
-        if least is not None:
-            yield from least["text"]
+            rows = frame.filter(pl.col("split") == "train").select("document", "text").iter_rows()
+            least = list(_as_long_as(sorted([*least, *rows])))
+        yield from (text for _, text in least)
+
+
+def _as_long_as(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Ids and texts until the texts have TOKENIZER_BYTES, the last one whole."""
+    size = 0
+    for row in rows:
+        yield row
+        size += len(row[1].encode())
+        if size >= TOKENIZER_BYTES:
+            return
 
 
 def load_tokenizer(

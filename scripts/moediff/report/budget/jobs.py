@@ -85,7 +85,9 @@ def _at_once(place: Mapping[str, Any], gpu: int) -> int:
 
 def _hours(jobs: int, hours: float | None, at_once: int) -> float | None:
     """Of jobs of one length, so many at once."""
-    return None if hours is None else round(math.ceil(jobs / at_once) * hours / jobs, 4)
+    if hours is None or not jobs:
+        return hours
+    return round(math.ceil(jobs / at_once) * hours / jobs, 4)
 
 
 def _row(

@@ -13,10 +13,10 @@ from moediff.corpus.ngrams import ngram_losses
 from moediff.corpus.tales import tales
 from moediff.corpus.tokenizer import train_tokenizer
 from moediff.report.budget import made
-from moediff.report.budget.clock import rate
+from moediff.report.budget.clock import Cost, cost
 from moediff.report.budget.jobs import Rates
 
-TALES = 150
+TALES = 400
 VOCABULARY = 512  # of a tokenizer that is trained in a moment; a larger one is about as fast
 SPLITS = {"fit": 0.0, "validation": 0.0}  # all of it is of the train split
 
@@ -28,35 +28,41 @@ def measured(config: Config, folder: Path) -> Rates:
     """
     if "corpus" not in config:
         return Rates()
-    lines, corpus = folder / "tales.jsonl", folder / "tales.parquet"
     texts = list(itertools.islice(tales(0), TALES))
-    lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    size = sum(len(text.encode()) for text in texts)
-    settings = {"source": "files", "paths": [str(lines)], "column": "text", "group": None,
+    settings = {"source": "files", "paths": [str(folder / "tales.jsonl")], "column": "text", "group": None,
                 "group_pattern": None}  # fmt: skip
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    each = sum(len(text.encode()) for text in texts) / TALES
 
-    def documents() -> int:
+    def documents(count: int) -> None:
+        (folder / "tales.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
         parts = sources.documents("made", settings, SPLITS, None)
-        artifact.write_parquet_parts(corpus, parts, artifact.made_by("documents"))
-        return size
+        artifact.write_parquet_parts(folder / "tales.parquet", parts, artifact.made_by("documents"))
 
-    reading = rate(documents)
+    read = cost(documents, TALES // 4)
+    documents(TALES)
     words, length = train_tokenizer(texts, VOCABULARY), config["corpus"]["sequence"]["length"]
-    count = max(1, size // 8 // length)  # sequences; text has at most 8 bytes a token
+    sequences = max(4, int(TALES * each) // 8 // length)  # text has at most 8 bytes a token
     shard = folder / "tales.h5"
 
-    def pack() -> int:
-        arguments = {"made": corpus}, {"made": 1.0}, words, 0, "train", count, length, 0, count
-        for arrays in packing.packed(*arguments, folder):
-            made_by = artifact.made_by("token_shards")
+    def pack(count: int) -> None:
+        corpus = {"made": folder / "tales.parquet"}, {"made": 1.0}
+        made_by = artifact.made_by("token_shards")
+        for arrays in packing.packed(*corpus, words, 0, "train", count, length, 0, count, folder):
             token_shards.write_token_shard(shard, arrays, ["made"], made.SOURCE, 0, made_by, [])
-        return count * length
 
-    packs = rate(pack)
+    packed = cost(pack, sequences // 4)
+    pack(sequences)
     split = token_shards.TokenSplit([shard], False, folder)
 
-    def counted() -> int:
-        ngram_losses(split, split, VOCABULARY, folder)
-        return count * length
+    def count_ngrams(count: int) -> None:
+        some = split.part(slice(0, count))
+        ngram_losses(some, some, VOCABULARY, folder)
 
-    return Rates(reading, packs, rate(counted))
+    counted = cost(count_ngrams, sequences // 4)
+    return Rates(_rate(read, each), _rate(packed, length), _rate(counted, length))
+
+
+def _rate(of_one: Cost, amount: float) -> float | None:
+    """Bytes or tokens a second, where one unit of work is so many; None where its time was lost in noise."""
+    return amount / of_one.each if of_one.each > 0 else None
