@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 RECENT = 1 << 16  # numbers in a set of Python's, which takes ten times as much
 
@@ -29,6 +31,8 @@ class Seen:
             return False
         self._recent.add(number)
         if len(self._recent) >= RECENT:
+            import numpy as np
+
             self._sorted.append(np.sort(np.fromiter(self._recent, np.int64, len(self._recent))))
             self._recent.clear()
             while len(self._sorted) > 1 and len(self._sorted[-2]) < 2 * len(self._sorted[-1]):
