@@ -14,6 +14,7 @@ from moediff.config import (
     made_in,
     places,
     planning,
+    profiles,
     recipes,
     resources,
     roles,
@@ -129,23 +130,26 @@ def needs(
     weights=lambda wildcards: 0,
     work=lambda wildcards: 0,
     megabytes=megabytes_of,
+    memory=None,
 ):
     """Resources of a rule: memory and minutes that grow with its input and each attempt, and `gpu` if it has one.
 
     `weights` gives megabytes of a model or dictionary, `work` its parameters times tokens or rows, `megabytes`
-    what of the input counts. Without a GPU the word `gpu` is left out, since Kubernetes puts a job that has it
-    on a node with one.
+    what of the input counts, `memory` what of it counts for memory, if that is not the same. Without a GPU
+    the word `gpu` is left out, since Kubernetes puts a job that has it on a node with one.
     """
 
-    def amount(name):
+    def amount(name, size):
         return lambda wildcards, input, attempt: resources.needs(
-            stage, config["device"], megabytes(input), weights(wildcards), work(wildcards), attempt
+            stage, config["device"], size(input), weights(wildcards), work(wildcards), attempt
         )[name]
 
     gpu = resources.needs(stage, config["device"])["gpu"]
-    return {"mem_mb": amount("mem_mb"), "runtime": amount("runtime")} | (
-        {"gpu": gpu} if gpu else {}
-    )
+    asked = {
+        "mem_mb": amount("mem_mb", memory or megabytes),
+        "runtime": amount("runtime", megabytes),
+    }
+    return asked | ({"gpu": gpu} if gpu else {})
 
 
 def refuse(what, why):

@@ -13,7 +13,7 @@ rule documents:
     conda:
         "../envs/moediff.yaml"
     resources:
-        **needs("documents"),
+        **needs("documents", memory=largest_file),
     params:
         settings=domain_settings,
         splits=config["corpus"]["splits"],

@@ -164,6 +164,7 @@ rule budget:
     params:
         config={key: config[key] for key in config if key not in ("results", "plots", "device")},
         primary=PRIMARY,
+        places=profiles.places(Path(workflow.basedir) / "profiles"),
         version=VERSIONS["budget"],
     script:
         "../scripts/report/budget.py"

@@ -27,7 +27,7 @@ def settings(*paths: Path | str, **keys: Any) -> dict:
 
 
 def read(*paths: Path | str, most_bytes: int | None = None, **keys: Any) -> pl.DataFrame:
-    return sources.documents("domain", settings(*paths, **keys), SPLITS, most_bytes)
+    return pl.concat(sources.documents("domain", settings(*paths, **keys), SPLITS, most_bytes))
 
 
 def jsonl(path: Path, rows: list[dict]) -> Path:

@@ -13,6 +13,12 @@ def domain_files(wildcards):
     return local(settings.text_files(config, wildcards.domain))
 
 
+def largest_file(input):
+    """Megabytes of the largest file of a domain, as far as it lies here: a plain text is one document."""
+    sizes = [Path(file).stat().st_size for file in input if Path(file).is_file()]
+    return max(sizes, default=0) / resources.MEGABYTE
+
+
 def domain_bytes(wildcards):
     return settings.text_bytes(config, wildcards.domain)
 

@@ -13,8 +13,15 @@ with job(snakemake) as log:
     settings = dict(params.settings)
     if "paths" in settings:  # the files that were planned: a glob could match what was made since
         settings["paths"] = [glob.escape(path) for path in snakemake.input]
-    table = sources.documents(name, settings, params.splits, params.most_bytes)
+    count = size = 0
+
+    def parts():
+        global count, size
+        for table in sources.documents(name, settings, params.splits, params.most_bytes):
+            count += len(table)
+            size += table["text"].str.len_bytes().sum()
+            yield table
+
     provenance = artifact.made_by("documents", domain=dict(params.settings), splits=params.splits)
-    artifact.write_parquet(snakemake.output[0], table, provenance)
-    megabytes = table["text"].str.len_bytes().sum() / 1e6
-    log.info("domain %s: %d documents, %.1f MB of text", name, len(table), megabytes)
+    artifact.write_parquet_parts(snakemake.output[0], parts(), provenance)
+    log.info("domain %s: %d documents, %.1f MB of text", name, count, size / 1e6)

@@ -3,12 +3,14 @@
 from moediff.job import job
 
 with job(snakemake) as log:
+    from pathlib import Path
+
     from moediff.core import artifact
     from moediff.corpus import packing, token_shards, tokenizer
 
     params = snakemake.params
     vocabulary = tokenizer.read_vocabulary(snakemake.input.vocabulary)
-    arrays = packing.pack(
+    shards = packing.packed(
         dict(zip(params.domains, snakemake.input.corpus, strict=True)),
         dict(zip(params.domains, params.weights, strict=True)),
         tokenizer.open_tokenizer(snakemake.input.tokenizer, vocabulary.digest),
@@ -17,20 +19,17 @@ with job(snakemake) as log:
         params.sequences,
         params.length,
         params.seed,
+        params.shard_tokens // params.length,
+        Path(snakemake.output[0]).parent,
     )
     provenance = artifact.made_by(
         "token_shards", split=params.split, seed=params.seed, weights=list(params.weights)
     )
-    per_shard = params.shard_tokens // params.length
-    for number, path in enumerate(snakemake.output):
-        part = slice(number * per_shard, (number + 1) * per_shard)
+    first = 0
+    for path, arrays in zip(snakemake.output, shards, strict=True):
         token_shards.write_token_shard(
-            path,
-            {name: array[part] for name, array in arrays.items()},
-            params.domains,
-            vocabulary.digest,
-            part.start,
-            provenance,
-            vocabulary.special,
+            path, arrays, params.domains, vocabulary.digest, first, provenance, vocabulary.special
         )
-    log.info("%s: %d tokens in %d shards", params.split, arrays["tokens"].size, number + 1)
+        first += len(arrays["tokens"])
+    count = first * params.length
+    log.info("%s: %d tokens in %d shards", params.split, count, len(snakemake.output))

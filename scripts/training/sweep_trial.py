@@ -1,6 +1,6 @@
 """One trial of the sweep over peak learning rates: fewer tokens, judged on others of the train split."""
 
-from moediff.job import job, state_folder
+from moediff.job import job, state_folder, state_root
 
 JUDGED = 100_000  # tokens at most, the last of the train split
 
@@ -18,7 +18,7 @@ with job(snakemake, torch_threads=True) as log:
 
     params, rate = snakemake.params, float(snakemake.wildcards.rate)
     name = f"{snakemake.wildcards.model} at {rate}"
-    train = TokenSplit(snakemake.input.train, params.across)
+    train = TokenSplit(snakemake.input.train, params.across, state_root(snakemake))
     if params.training["domains"]:
         train = train.only(params.training["domains"])
     judged = max(1, min(len(train) // 10, JUDGED // train.tokens.shape[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from moediff.corpus import installed
@@ -65,6 +66,7 @@ def test_help_has_topics_and_each_document_is_its_own_group() -> None:
 
 
 def test_there_is_text_enough_for_a_domain_of_the_default() -> None:
-    table = documents("prose", {"source": "prose"}, {"fit": 0.25, "validation": 0.1}, None)
+    tables = documents("prose", {"source": "prose"}, {"fit": 0.25, "validation": 0.1}, None)
+    table = pl.concat(tables)
     assert set(table["split"]) == {"train", "fit", "validation"}
     assert table["text"].str.len_chars().sum() > 1_000_000

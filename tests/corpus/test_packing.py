@@ -14,6 +14,7 @@ from moediff.core.errors import UserError
 from moediff.corpus import encoding, packing
 from moediff.corpus.document import group_id
 from moediff.corpus.sources import document_id
+from packed import pack, plainly
 
 # --- budgets ---------------------------------------------------------------------------------
 
@@ -49,6 +50,24 @@ def runs(arrays: dict[str, np.ndarray]) -> list[tuple[int, int, list[int]]]:
     return [(int(d[0]), int(n[0]), t.tolist()) for d, n, t in zip(*flat, strict=True)]
 
 
+@pytest.mark.parametrize("per_shard", [1, 5, 37, 100])
+def test_shard_after_shard_equals_all_at_once(
+    corpus: Callable, tokenizer: Tokenizer, per_shard: int
+) -> None:
+    shared = sentences(40, 3)
+    paths = corpus(
+        a={"train": sentences(400, 1) + shared, "fit": sentences(20, 4)},
+        b={"train": shared + sentences(300, 2) + sentences(20, 4)},
+    )
+    weights = {"a": 3, "b": 2}
+    found = pack(paths, weights, tokenizer, 0, "train", 37, 64, 5, per_shard)
+    expected = plainly(paths, weights, tokenizer, 0, "train", 37, 64, 5)
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        assert found[name].tobytes() == array.tobytes(), name
+
+
 def test_packing_gives_each_domain_its_budget_of_whole_documents(
     corpus: Callable, tokenizer: Tokenizer
 ) -> None:
@@ -56,7 +75,7 @@ def test_packing_gives_each_domain_its_budget_of_whole_documents(
     held = {"a": sentences(50, 4), "b": sentences(50, 5), "c": sentences(50, 6)}
     paths = corpus(**{name: {"train": train[name], "fit": held[name]} for name in train})
     weights = {"a": 2, "b": 1, "c": 1}
-    arrays = packing.pack(paths, weights, tokenizer, 0, "train", 37, 64, 0)
+    arrays = pack(paths, weights, tokenizer, 0, "train", 37, 64, 0)
 
     assert {key: array.shape for key, array in arrays.items()} == dict.fromkeys(arrays, (37, 64))
     types = {"tokens": "<u2", "start": "<u4", "end": "<u4", "word_end": "|b1"}
@@ -85,7 +104,7 @@ def test_packed_tokens_have_the_group_of_their_document_in_its_domain(
     texts = {"a": [f"one {n}" for n in range(9)] + [f"two {n}" for n in range(9)],
              "b": [f"one more {n}" for n in range(9)]}  # fmt: skip
     paths = corpus(**{name: {"fit": part} for name, part in texts.items()})
-    arrays = packing.pack(paths, {"a": 2, "b": 1}, tokenizer, 0, "fit", 6, 16, 0)
+    arrays = pack(paths, {"a": 2, "b": 1}, tokenizer, 0, "fit", 6, 16, 0)
     group_of = {
         int(document_id(text), 16): group_id(name, text[:3])  # as `corpus` names them
         for name, part in texts.items() for text in part
@@ -102,7 +121,7 @@ def test_packed_tokens_have_the_spans_of_their_documents(
     corpus: Callable, tokenizer: Tokenizer
 ) -> None:
     texts = [f"{number} naïve 狐 🦊 {text}" for number, text in enumerate(sentences(60, 1))]
-    arrays = packing.pack(corpus(a={"fit": texts}), {"a": 1}, tokenizer, 0, "fit", 20, 32, 0)
+    arrays = pack(corpus(a={"fit": texts}), {"a": 1}, tokenizer, 0, "fit", 20, 32, 0)
     documents = {int(document_id(text), 16): text for text in texts}
     flat = {key: array.ravel() for key, array in arrays.items()}
     for document in set(flat["document"].tolist()):
@@ -115,8 +134,7 @@ def test_packed_tokens_have_the_spans_of_their_documents(
 def test_packing_is_fixed_by_its_seed(corpus: Callable, tokenizer: Tokenizer) -> None:
     paths = corpus(a={"fit": sentences(200, 1)}, b={"fit": sentences(200, 2)})
     first, again, other = (
-        packing.pack(paths, {"a": 1, "b": 1}, tokenizer, 0, "fit", 20, 32, seed)
-        for seed in (3, 3, 4)
+        pack(paths, {"a": 1, "b": 1}, tokenizer, 0, "fit", 20, 32, seed) for seed in (3, 3, 4)
     )
     for key in first:
         assert first[key].tobytes() == again[key].tobytes()
@@ -128,7 +146,7 @@ def test_packing_does_not_depend_on_the_order_of_the_rows(
 ) -> None:
     texts = sentences(100, 1)
     packed = [
-        packing.pack(corpus(a={"fit": order}), {"a": 1}, tokenizer, 0, "fit", 10, 32, 0)
+        pack(corpus(a={"fit": order}), {"a": 1}, tokenizer, 0, "fit", 10, 32, 0)
         for order in (texts, texts[::-1])
     ]
     assert packed[0]["tokens"].tobytes() == packed[1]["tokens"].tobytes()
@@ -148,7 +166,7 @@ def test_a_text_that_two_domains_hold_stays_with_the_first(
         """All of a split, packed: the domain of each document."""
         sizes = [sum(len(tokenizer.encode(text).ids) + 1 for text in texts) for texts in expected]
         weights = dict(zip("ab", sizes, strict=True))  # so that each gives all that it has
-        arrays = packing.pack(paths, weights, tokenizer, 0, split, 1, sum(sizes), 0)
+        arrays = pack(paths, weights, tokenizer, 0, split, 1, sum(sizes), 0)
         return {document: domain for document, domain, _ in runs(arrays)}
 
     def ids(texts: list[str], domain: int) -> dict[int, int]:
@@ -169,7 +187,7 @@ def test_too_little_text_names_the_domain_and_the_split(
     paths = corpus(a={"fit": texts}, small={"train": texts[:50], "fit": ["moon", "moon moon"]})
     size = sum(len(tokenizer.encode(text).ids) + 1 for text in ("moon", "moon moon"))
     with pytest.raises(UserError) as caught:
-        packing.pack(paths, {"a": 1, "small": 1}, tokenizer, 0, "fit", 10, 32, 0)
+        pack(paths, {"a": 1, "small": 1}, tokenizer, 0, "fit", 10, 32, 0)
     message = str(caught.value)
     assert "\n" not in message
     assert f"domain 'small': split 'fit' holds {size} tokens in 2 documents, 160 are" in message

@@ -123,13 +123,13 @@ def test_reading_stops_after_most_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sources.TEXT_SOURCES, "stdlib", endless)
     for most, count in ((80, 10), (81, 11), (1, 1)):
         given.clear()
-        frame = sources.documents("domain", {"source": "stdlib"}, SPLITS, most)
+        frame = pl.concat(sources.documents("domain", {"source": "stdlib"}, SPLITS, most))
         assert (len(frame), len(given)) == (count, count)
 
 
 def test_modules_can_be_left_out_of_the_standard_library() -> None:
     def names(**keys: Any) -> set[str]:
-        frame = sources.documents("code", {"source": "stdlib"} | keys, SPLITS, None)
+        frame = pl.concat(sources.documents("code", {"source": "stdlib"} | keys, SPLITS, None))
         return set(frame["source"])
 
     every, some = names(longest=200), names(longest=200, skip=["encodings/*", "stringprep.py"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from documented import ROWS, SPLITS, refused
@@ -57,7 +58,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_docstrings_are_read_from_a_package_that_is_never_imported(package: str) -> None:
     keys = {"source": "docstrings", "packages": [package]}
-    frame = sources.documents("science", keys, SPLITS, None)
+    frame = pl.concat(sources.documents("science", keys, SPLITS, None))
     module = f"{package}/core.py"
     assert frame["source"].to_list() == [
         f"{module}#module", f"{module}#Shelf", f"{module}#put", f"{module}#inner",
@@ -104,7 +105,7 @@ def test_stdlib_is_source_files_without_tests_or_installed_packages(
         (tmp_path / name).write_text(f"raise RuntimeError  # {name}\n", encoding="utf-8")
     (tmp_path / "old.py").write_bytes(b"# \xe9")
     keys = {"source": "stdlib"}
-    frame = sources.documents("code", keys, SPLITS, None)
+    frame = pl.concat(sources.documents("code", keys, SPLITS, None))
     assert set(frame["source"]) == kept
     assert frame["group"].to_list() == frame["source"].to_list()
     assert all(f"# {row['source']}\n" in row["text"] for row in frame.iter_rows(named=True))
@@ -125,7 +126,8 @@ def test_the_order_of_reading_is_not_that_of_the_split(
 def test_tales_are_the_same_for_one_seed_and_endless() -> None:
     keys = {"source": "tales"}
     first, again, other = (
-        sources.documents("stories", keys | {"seed": seed}, SPLITS, 50_000) for seed in (0, 0, 1)
+        pl.concat(sources.documents("stories", keys | {"seed": seed}, SPLITS, 50_000))
+        for seed in (0, 0, 1)
     )
     assert first.equals(again)
     assert set(first["document"]).isdisjoint(other["document"])
@@ -158,7 +160,7 @@ def test_the_hub_is_streamed_at_its_revision(monkeypatch: pytest.MonkeyPatch) ->
 
     offer(monkeypatch, load_dataset)
     keys = HUB | {"config": "en", "group": "source", "group_pattern": "^([^#]*)"}
-    frame = sources.documents("web", keys, SPLITS, None)
+    frame = pl.concat(sources.documents("web", keys, SPLITS, None))
     assert frame["text"].to_list() == [row["text"] for row in ROWS]
     assert frame["group"].to_list() == ["a.txt", "a.txt", "b.txt"]
     stream = {"split": "train", "revision": "abc123", "data_files": None, "streaming": True}
@@ -170,7 +172,7 @@ def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route to host\nsecond line")
 
     offer(monkeypatch, load_dataset)
-    message = refused(lambda: sources.documents("web", HUB, SPLITS, None))
+    message = refused(lambda: list(sources.documents("web", HUB, SPLITS, None)))
     assert "'some/data' at abc123 cannot be read (ConnectionError: no route to host)" in message
 
 
@@ -180,12 +182,14 @@ def test_a_hub_that_breaks_off_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError
 
     offer(monkeypatch, stream)
-    message = refused(lambda: sources.documents("web", HUB, SPLITS, None))
+    message = refused(lambda: list(sources.documents("web", HUB, SPLITS, None)))
     assert "'some/data'" in message
     assert "OSError" in message
 
 
 def test_a_hub_data_set_without_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, lambda *args, **keys: ROWS)
-    message = refused(lambda: sources.documents("web", HUB | {"column": "story"}, SPLITS, None))
+    message = refused(
+        lambda: list(sources.documents("web", HUB | {"column": "story"}, SPLITS, None))
+    )
     assert message == "some/data#0: no text under 'story'; keys: text, source, page"

@@ -26,7 +26,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 def read(*paths: Path | str, **keys: Any) -> pl.DataFrame:
     whole = {"source": "files", "column": "text", "group": None, "group_pattern": None}
     settings = whole | {"paths": [str(path) for path in paths]} | keys
-    return sources.documents("domain", settings, SPLITS, None)
+    return pl.concat(sources.documents("domain", settings, SPLITS, None))
 
 
 def refused(*paths: Path | str, **keys: Any) -> str:

@@ -26,13 +26,14 @@ from moediff.analysis.evaluation import measure
 from moediff.analysis.features import feature_table
 from moediff.config.versions import STAGE_PARTS, STAGE_VERSIONS
 from moediff.core import artifact
-from moediff.corpus import ngrams, packing, sources, token_shards
+from moediff.corpus import ngrams, sources, token_shards
 from moediff.corpus.tales import tales
 from moediff.corpus.tokenizer import train_tokenizer
 from moediff.dictionaries.fitting import fit
 from moediff.dictionaries.principal_components import principal_components
 from moediff.models import build
 from moediff.training import loop
+from packed import pack
 from workflow import ROOT
 
 GOLDEN = ROOT / "tests/golden.json"
@@ -54,7 +55,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     pattern = str(folder / "text" / "*.txt")
     settings = {"source": "files", "paths": [pattern], "column": "text", "group": None,
                 "group_pattern": None}  # fmt: skip
-    table = sources.documents("made", settings, {"fit": 0.3, "validation": 0.2}, None)
+    table = pl.concat(sources.documents("made", settings, {"fit": 0.3, "validation": 0.2}, None))
     name = pl.col("group").str.split("/").list.last()  # without the test's folder
     table = table.with_columns(pl.lit("train").alias("split"), name)
     found["documents"] = artifact.digest(table["document"].to_list())
@@ -62,7 +63,7 @@ def outcomes(folder: Path, token_shard) -> dict[str, object]:
     found["tokenizer"] = artifact.digest(sorted(tokenizer.get_vocab().items()))
     corpus = folder / "made.parquet"
     artifact.write_parquet(corpus, table, {"format": artifact.FORMAT})
-    packed = packing.pack({"made": corpus}, {"made": 1}, tokenizer, 0, "train", 20, 32, 0)
+    packed = pack({"made": corpus}, {"made": 1}, tokenizer, 0, "train", 20, 32, 0)
     found["token_shards"] = artifact.digest(
         *(packed[name] for name in ("tokens", "document", "group"))
     )

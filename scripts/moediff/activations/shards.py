@@ -84,6 +84,11 @@ class ArrayLayout:
         )
         return cls(shape, chunks, np.dtype(described["data_type"]))
 
+    def keys(self, name: str) -> Iterator[str]:
+        """Names inside the zip of the chunks of the array of that name, in order of its rows."""
+        for number in range(-(-self.shape[0] // self.chunks[0])):
+            yield array_key(name, number, len(self.shape))
+
     def parts(self) -> Iterator[str]:
         """Names inside the zip of what an array consists of."""
         yield "zarr.json"
@@ -122,11 +127,11 @@ class Shard:
             raise FileNotFoundError(f"{self.path}: no such activation shard")
         try:
             with zipfile.ZipFile(self.path) as archive:
-                self.members = {part.filename: part for part in archive.infolist()}
+                members = {part.filename: part for part in archive.infolist()}
                 count = len(archive.infolist())
                 described = {
                     name: json.loads(archive.read(name))
-                    for name in self.members
+                    for name in members
                     if name.endswith("zarr.json")
                 }
             self.facts: dict[str, Any] = described["zarr.json"]["attributes"]
@@ -141,14 +146,19 @@ class Shard:
             raise
         except Exception as error:  # a damaged zip or group raises a dozen unrelated classes
             raise unreadable(self.path, "not a whole activation shard", error) from error
-        self._check_parts(count)
+        self._check_parts(set(members), count)
+        # Of each chunk of an array its place, its bytes as stored (-1: compressed) and its checksum: a split
+        # has a chunk for every thousand rows, and all that zipfile knows of one takes thirty times as much.
+        self._chunks = {
+            name: np.array([_told(members[key]) for key in array.keys(name)], np.int64)
+            for name, array in self.arrays.items()
+        }  # [chunk, 3]
 
-    def _check_parts(self, count: int) -> None:
+    def _check_parts(self, names: set[str], count: int) -> None:
         """Every array that must be there, and every chunk of it, once, and nothing else."""
         needed = {*COLUMNS, *self.points}
         needed |= {f"{point}.{sums}" for point in self.points for sums in ("mean", "spread")}
         expected = {f"{name}/{p}" for name, array in self.arrays.items() for p in array.parts()}
-        names = set(self.members)
         odd = sorted(needed - set(self.arrays)) + sorted(names ^ (expected | {"zarr.json"}))
         if not odd and count != len(names):
             odd = ["a name that stands twice"]
@@ -213,16 +223,16 @@ class Shard:
 
     def _chunk(self, name: str, array: ArrayLayout, number: int) -> np.ndarray:
         """One chunk by one read of the file."""
-        part = self.members[array_key(name, number, len(array.shape))]
+        header, stored, checksum = self._chunks[name][number].tolist()
         content = np.empty(array.chunks, array.dtype)
-        if part.compress_type != zipfile.ZIP_STORED or part.file_size != content.nbytes:
+        if stored != content.nbytes:
             raise DamagedError(self.path, f"array '{name}' is not as it was written")
         try:
-            place = self._offset(part)
+            place = self._offset(header)
             size = os.preadv(self._handle(), [content.data.cast("B")], place)
         except (OSError, IndexError, OverflowError) as error:
             raise unreadable(self.path, f"array '{name}' is damaged", error) from error
-        if size != content.nbytes or zlib.crc32(content.data.cast("B")) != part.CRC:
+        if size != content.nbytes or zlib.crc32(content.data.cast("B")) != checksum:
             raise DamagedError(self.path, f"array '{name}' is damaged (chunk {number})")
         return content[: array.shape[0] - number * array.chunks[0]]
 
@@ -240,12 +250,10 @@ class Shard:
             os.close(self.file)
             self.file = None
 
-    def _offset(self, part: zipfile.ZipInfo) -> int:
+    def _offset(self, place: int) -> int:
         """Where a part's content begins: behind its local header, which has lengths of its own."""
-        header = os.pread(self._handle(), 30, part.header_offset)
-        return (
-            part.header_offset + 30 + header[26] + 256 * header[27] + header[28] + 256 * header[29]
-        )
+        header = os.pread(self._handle(), 30, place)
+        return place + 30 + header[26] + 256 * header[27] + header[28] + 256 * header[29]
 
     def __del__(self) -> None:
         self._close()
@@ -276,6 +284,12 @@ class Shard:
         found.mean, found.spread = self.read(f"{point}.mean"), self.read(f"{point}.spread")
         found.count = self.count - self.facts["massive"].get(point, 0)
         return found
+
+
+def _told(part: zipfile.ZipInfo) -> tuple[int, int, int]:
+    """Where the header of a part is, its bytes (-1: compressed) and its checksum."""
+    stored = part.compress_type == zipfile.ZIP_STORED
+    return part.header_offset, part.file_size if stored else -1, part.CRC
 
 
 def restored(stored: Tensor, exponent: int) -> Tensor:

@@ -39,8 +39,10 @@ class Needs:
 # Stage -> needs. Copies of weights: training and fitting hold weights, gradients, two moments and what
 # is being written; an analysis holds a dictionary in float64 and its codes.
 STAGES = {
+    # Text comes part by part (benchmarks/README.md): of files to read, the largest counts, which may be one
+    # document; of tables and tokens a little for what is known of each document.
     "documents": Needs(1000, 20, input_mb=6, input_minutes=60),
-    "tokens": Needs(1500, 20, input_mb=8, input_minutes=60),
+    "tokens": Needs(1500, 20, input_mb=0.25, input_minutes=60),
     "training": Needs(2000, 20, weights=8, steps=10, gpu=True),
     "loading": Needs(2000, 30, weights=2),
     "activations": Needs(2500, 20, input_mb=8, weights=2, steps=3, gpu=True),

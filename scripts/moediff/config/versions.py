@@ -37,7 +37,7 @@ STAGE_VERSIONS = {
     "exports": 1,
     "planted": 2,
     "plots": 7,
-    "budget": 3,
+    "budget": 4,
 }
 # What the files of a stage call it in their provenance where they do not bear its name: a stage that writes
 # several kinds of tables, and a dictionary that another library fitted.

@@ -195,6 +195,39 @@ def write_parquet(path: Path | str, frame: pl.DataFrame, provenance: Mapping[str
         seal.put(partial)
 
 
+def write_parquet_parts(
+    path: Path | str, parts: Iterable[pl.DataFrame], provenance: Mapping[str, Any]
+) -> None:
+    """Write a table that comes part by part, of which two at most are in memory; each is a row group.
+
+    A table of one part has the bytes that `write_parquet` gives it. Raises ValueError where none comes.
+    """
+    parts = iter(parts)
+    first = next(parts, None)
+    if first is None:
+        raise ValueError(f"{path}: a table without a part")
+    second = next(parts, None)
+    if second is None:
+        write_parquet(path, first, provenance)
+        return
+    from pyarrow import parquet
+
+    with whole(path) as partial:
+        table = first.to_arrow()
+        metadata = {_METADATA_KEY: canonical(provenance)}
+        schema = table.schema.with_metadata(metadata)
+        with parquet.ParquetWriter(
+            partial, schema, compression="zstd", write_statistics=False
+        ) as file:
+            file.write_table(table.replace_schema_metadata(metadata))
+            del first, table  # while the others come
+            while second is not None:
+                file.write_table(second.to_arrow().replace_schema_metadata(metadata))
+                del second
+                second = next(parts, None)
+        seal.put(partial)
+
+
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataFrame:
     """Read a table of ours; raise DamagedError when it is cut or altered.
 
@@ -217,6 +250,30 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> pl.DataF
         if _column_digest(frame[name]) != content:
             raise DamagedError(path, f"its column '{name}' does not match its digest")
     return frame
+
+
+def parquet_parts(path: Path | str, columns: list[str]) -> Iterator[pl.DataFrame]:
+    """The columns of a table of ours, one row group in memory after another; damage as `read_parquet`.
+
+    A table of before, which has no seal, comes whole: its digests are of whole columns.
+    """
+    import polars as pl
+    from pyarrow import parquet
+
+    try:
+        with literal(path).open("rb") as file:
+            sealed = seal.unbroken(Path(path))
+            table = parquet.ParquetFile(file, pre_buffer=False)
+            if missing := set(columns) - set(table.schema_arrow.names):
+                raise KeyError(*missing)
+            for number in range(table.num_row_groups if sealed else 0):
+                yield pl.DataFrame(pl.from_arrow(table.read_row_group(number, columns)))
+    except FileNotFoundError:
+        raise
+    except parquet_errors() as error:
+        raise unreadable(path, "not a whole parquet file", error) from error
+    if not sealed:
+        yield read_parquet(path, columns)
 
 
 def _column_digest(column: pl.Series) -> str:

@@ -14,8 +14,13 @@ from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, first_line, unreadable
 from moediff.corpus.document import Document, row_documents
 from moediff.corpus.installed import docstrings, prose, stdlib
+from moediff.corpus.seen import Seen
 from moediff.corpus.tales import tales
 from moediff.corpus.text_files import MARK, files
+
+# Text of a row group of a domain's table, and a last document. A table of one group, as all of ours were,
+# is written as it was before there were several.
+PART_BYTES = 1 << 25
 
 
 def generated(seed: int) -> Iterator[Document]:
@@ -79,37 +84,67 @@ def documents(
     settings: Mapping[str, Any],
     splits: Mapping[str, float],
     most_bytes: int | None,
-) -> pl.DataFrame:
-    """The documents of one domain: text, source, document (stable id), group, split.
+) -> Iterator[pl.DataFrame]:
+    """The documents of one domain, table after table of about PART_BYTES of text: text, source, document
+    (stable id), group, split.
 
     Where the settings have them, documents whose source one of the globs `skip` matches are left out, and
     others cut off after `longest` characters. A byte-order mark is no part of a text. Exact duplicates are
-    dropped, the first kept. Reading stops after `most_bytes` of text.
+    dropped, the first kept. Reading stops after `most_bytes` of text. Memory is that of one table, and 8
+    bytes a document, by which a duplicate is known.
     """
     common = ("source", "skip", "longest")
     keys = {key: value for key, value in settings.items() if key not in common}
     skip, longest = settings.get("skip", ()), settings.get("longest")
-    seen: dict[str, tuple[str, str, str, str, str]] = {}
+    seen, part = Seen(), _Part()
     size = 0
     for text, source, group in TEXT_SOURCES[settings["source"]](**keys):
         text = text.lstrip(MARK)[:longest]
         if not text.strip() or any(fnmatchcase(source, pattern) for pattern in skip):
             continue
-        identity = document_id(text)
-        if identity not in seen:
-            seen[identity] = (text, source, identity, group, assign_split(group, **splits))
-            size += len(text.encode())
+        content = text.encode()
+        identity = _content_id(content)
+        if seen.add(int(identity, 16)):
+            if part.full:
+                yield part.table()
+                part = _Part()
+            part.add(len(content), (text, source, identity, group, assign_split(group, **splits)))
+            size += len(content)
         if most_bytes is not None and size >= most_bytes:
             break
     if not seen:
         raise UserError(f"domain '{name}': its source ({settings['source']}) gave no text at all")
-    columns = ["text", "source", "document", "group", "split"]
-    return pl.DataFrame(list(seen.values()), schema=columns, orient="row")
+    yield part.table()
+
+
+class _Part:
+    """Rows of a table of documents, until they are enough."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str, str, str]] = []
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        return self.size >= PART_BYTES
+
+    def add(self, size: int, row: tuple[str, str, str, str, str]) -> None:
+        """A document whose text has `size` bytes."""
+        self.rows.append(row)
+        self.size += size
+
+    def table(self) -> pl.DataFrame:
+        columns = ["text", "source", "document", "group", "split"]
+        return pl.DataFrame(self.rows, schema=columns, orient="row")
 
 
 def document_id(text: str) -> str:
     """Stable id of a document: 15 hex digits of its text's SHA-256, which fit a signed 64-bit integer."""
-    return artifact.digest(text.encode())[:15]
+    return _content_id(text.encode())
+
+
+def _content_id(content: bytes) -> str:
+    return artifact.digest(content)[:15]
 
 
 def find_texts(corpus: Sequence[Path | str], documents: Iterable[int]) -> dict[int, str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars import selectors
 
 from moediff.config.base import matching_files
 from moediff.config.globs import glob_fault
@@ -24,6 +23,7 @@ from moediff.core.errors import UserError, first_line, one_line, reading
 from moediff.corpus.document import Document, row_documents
 
 MARK = "\ufeff"  # byte-order mark: how bytes were written, not text
+ROWS_AT_ONCE = 1024  # of a parquet file
 # First bytes of files that are no plain text, whatever their name says.
 _BEGINNINGS = {
     b"PAR1": "parquet; name it .parquet",
@@ -85,6 +85,8 @@ def _named_rows(
 
 
 def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
+    from pyarrow import parquet
+
     with reading(path):
         place = artifact.literal(path)
     try:
@@ -96,11 +98,18 @@ def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:
         if name not in found:
             columns = one_line(", ".join(found), 400)
             raise UserError(f"{path}: no column '{one_line(name, 80)}'; columns: {columns}")
+    damage: tuple[type[BaseException], ...] = (
+        *artifact.parquet_errors(),
+        NotImplementedError,
+        TypeError,
+    )
     try:
-        rows = table.select(selectors.by_name(*wanted)).collect()  # a name alone may be a pattern
-    except artifact.parquet_errors() as error:
+        # By pyarrow: polars reads several row groups ahead, which may be a whole file.
+        with parquet.ParquetFile(place, pre_buffer=False) as pieces:
+            for piece in pieces.iter_batches(ROWS_AT_ONCE, columns=wanted):
+                yield from pl.DataFrame(pl.from_arrow(piece)).iter_rows(named=True)
+    except damage as error:
         raise UserError(f"{path}: a damaged parquet file ({first_line(error)})") from error
-    yield from rows.iter_rows(named=True)
 
 
 def _json_rows(path: Path, wanted: list[str]) -> Iterator[Mapping[str, Any]]:

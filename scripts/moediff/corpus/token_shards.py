@@ -13,6 +13,7 @@ import numpy as np
 
 from moediff.core import artifact
 from moediff.core.errors import DamagedError, UserError, unreadable
+from moediff.core.scratch import Rows
 from moediff.corpus.packing import segment_starts
 
 _ARRAYS = ("tokens", "start", "end", "word_end", "document", "group", "domain")
@@ -97,17 +98,29 @@ def read_token_shard(path: Path | str) -> TokenShard:
 
 
 class TokenSplit:
-    """All sequences of a split in memory: 4 bytes a token, twice that while it is read.
+    """All sequences of a split: verified once, then read from a file under `scratch` as they are asked for.
 
-    `digest` tells splits apart by their tokens, by what attention sees, and by the part taken.
+    `tokens`, `domain` and `starts` [sequence, position] are `scratch.Rows`: a slice or numbers of sequences
+    give an array. On disk they take 4 bytes a token (6 of a large vocabulary), in memory nothing but one
+    shard while it is read. `digest` tells splits apart by their tokens, by what attention sees, and by the
+    part taken.
     """
 
-    def __init__(self, paths: Sequence[Path | str], attend_across_documents: bool = False) -> None:
-        tokens, domain, starts, digests, count = [], [], [], [], 0
-        for path in paths:  # one shard's document ids and spans, which are wide, at a time
+    def __init__(
+        self,
+        paths: Sequence[Path | str],
+        attend_across_documents: bool = False,
+        scratch: Path | str | None = None,
+    ) -> None:
+        digests, count = [], 0
+        for path in paths:
             shard = read_token_shard(path)
             if not count:
                 self.domains, tokenizer = shard.domains, shard.tokenizer
+                width = shard.tokens.shape[1:]
+                self.tokens, self.domain, self.starts = (
+                    Rows(kind, width, scratch) for kind in (shard.tokens.dtype, np.uint8, np.bool_)
+                )
             if (shard.domains, shard.tokenizer) != (self.domains, tokenizer):
                 raise UserError(
                     f"{path} and its fellows were made by different tokenizers or domains; "
@@ -115,17 +128,14 @@ class TokenSplit:
                 )
             if shard.first != count:
                 raise UserError(f"{path} and its fellows do not follow on; remove the folder")
-            tokens.append(shard.tokens)
-            domain.append(shard.domain)
-            starts.append(segment_starts(shard.document, attend_across_documents))
+            self.tokens.append(shard.tokens)
+            self.domain.append(shard.domain)
+            self.starts.append(segment_starts(shard.document, attend_across_documents))
             digests.append(shard.digest)
             count += len(shard.tokens)
         self.digest = artifact.digest(digests, attend_across_documents)
-        self.tokens = np.concatenate(tokens)  # [sequence, position]
-        self.domain = np.concatenate(domain)  # [sequence, position]
-        self.starts = np.concatenate(starts)  # [sequence, position]
         # Positions 1.. that can be predicted from what is before them: [sequence, position - 1].
-        self.is_target = ~self.starts[:, 1:]
+        self.is_target = Targets(self.starts, self.domain)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -134,14 +144,33 @@ class TokenSplit:
         """A stretch of the sequences."""
         found = copy.copy(self)
         found.digest = artifact.digest(self.digest, rows.start, rows.stop)
-        found.tokens, found.domain = self.tokens[rows], self.domain[rows]
-        found.starts, found.is_target = self.starts[rows], self.is_target[rows]
+        found.tokens, found.domain = self.tokens.part(rows), self.domain.part(rows)
+        found.starts = self.starts.part(rows)
+        found.is_target = Targets(found.starts, found.domain, self.is_target.learned)
         return found
 
     def only(self, domains: Sequence[str]) -> TokenSplit:
         """The same sequences, in which tokens of other domains are no targets."""
         found = copy.copy(self)
         found.digest = artifact.digest(self.digest, list(domains))
-        wanted = [self.domains.index(name) for name in domains]
-        found.is_target = self.is_target & np.isin(self.domain[:, 1:], wanted)
+        wanted = {self.domains.index(name) for name in domains}
+        learned = self.is_target.learned
+        both = sorted(wanted if learned is None else wanted & {*learned})
+        found.is_target = Targets(self.starts, self.domain, both)
         return found
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Which positions of sequences are targets, worked out as they are asked for."""
+
+    starts: Rows
+    domain: Rows
+    learned: list[int] | None = None  # domains; None: all
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """[sequence, position - 1] of bool."""
+        targets = ~self.starts[rows][:, 1:]
+        if self.learned is not None:
+            targets &= np.isin(self.domain[rows][:, 1:], self.learned)
+        return targets

@@ -51,15 +51,27 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def training_texts(corpus: Sequence[Path | str]) -> Iterator[str]:
-    """Texts of the train split, at most TOKENIZER_BYTES a domain, in order of their ids."""
+    """Texts of the train split, at most TOKENIZER_BYTES a domain, in order of their ids.
+
+    Of what has been read only the texts of the least ids are held, as many as are given.
+    """
     for path in corpus:
-        frame = artifact.read_parquet(path, ["text", "document", "split"])
-        size = 0
-        for text in frame.filter(pl.col("split") == "train").sort("document")["text"]:
-            yield text
-            size += len(text.encode())
-            if size >= TOKENIZER_BYTES:
-                break
+        # Python's own texts: a frame that is cut from others keeps the text of all of them.
+        least: list[tuple[str, str]] = []
+        for frame in artifact.parquet_parts(path, ["text", "document", "split"]):
+            rows = frame.filter(pl.col("split") == "train").select("document", "text").iter_rows()
+            least = list(_as_long_as(sorted([*least, *rows])))
+        yield from (text for _, text in least)
+
+
+def _as_long_as(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Ids and texts until the texts have TOKENIZER_BYTES, the last one whole."""
+    size = 0
+    for row in rows:
+        yield row
+        size += len(row[1].encode())
+        if size >= TOKENIZER_BYTES:
+            return
 
 
 def load_tokenizer(

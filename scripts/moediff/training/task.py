@@ -48,13 +48,13 @@ class Task:
 
 def run(task: Task, *, ranks: Ranks) -> None:
     """Train the task's model, from scratch or from the weights that it begins with, and write it."""
-    train = TokenSplit(task.tokens, task.across)
+    train = TokenSplit(task.tokens, task.across, task.state)
     if task.training["domains"]:
         train = train.only(task.training["domains"])
     plan = Plan.of(task.training, task.peak_lr, task.seed)
     if task.training["share"] < 1:
         plan = replace(plan, sequences=round(task.training["share"] * len(train)))
-    validation = TokenSplit(task.validation, task.across)
+    validation = TokenSplit(task.validation, task.across, task.state)
     vocabulary = read_vocabulary(task.vocabulary)
     device = pick_device(task.device)
     init = task.training.get("init", {})
