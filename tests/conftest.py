@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,6 +175,19 @@ def made_facts(model: str) -> dict:
 
 @pytest.fixture
 def aligned_rows(tmp_path: Path) -> Callable[..., AlignedRows]:
+    return rows_below(tmp_path)
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks meet on this machine's loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+def rows_below(place: Path) -> Callable[..., AlignedRows]:
     """Writes arrays [row, d], one a source, as shards of `shard_rows` rows and opens them."""
 
     def write(
@@ -201,7 +215,7 @@ def aligned_rows(tmp_path: Path) -> Callable[..., AlignedRows]:
             paths.append([])
             for start in range(0, count, shard_rows):
                 part = slice(start, start + shard_rows)
-                path = tmp_path / folder / f"{number}-{start}.zarr.zip"
+                path = place / folder / f"{number}-{start}.zarr.zip"
                 columns = {name: every[name][part] for name in COLUMNS}
                 stored = {"made": Stored("made.0", rows.shape[1], 0)}
                 writer = ShardWriter(path, columns, stored, "float32", chunk_rows)

@@ -68,7 +68,8 @@ def job(snakemake: Any, torch_threads: bool = False) -> Iterator[logging.Logger]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if snakemake.threads > 1 else "false")
     os.environ.setdefault("RAYON_NUM_THREADS", str(snakemake.threads))
     try:
-        with preemption.heeded(), gpus.taken(snakemake.resources.get("gpu", 0)):
+        wanted, nodes = snakemake.resources.get("gpu", 0), snakemake.resources.get("nodes", 1)
+        with preemption.heeded(), gpus.taken(-(-wanted // nodes)):  # those of this node
             if torch_threads:
                 import torch
 

@@ -21,4 +21,7 @@ with job(snakemake, torch_threads=True):
         keep=list(params.get("keep", [])), kept=list(written.get("kept", [])),
         sharded=bool(resources.get("sharded", 0)),
     )  # fmt: skip
-    together(resources.get("ranks", 1), task.run, whole)
+    together(
+        resources.get("ranks", 1), task.run, whole,
+        launcher=resources.get("mpi"), folder=state_root(snakemake),
+    )  # fmt: skip

@@ -47,17 +47,20 @@ def test_a_model_trained_by_two_ranks_is_that_of_one(copied: Path, sharded: int)
 
 
 @pytest.mark.slow
-def test_a_dictionary_fitted_by_two_ranks_is_that_of_one(copied: Path) -> None:
+@pytest.mark.parametrize("split", [0, 1])
+def test_a_dictionary_fitted_by_two_ranks_is_that_of_one(copied: Path, split: int) -> None:
     folder = copied / "results" / DICTIONARY
     wanted = pl.read_parquet(folder / "history.parquet")
-    weights = load_file(folder / "dictionary.safetensors")
+    names = ("dictionary.safetensors", "early.safetensors")
+    weights = {name: load_file(folder / name) for name in names}
     unmade(copied, "fit")
     target = f"results/{DICTIONARY}/dictionary.safetensors"
-    found = run(copied, target, "--set-resources", "fit:ranks=2")
+    found = run(copied, target, "--set-resources", "fit:ranks=2", f"fit:split={split}")
     assert found.returncode == 0, found.stderr
     assert (
         "fve 0." in (copied / "results/logs/fit/moe-dense/moe.0_dense.0/default-0.log").read_text()
     )
     history = pl.read_parquet(folder / "history.parquet")
     np.testing.assert_allclose(history["fve"], wanted["fve"], rtol=0, atol=1e-5)
-    alike(folder, "dictionary.safetensors", weights)
+    for name in names:
+        alike(folder, name, weights[name])

@@ -40,6 +40,7 @@ from moediff.hooks.proofs import prove
 from moediff.hooks.resuming import Beginning
 from moediff.hooks.routing import freezing, recording
 from moediff.models.families import Routed
+from moediff.models.placement import input_device
 
 log = logging.getLogger("moediff")
 LIVE, FROZEN = "live", "frozen"
@@ -196,7 +197,7 @@ def splice(
     also kept group by group. `frozen` also gives the losses with frozen routing, where a router is
     behind the point. Raises UserError where a point, a family or a mask does not fit.
     """
-    dictionary = in_float64(dictionary, sides[0].model.device)
+    dictionary = in_float64(dictionary, input_device(sides[0].model))
     gone = _features(dictionary, deleted or {})
     wanted = {without(name): numbers for name, numbers in (within or {}).items()}
     kept = {SPLICED, *map(without, by_group)}

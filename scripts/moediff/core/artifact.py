@@ -297,10 +297,23 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Any], metadata: Mappin
 
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     facts = json.loads(canonical(metadata))  # as they are read
-    facts[_CONTENT] = digest(_tensor_digest(plain), facts)
+    content = digest(_tensor_digest(plain), facts)
     with whole(path) as partial:
-        save_file(plain, partial, metadata={_METADATA_KEY: canonical(facts)})
+        save_file(plain, partial, metadata=sealed(facts, content))
         partial.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read it
+
+
+def sealed(facts: Mapping[str, Any], content: str) -> dict[str, str]:
+    """What a file of tensors holds beside them: `facts`, and the digest of tensors and facts."""
+    return {_METADATA_KEY: canonical({**facts, _CONTENT: content})}
+
+
+def digest_tensors(path: Path | str) -> str:
+    """Digest of a file's tensors, which are read as they are needed, not held."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return _tensor_digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,16 @@ def folder(root: Path, job: str, *key: Any) -> Path:
 
 
 def save(
-    folder: Path, step: int, tensors: Mapping[str, Any], metadata: Mapping, keep: int = 2
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Any],
+    metadata: Mapping,
+    keep: int = 2,
+    write: Callable[[Path, Mapping[str, Any], Mapping], None] | None = None,
 ) -> None:
     """Write checkpoint `step` into `folder` whole, then drop all but the newest `keep`."""
     path = folder / f"step-{step:09d}.safetensors"
-    artifact.write_tensors(path, tensors, {"step": step, **metadata})
+    (write or artifact.write_tensors)(path, tensors, {"step": step, **metadata})
     for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
         old.unlink(missing_ok=True)
     for cut in folder.glob(".step-*.partial"):  # of a run that was killed while it wrote

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch import multiprocessing as mp
 
-from moediff.core import preemption
+from moediff.core import nodes, preemption
 from moediff.core.errors import UserError
 
 BUCKET = 1 << 26  # numbers that are summed at once: a copy of so many is held
@@ -97,16 +97,27 @@ class Ranks:
         every = self.each(value)
         return float(every[every > 0].min()) if (every > 0).any() else 0.0
 
-    def gathered(self, values: Tensor) -> list[Tensor]:
-        """Of every rank its numbers [n], of one type, as many as it has; on every rank."""
+    def gathered(self, values: Tensor, counts: np.ndarray | None = None) -> list[Tensor]:
+        """Of every rank its numbers [n], of one type, as many as it has; on every rank.
+
+        `counts` [rank] says how many, where that is known.
+        """
         if self.count == 1:
             return [values]
-        counts = self.each(len(values)).astype(int)
+        counts = (self.each(len(values)) if counts is None else counts).astype(int)
         padded = values.new_zeros(int(counts.max()))
         padded[: len(values)] = values
         found = [torch.empty_like(padded) for _ in range(self.count)]
         distributed.all_gather(found, padded)
         return [part[:count] for part, count in zip(found, counts.tolist(), strict=True)]
+
+    def to_first(self, tensor: Tensor, holder: int) -> Tensor:
+        """On the first rank the tensor of `holder`, in place of one of that shape and type."""
+        if self.leads and holder:
+            distributed.recv(tensor, holder)
+        elif self.rank == holder and holder:
+            distributed.send(tensor.contiguous(), 0)
+        return tensor
 
     def any(self, true: bool) -> bool:
         """Whether it is true of one of the ranks."""
@@ -158,21 +169,36 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(value.to(there.device), there.device_mesh, there.placements)
 
 
-def together(count: int, function: Callable[..., None], *given: Any) -> None:
+def together(
+    count: int,
+    function: Callable[..., None],
+    *given: Any,
+    launcher: str | None = None,
+    folder: Path | None = None,
+) -> None:
     """Run `function(*given, ranks=...)` in `count` processes; in this one alone where it is 1.
 
     `function` is one of a module, and what it is given can be sent. Raises UserError with the first line of a
-    rank that ends by one, and where a rank is killed; the others are then ended too.
+    rank that ends by one, and where a rank is killed; the others are then ended too. With a `launcher` such
+    as `srun` the processes are those that it starts (`nodes.launch`, by way of `folder`). A process that
+    torchrun or its like has made a rank is that one; it raises UserError where another number was asked for,
+    and where another rank ends.
     """
+    place = nodes.place()
+    if place is not None:
+        if count not in (1, place.count):
+            raise UserError(
+                f"{count} ranks are asked for, and WORLD_SIZE is {place.count}; ask for as many, or for none"
+            )
+        return _join(place, function, given)
+    if launcher is not None and folder is not None:
+        return nodes.launch(launcher, folder, function, given, _beginning(1))
     if count == 1:
         return function(*given, ranks=ALONE)
     said = mp.get_context("spawn").SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="moediff-ranks-") as folder:
-        threads = max(1, torch.get_num_threads() // count)
-        place = f"file://{Path(folder) / 'meeting'}"
-        log = logging.getLogger("moediff")
-        files = [one.baseFilename for one in log.handlers if isinstance(one, logging.FileHandler)]
-        begin = (count, place, threads, (log.level, files), said, function, given)
+    with tempfile.TemporaryDirectory(prefix="moediff-ranks-") as scratch:
+        meeting = f"file://{Path(scratch) / 'meeting'}"
+        begin = (count, meeting, _beginning(count), said, function, given)
         with preemption.whole_step(), _no_script():  # all are there, or none
             ranks = mp.start_processes(_enter, begin, count, join=False, start_method="spawn")
         try:
@@ -192,6 +218,21 @@ def together(count: int, function: Callable[..., None], *given: Any) -> None:
                 f"rank {error.error_index} of {count} ended by {how}, and the job with it; the same command "
                 "goes on from the newest checkpoint"
             ) from None
+
+
+def _beginning(sharing: int) -> dict[str, Any]:
+    """What a rank takes over from the process that starts it: its log, and its threads for so many ranks."""
+    log = logging.getLogger("moediff")
+    files = [one.baseFilename for one in log.handlers if isinstance(one, logging.FileHandler)]
+    threads = max(1, torch.get_num_threads() // sharing)
+    return {"threads": threads, "level": log.level, "files": files}
+
+
+def begin_as(about: Mapping[str, Any], leads: bool) -> None:
+    """Begin a rank as `_beginning` says; the one that leads logs where the process that started it does."""
+    torch.set_num_threads(about["threads"])
+    if leads:
+        _log(about["level"], about["files"])
 
 
 def _log(level: int, files: Iterable[str]) -> None:
@@ -220,24 +261,17 @@ def _no_script() -> Iterator[None]:
 def _enter(
     rank: int,
     count: int,
-    place: str,
-    threads: int,
-    told: tuple[int, list[str]],  # from what level on, and the files of the log
+    meeting: str,
+    about: Mapping[str, Any],
     said: Any,
     function: Callable[..., None],
     given: tuple,
 ) -> None:
     """What a rank begins with."""
-    if rank == 0:
-        _log(*told)
-    torch.set_num_threads(threads)
-    gpus = torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(rank % torch.cuda.device_count())
+    begin_as(about, leads=rank == 0)
     try:
         with preemption.heeded():
-            backend = "nccl" if gpus else "gloo"
-            distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count)
+            _meet(Ranks(rank, count), rank, meeting)
             function(*given, ranks=Ranks(rank, count))
             distributed.destroy_process_group()
     except preemption.Preempted as end:
@@ -245,3 +279,31 @@ def _enter(
     except UserError as error:
         said.put(str(error))
         os._exit(1)
+
+
+def _meet(ranks: Ranks, local: int, meeting: str) -> None:
+    """Wait for all ranks; each takes the device of its number on its machine."""
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    distributed.init_process_group(
+        "nccl" if gpus else "gloo", init_method=meeting, rank=ranks.rank, world_size=ranks.count
+    )
+
+
+def _join(place: nodes.Place, function: Callable[..., None], given: tuple) -> None:
+    """Be a rank of those that something else has started."""
+    ranks = Ranks(place.rank, place.count)
+    if ranks.count == 1:
+        return function(*given, ranks=ALONE)
+    try:
+        _meet(ranks, place.local, "env://")
+        function(*given, ranks=ranks)
+        distributed.destroy_process_group()
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError(
+            f"rank {ranks.rank} of {ranks.count}: another rank has ended, and the job with it; the same "
+            "command goes on from the newest checkpoint"
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moediff.config.base import count_of
 
+DRAWN_AT_ONCE = 4096  # rows of random numbers, where not all are kept
 TIED, FREE, EXCLUSIVE = "tied", "free", "exclusive"
 
 
@@ -65,6 +66,13 @@ class Shape:
         """Numbers of the features that only one source has."""
         start = self.common + sum(self.exclusive[:source])
         return slice(start, start + self.exclusive[source])
+
+    def stretches(self) -> dict[str, slice]:
+        """Numbers of the features of each block that has some, in order."""
+        every = {TIED: slice(0, self.tied), FREE: slice(self.tied, self.common)}
+        for source in range(len(self.exclusive)):
+            every[f"{EXCLUSIVE}-{source}"] = self.exclusive_features(source)
+        return {name: part for name, part in every.items() if part.stop > part.start}
 
     def blocks(self) -> list[str]:
         """Block of every feature, in order; exclusive ones name the source's index."""
@@ -138,10 +146,34 @@ class DirectionTied(Block):
 TIES = {"norm": NormTied, "direction": DirectionTied}
 
 
-def directions(count: int, width: int, random: torch.Generator) -> Tensor:
-    """Random unit rows [count, width]."""
-    rows = torch.randn(count, width, generator=random)
+def directions(
+    count: int, width: int, random: torch.Generator, kept: Sequence[slice] | None = None
+) -> Tensor:
+    """Random unit rows [count, width]; only those `kept`, which rise, without the others ever being held."""
+    if kept is None:
+        rows = torch.randn(count, width, generator=random)
+    else:
+        rows = torch.cat(list(_drawn(count, width, random, kept)))
     return rows / rows.norm(dim=1, keepdim=True)
+
+
+def _drawn(
+    count: int, width: int, random: torch.Generator, kept: Sequence[slice]
+) -> Iterator[Tensor]:
+    """The rows `kept` of the table [count, width] that `random` gives, which is drawn in parts.
+
+    torch draws sixteen numbers at a time and the last sixteen anew: parts of whole sixteens, the last of
+    one at least, are the numbers of one table (torch 2.13.0, which is pinned).
+    """
+    starts = list(range(0, count, DRAWN_AT_ONCE)) or [0]
+    if len(starts) > 1 and count - starts[-1] < 16:
+        starts.pop()
+    for start, stop in zip(starts, [*starts[1:], count], strict=True):
+        rows = torch.randn(stop - start, width, generator=random)
+        yield rows[:0]  # where none are kept
+        for part in kept:
+            first, last = max(part.start, start), min(part.stop, stop)
+            yield rows[first - start : max(first, last) - start]
 
 
 def widen(rows: Tensor, columns: slice, width: int) -> Tensor:

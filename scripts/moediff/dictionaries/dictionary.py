@@ -34,6 +34,7 @@ from moediff.dictionaries.blocks import (
 )
 from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.normalising import NORMALISERS, Normaliser
+from moediff.dictionaries.parts import Part
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import (
     DenseScores,
@@ -66,15 +67,23 @@ class Dictionary(nn.Module):
         seed: int = 0,
         start: float = 1.0,
         normaliser: Normaliser | None = None,
+        part: Part | None = None,
     ) -> None:
-        """With a copy of `normaliser`; None: rows are taken as they are stored."""
+        """With a copy of `normaliser`; None: rows are taken as they are stored. Of the features that `shape`
+        says a `part` holds some, with the weights that they begin with in a whole dictionary."""
         super().__init__()
-        self.shape = shape
+        self.part, whole = part, shape
+        self.shape = shape = shape if part is None else part.shape
         random = torch.Generator().manual_seed(seed)
         total = sum(shape.widths)
+
+        def drawn(features: slice, width: int) -> Tensor:
+            kept = None if part is None else part.inside(features)
+            return directions(features.stop - features.start, width, random, kept)
+
         # Each source's part of a row has an equal norm: the joint row has norm `start`.
         common = torch.cat(
-            [directions(shape.common, width, random) for width in shape.widths], dim=1
+            [drawn(slice(0, whole.common), width) for width in shape.widths], dim=1
         ) * (start / len(shape.widths) ** 0.5)  # fmt: skip
         if shape.tie == "direction" and shape.tied:
             shared = common[: shape.tied, : shape.widths[0]]
@@ -88,7 +97,7 @@ class Dictionary(nn.Module):
             free = slice(shape.tied, shape.common)
             blocks.append(Block(FREE, free, everything, common[free]))
         for source, count in enumerate(shape.exclusive):
-            rows = start * directions(count, shape.widths[source], random)
+            rows = start * drawn(whole.exclusive_features(source), shape.widths[source])
             if count:
                 name, features = f"{EXCLUSIVE}-{source}", shape.exclusive_features(source)
                 blocks.append(Block(name, features, shape.columns(source), rows))
@@ -267,21 +276,32 @@ class Dictionary(nn.Module):
     # --- files ---
 
     def save(self, path: Path | str, metadata: Mapping[str, Any]) -> None:
-        """Write everything needed to use the dictionary, `metadata` beside it."""
-        about = {**metadata, "shape": asdict(self.shape)}
+        """Write everything needed to use the dictionary, `metadata` beside it.
+
+        Whole, where ranks hold parts: all of them must ask for it, and the first one writes.
+        """
+        tensors, part = self.state_dict(), self.part
+        about = {**metadata, "shape": asdict(self.shape if part is None else part.whole)}
         if self.normaliser.name != NONE:
             about["normalise"] = self.normaliser.name
-        artifact.write_tensors(path, self.state_dict(), about)
+        if part is None:
+            artifact.write_tensors(path, tensors, about)
+        elif part.ranks.leads:
+            part.write(path, tensors, about)
+        else:
+            part.give(tensors)
 
     @classmethod
-    def load(cls, path: Path | str) -> tuple[Dictionary, dict[str, Any]]:
-        """A dictionary and its metadata. Raises DamagedError when the file is not whole."""
+    def load(cls, path: Path | str, part: Part | None = None) -> tuple[Dictionary, dict[str, Any]]:
+        """A dictionary, or a part of it, and its metadata. Raises DamagedError when the file is not whole."""
         tensors, metadata = artifact.read_tensors(path)
         artifact.check_format(path, metadata)
         sizes = metadata["shape"]
         shape = Shape(**sizes | {key: tuple(sizes[key]) for key in ("widths", "exclusive")})
         normaliser = NORMALISERS[metadata.get("normalise", NONE)](shape.widths)
-        dictionary = cls(shape, normaliser=normaliser)
+        dictionary = cls(shape, normaliser=normaliser, part=part)
+        if part is not None:
+            tensors = part.own(tensors)
         dictionary.load_state_dict(tensors, strict=True)
         return dictionary.requires_grad_(False), metadata
 

@@ -23,6 +23,7 @@ from moediff.core.ranks import ALONE, Ranks
 from moediff.dictionaries.blocks import Shape
 from moediff.dictionaries.dictionary import Dictionary
 from moediff.dictionaries.normalising import NORMALISERS, Centres, Normaliser
+from moediff.dictionaries.parts import Part
 from moediff.dictionaries.trainer import Fitter
 
 HISTORY = {
@@ -78,9 +79,12 @@ class Run:
         standards: Standards,
         device: torch.device,
         ranks: Ranks = ALONE,
+        split: bool = False,
     ) -> None:
         self.job, self.ranks = job, ranks
-        self.dictionary = begun(job.recipe, data.widths, standards, job.seed).to(device)
+        parted = split and ranks.count > 1
+        self.part = Part(Shape.of(job.recipe, data.widths), ranks) if parted else None
+        self.dictionary = begun(job.recipe, data.widths, standards, job.seed, self.part).to(device)
         self.fitter = Fitter(self.dictionary, job.recipe, ranks)
         self.history: list[dict[str, Any]] = []
         self.sums = dict.fromkeys(SUMS, 0.0)
@@ -92,6 +96,7 @@ class Run:
         saved = checkpoint.newest(job.state)
         if saved is not None and self._early_kept(saved[1]["step"]):
             tensors, metadata = saved
+            tensors = tensors if self.part is None else self.part.own(tensors)
             self.fitter.restore(tensors, metadata["step"])
             self.history = metadata["history"]
             self.sums = metadata.get("sums", self.sums)
@@ -103,7 +108,7 @@ class Run:
         if step < self.early:
             return True
         try:
-            Dictionary.load(early_path(self.job))
+            Dictionary.load(early_path(self.job), self.part)
         except (DamagedError, FileNotFoundError):
             log.info("%s: begins anew, its early dictionary is not whole", self.job.name)
             return False
@@ -124,16 +129,16 @@ class Run:
         return self.fitter.step >= self.fitter.steps
 
     def step(self, sources: Sequence[torch.Tensor]) -> int:
-        """One step on a batch of activations, of which each rank takes a part; the rows it had. Raises
-        Diverged."""
+        """One step on a batch of activations, which ranks share by rows or by features; the rows it had.
+        Raises Diverged."""
         device, size = self.fitter.silent.device, len(sources[0])
-        own = slice(*self.ranks.bounds(size))
+        own = slice(*self.fitter.sharing.rows.bounds(size))
         rows = self.dictionary.standardise([part[own].to(device) for part in sources])
         measured = self.fitter.update(rows)
         self.sums = {key: value + measured[key] for key, value in self.sums.items()}
         if self.fitter.step == self.early:
             early = self._thresholded()
-            if self.ranks.leads:
+            if self.ranks.leads or self.part is not None:
                 early.save(early_path(self.job), artifact.made_by("dictionaries"))
             self.ranks.wait()
         if self.fitter.step % self.window == 0 or self.finished:
@@ -153,7 +158,7 @@ class Run:
                 "rows": self.position,
                 "fve": 1 - sums["error"] / sums["total"],
                 "l0": sums["active"] / sums["rows"],
-                "dead_share": float((fitter.silent > fitter.dead_after).double().mean()),
+                "dead_share": fitter.dead_share(),
                 "learning_rate": fitter.learning_rate(fitter.step - 1),
             }
         )
@@ -165,9 +170,13 @@ class Run:
         if step == self.saved:
             return
         facts = {"name": self.job.name, "history": self.history, "sums": self.sums}
+        state = self.fitter.state()
         with self.pace.writing():
             if self.ranks.leads:
-                checkpoint.save(self.job.state, step, self.fitter.state(), facts)
+                how: dict[str, Any] = {} if self.part is None else {"write": self.part.write}
+                checkpoint.save(self.job.state, step, state, facts, **how)
+            elif self.part is not None:
+                self.part.give(state)
             self.ranks.wait()
         self.saved = step
 
@@ -180,11 +189,12 @@ class Run:
 
     def result(self, data: AlignedRows, held_out: Selection) -> Fitted:
         """What the run made, ready to use."""
-        if self.fitter.violations:
+        violations = self.ranks.total(self.fitter.violations)
+        if violations:
             log.warning("%s: screening missed its bound %d times; set screen: false and report it",
-                        self.job.name, self.fitter.violations)  # fmt: skip
+                        self.job.name, violations)  # fmt: skip
         learned = self.fitter.rule.thresholds() is not None
-        early, _ = Dictionary.load(early_path(self.job))
+        early, _ = Dictionary.load(early_path(self.job), self.part)
         dictionaries = [self._thresholded(), early.to(self.dictionary.mean.device)]
         if not learned:
             k, batch = self.job.recipe["k"], self.job.recipe["batch"]
@@ -208,7 +218,11 @@ def fit(
 
 
 def fit_all(
-    data: AlignedRows, jobs: Iterable[Job], device: torch.device, ranks: Ranks = ALONE
+    data: AlignedRows,
+    jobs: Iterable[Job],
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    split: bool = False,
 ) -> Iterator[tuple[Job, Fitted]]:
     """Fit dictionaries on the fit split; each job with what it made.
 
@@ -216,8 +230,9 @@ def fit_all(
     be alone, byte for byte on CPU. Whole groups of documents are kept out of the gradient for the thresholds.
     A job that was killed goes on from its newest whole checkpoint and ends with the same bytes, one that
     was told to end from the step that it was at; a finished one is taken as it is. Several `ranks` share
-    each batch: what is fitted is that of one process to rounding, and a run may be taken up by another number
-    of them. Raises Diverged once all others are done.
+    each batch, or, where they are to `split` dictionaries, the features of each, of which every rank then has
+    its `Part`: what is fitted is that of one process to rounding, and a run may be taken up by another number
+    of ranks, which share in the other way too. Raises Diverged once all others are done.
     """
     streams: dict[tuple, list[Job]] = {}
     for job in jobs:
@@ -233,7 +248,8 @@ def fit_all(
             if name not in standards:
                 standards[name] = NORMALISERS[name].fitted(data)
         runs = [
-            Run(job, data, standards[normalisation(job.recipe)], device, ranks) for job in members
+            Run(job, data, standards[normalisation(job.recipe)], device, ranks, split)
+            for job in members
         ]
         failed += _run_stream(data, runs, held_out, ranks)
         for run in runs:
@@ -298,12 +314,16 @@ SCALES: dict[str, Callable[[float, int], float]] = {
 
 
 def begun(
-    recipe: Mapping[str, Any], widths: Sequence[int], standards: Standards, seed: int
+    recipe: Mapping[str, Any],
+    widths: Sequence[int],
+    standards: Standards,
+    seed: int,
+    part: Part | None = None,
 ) -> Dictionary:
-    """A recipe's dictionary before its first step: with what rows are normalised by, their mean over the
-    fit rows, and the unit of each source by a name of SCALES."""
+    """A recipe's dictionary, or a part of it, before its first step: with what rows are normalised by, their
+    mean over the fit rows, and the unit of each source by a name of SCALES."""
     normaliser, centres = standards
-    dictionary = Dictionary(Shape.of(recipe, widths), seed, recipe["start"], normaliser)
+    dictionary = Dictionary(Shape.of(recipe, widths), seed, recipe["start"], normaliser, part)
     dictionary.mean.copy_(torch.from_numpy(np.concatenate([mean for mean, _ in centres])))
     for source, (mean, variance) in enumerate(centres):
         dictionary.scale[source] = SCALES[recipe["scale"]](variance, len(mean)) ** 0.5
@@ -315,6 +335,8 @@ def exact_threshold(
     dictionary: Dictionary, data: AlignedRows, held_out: Selection, k: int, batch: int
 ) -> float:
     """The (k * rows)-th largest score over the held-out rows: they then fire k features on average.
+
+    Where ranks hold parts of the dictionary, all of them must ask: it is that of all features.
 
     Streamed: at most twice as many scores are kept, and what a batch has. Sorted out are they only
     when there are so many, since that costs more than to find them.
@@ -328,6 +350,10 @@ def exact_threshold(
         if len(largest) > 2 * most:
             largest = largest.topk(most, sorted=False).values
             floor = float(largest.min())
+    if dictionary.part is not None:
+        own = largest.topk(min(most, len(largest)), sorted=False).values
+        found = dictionary.part.ranks.gathered(own.to(dictionary.mean.device))
+        largest = torch.cat(found).cpu()
     if len(largest) > most:
         largest = largest.topk(most, sorted=False).values
     return float(largest.min()) if len(largest) else 0.0

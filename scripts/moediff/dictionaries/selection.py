@@ -9,52 +9,85 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moediff.core.ranks import ALONE, Ranks
 from moediff.dictionaries.entries import Entries
 from moediff.dictionaries.scores import Scores, kth, where
+from moediff.dictionaries.sharing import Sharing
 
 # When fewer scores than wanted reach a guessed floor, the floor is lowered by this factor and they are
 # looked for again; below LEAST_GUESS every positive score is taken.
 LOWERED, LEAST_GUESS = 0.8, 1e-3
+ALL = Sharing()  # one process has all rows and features
 
 
 def batch_top(
-    scores: Scores, count: int, guess: float = 0.0, ranks: Ranks = ALONE
+    scores: Scores, count: int, guess: float = 0.0, sharing: Sharing = ALL
 ) -> tuple[Entries, Tensor]:
     """The `count` largest positive scores of a whole batch (BatchTopK, 2412.06410).
 
     Exact: among equal scores at the edge those first by row, then feature, are taken. `guess` is a
     score that a little more than `count` entries are expected to reach (somewhat below the edge of
-    the batch before); it only saves time. When too few reach it the selection looks lower. Where `ranks`
-    share the batch, in the order of its rows, those of this rank are given, and `guess` is one for all.
+    the batch before); it only saves time. When too few reach it the selection looks lower. Where ranks
+    share the batch, in the order of its rows, or the features, those of this rank are given, and `guess` is
+    one for all.
     """
+    ranks = sharing.all
     if guess <= 0:  # nothing is known yet: what each row's own k-th score says
-        k = max(1, count // int(ranks.total(scores.shape[0])))
+        k = max(1, count // int(sharing.rows.total(scores.shape[0])))
         guess = ranks.total(float(scores.row_floor(k).clamp_min(0).mean())) / ranks.count
     entries, candidates = scores.at_least(guess)
-    while ranks.total(len(candidates)) < count and guess > 0:
+    while (found := ranks.each(len(candidates))).sum() < count and guess > 0:
         guess = LOWERED * guess if guess > LEAST_GUESS else 0.0
         entries, candidates = scores.at_least(guess)
-    every = torch.cat(ranks.gathered(candidates))
+    every = torch.cat(ranks.gathered(candidates, found))
     if len(every) <= count:
         return entries, candidates
     edge = every.topk(count, sorted=False).values.min()
     chosen = candidates > edge
     equal = (candidates == edge).nonzero().squeeze(1)
-    before = int(ranks.each(len(equal))[: ranks.rank].sum())  # equals in the rows of earlier ranks
-    left = count - int((every > edge).sum()) - before
-    chosen[equal[: max(0, left)]] = True
+    left = count - int((every > edge).sum())
+    if int((every == edge).sum()) == left:  # as it is nearly always
+        chosen[equal] = True
+    else:
+        chosen[equal] = sharing.first((entries[0][equal], entries[1][equal]), left)
     return where(entries, candidates, chosen)
 
 
 def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
     """The k largest positive scores of each row (TopK); among equals those first by feature."""
     entries, candidates = scores.at_least(scores.row_floor(k))
-    rows, size = entries[0], scores.shape[0]
+    chosen = _largest(entries[0], candidates, scores.shape[0], k)
+    return (entries, candidates) if chosen is None else where(entries, candidates, chosen)
+
+
+def row_top_of_all(
+    entries: Entries, scores: Tensor, size: int, k: int, sharing: Sharing
+) -> tuple[Entries, Tensor]:
+    """Of the k largest of each of `size` rows on every rank those that are so of all ranks' features."""
+    ranks = sharing.features
+    if ranks.count == 1:
+        return entries, scores
+    counts = ranks.each(len(scores))
+    keys = ranks.gathered(sharing.keys(entries), counts)
+    order = torch.cat(keys).argsort()
+    rows = torch.cat(keys).div(sharing.count, rounding_mode="floor")
+    every = torch.cat(ranks.gathered(scores, counts))
+    largest = _largest(rows[order], every[order], size, k)
+    if largest is None:
+        return entries, scores
+    chosen = torch.empty_like(largest)
+    chosen[order] = largest
+    return where(entries, scores, chosen.split(counts.astype(int).tolist())[ranks.rank])
+
+
+def _largest(rows: Tensor, candidates: Tensor, size: int, k: int) -> Tensor | None:
+    """Which candidates [n], sorted by row, are the k largest of theirs; among equals the first ones.
+
+    None: all of them.
+    """
     counts = torch.bincount(rows, minlength=size)
     widest = int(counts.max())
     if widest <= k:  # the floors were exact
-        return entries, candidates
+        return None
     starts = counts.cumsum(0) - counts
     table = candidates.new_full((size, widest), -torch.inf)
     table[rows, torch.arange(len(rows), device=rows.device) - starts[rows]] = candidates
@@ -63,15 +96,16 @@ def row_top(scores: Scores, k: int) -> tuple[Entries, Tensor]:
     room = k - torch.bincount(rows[above], minlength=size)
     before = equal.cumsum(0) - equal.long()  # equals in front of an entry, in all rows
     first = before[starts.clamp_max(len(rows) - 1)]  # in all rows in front of its own
-    return where(entries, candidates, above | (equal & (before - first[rows] < room[rows])))
+    return above | (equal & (before - first[rows] < room[rows]))
 
 
 class Rule(nn.Module, ABC):
     """What every rule has."""
 
-    def __init__(self, recipe: Mapping[str, Any], features: int, ranks: Ranks = ALONE) -> None:
+    def __init__(self, recipe: Mapping[str, Any], features: int, sharing: Sharing = ALL) -> None:
+        """Of so many `features`: of those that the rank holds."""
         super().__init__()
-        self.features, self.ranks = features, ranks
+        self.features, self.sharing = features, sharing
 
     @abstractmethod
     def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
@@ -99,20 +133,20 @@ class KLargest(Rule):
     # look, one too low more scores to sort; from one batch to the next the edge seldom falls by 4 %.
     FLOOR_SHARE = 0.96
 
-    def __init__(self, recipe: Mapping[str, Any], features: int, ranks: Ranks = ALONE) -> None:
-        super().__init__(recipe, features, ranks)
+    def __init__(self, recipe: Mapping[str, Any], features: int, sharing: Sharing = ALL) -> None:
+        super().__init__(recipe, features, sharing)
         self.edge = 0.0  # smallest score selected in the last batch
 
     @staticmethod
     @abstractmethod
     def largest(
-        scores: Scores, k: int, guess: float = 0.0, ranks: Ranks = ALONE
+        scores: Scores, k: int, guess: float = 0.0, sharing: Sharing = ALL
     ) -> tuple[Entries, Tensor]:
         """Entries of a batch and their scores, given k a row; `guess` as in `batch_top`."""
 
     def forward(self, scores: Scores, k: int) -> tuple[Entries, Tensor]:
-        entries, selected = self.largest(scores, k, self.FLOOR_SHARE * self.edge, self.ranks)
-        self.edge = self.ranks.least(float(selected.min()) if len(selected) else 0.0)
+        entries, selected = self.largest(scores, k, self.FLOOR_SHARE * self.edge, self.sharing)
+        self.edge = self.sharing.all.least(float(selected.min()) if len(selected) else 0.0)
         return entries, selected
 
 
@@ -121,9 +155,9 @@ class BatchTopK(KLargest):
 
     @staticmethod
     def largest(
-        scores: Scores, k: int, guess: float = 0.0, ranks: Ranks = ALONE
+        scores: Scores, k: int, guess: float = 0.0, sharing: Sharing = ALL
     ) -> tuple[Entries, Tensor]:
-        return batch_top(scores, k * int(ranks.total(scores.shape[0])), guess, ranks)
+        return batch_top(scores, k * int(sharing.rows.total(scores.shape[0])), guess, sharing)
 
 
 class TopK(KLargest):
@@ -131,9 +165,9 @@ class TopK(KLargest):
 
     @staticmethod
     def largest(
-        scores: Scores, k: int, guess: float = 0.0, ranks: Ranks = ALONE
+        scores: Scores, k: int, guess: float = 0.0, sharing: Sharing = ALL
     ) -> tuple[Entries, Tensor]:
-        return row_top(scores, k)
+        return row_top_of_all(*row_top(scores, k), scores.shape[0], k, sharing)
 
 
 class ReLU(Rule):
@@ -154,8 +188,8 @@ class JumpReLU(Rule):
     own, and are learned as they are: under Adam their logarithm hardly moves in a short run.
     """
 
-    def __init__(self, recipe: Mapping[str, Any], features: int, ranks: Ranks = ALONE) -> None:
-        super().__init__(recipe, features, ranks)
+    def __init__(self, recipe: Mapping[str, Any], features: int, sharing: Sharing = ALL) -> None:
+        super().__init__(recipe, features, sharing)
         self.bandwidth = recipe["bandwidth"]
         self.threshold = nn.Parameter(torch.full((features,), recipe["bandwidth"]))
 

@@ -28,6 +28,7 @@ class Task:
     device: str
     state: str
     version: int
+    split: bool = False  # ranks share the features of each dictionary, not the rows of each batch
 
 
 def run(task: Task, *, ranks: Ranks) -> None:
@@ -50,19 +51,22 @@ def run(task: Task, *, ranks: Ranks) -> None:
         made = fitting.Job(f"{name}, seed {seed}", wanted["recipe"], seed, state)
         files = [next(outputs) for _ in range(3)]
         jobs[made.name] = made, files, artifact.made_by("dictionaries", **known)
-    for made, fitted in fitting.fit_all(rows, [job for job, *_ in jobs.values()], device, ranks):
-        if ranks.leads:
-            _, files, facts = jobs[made.name]
-            _write(fitted, files, facts, made.name)
+    each = [job for job, *_ in jobs.values()]
+    for made, fitted in fitting.fit_all(rows, each, device, ranks, task.split):
+        _, files, facts = jobs[made.name]
+        _write(fitted, files, facts, made.name, ranks)
         ranks.wait()
 
 
 def _write(
-    fitted: fitting.Fitted, files: Sequence[str], facts: Mapping[str, Any], name: str
+    fitted: fitting.Fitted, files: Sequence[str], facts: Mapping[str, Any], name: str, ranks: Ranks
 ) -> None:
     dictionary, early, history = files
-    fitted.dictionary.save(dictionary, facts)
-    fitted.early.save(early, facts)
+    if ranks.leads or fitted.dictionary.part is not None:
+        fitted.dictionary.save(dictionary, facts)
+        fitted.early.save(early, facts)
+    if not ranks.leads:
+        return
     artifact.write_parquet(history, fitted.history, facts)
     last = fitted.history.row(-1, named=True)
     log.info("%s: fve %.4f in training, %.1f %% dead", name, last["fve"], 100 * last["dead_share"])

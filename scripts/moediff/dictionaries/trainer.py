@@ -20,7 +20,8 @@ from moediff.dictionaries.entries import Entries, localise
 from moediff.dictionaries.objectives import LOSSES, PENALTIES, Code
 from moediff.dictionaries.products import selected_values, sparse_decode
 from moediff.dictionaries.scores import DenseScores, Linear, Scratch
-from moediff.dictionaries.selection import KEEPS_K, RULES, row_top
+from moediff.dictionaries.selection import KEEPS_K, RULES, row_top, row_top_of_all
+from moediff.dictionaries.sharing import Sharing
 
 # The peak learning rate of a recipe that names none is PEAK_RATE over the root of D in runs of at most
 # SHORT_RUN steps; in longer ones it falls with their fifth root (benchmarks/README.md, quality of a short
@@ -47,25 +48,32 @@ class Fitter:
     encoders and decoders and nothing else. A feature that dies with a bias below all that its rows
     can lift gets one that a few reach (our addition: no gradient reaches it there).
 
-    Of several `ranks` each holds the whole dictionary and takes its part of every batch; what is selected,
-    dead or clipped is so of the whole batch, and gradients are summed.
+    Of several `ranks` each holds the whole dictionary and takes its part of every batch, and gradients are
+    summed; or it holds a part of the dictionary and takes every batch whole, and what features decode to is
+    summed. What is selected, dead or clipped is so of the whole batch and of all features.
     """
 
     def __init__(
         self, dictionary: Dictionary, recipe: Mapping[str, Any], ranks: Ranks = ALONE
     ) -> None:
-        self.dictionary, self.ranks = dictionary, ranks
+        device, part = dictionary.decoder_bias.device, dictionary.part
+        self.dictionary, self.sharing = dictionary, Sharing.of(ranks, part, device)
         self.recipe = recipe
         self.steps = max(1, recipe["rows"] // recipe["batch"])
-        share, average = recipe["dead_after"], dictionary.shape.features / recipe["k"]
+        whole, features = (
+            dictionary.shape if part is None else part.whole,
+            dictionary.shape.features,
+        )
+        self.features = whole.features  # of all ranks
+        share, average = recipe["dead_after"], self.features / recipe["k"]
         self.dead_after = (  # rows without firing
             MISSED_FIRINGS * average if share is None else share * self.steps * recipe["batch"]
         )
         self.aux_k = recipe["aux_k"] or max(1, sum(dictionary.shape.widths) // 2)
-        features, device = dictionary.shape.features, dictionary.decoder_bias.device
-        self.prefixes = [count_of(part, features) for part in recipe["prefixes"]]
+        prefixes = [count_of(part, self.features) for part in recipe["prefixes"]]
+        self.prefixes = [self.sharing.below(stop) for stop in prefixes]
         self.silent = torch.zeros(features, dtype=torch.int64, device=device)
-        self.rule = RULES[recipe["select"]](recipe, features, ranks).to(device)
+        self.rule = RULES[recipe["select"]](recipe, features, self.sharing).to(device)
         self.trained = nn.ModuleDict({"dictionary": dictionary, "rule": self.rule})
         first, second = recipe["betas"]  # torch takes no 0 for 0.0
         self.optimizer = Adam(
@@ -109,10 +117,10 @@ class Fitter:
     def update(self, rows: Tensor) -> dict[str, float]:
         """One optimizer step on standardised rows [row, D]; squared error and L0 sums before it.
 
-        Of several ranks the rows are those of this one, the sums those of all.
+        Of several ranks that share them the rows are those of this one; the sums are those of all.
         """
-        model, recipe = self.dictionary, self.recipe
-        size = int(self.ranks.total(len(rows)))  # rows of all ranks
+        model, recipe, sharing = self.dictionary, self.recipe, self.sharing
+        size = int(sharing.rows.total(len(rows)))  # rows of all ranks
         share = len(rows) / size
         entries, scores, weight = self._select(rows)
         before = model.values(scores / weight[entries[1]], rows, entries)
@@ -120,18 +128,21 @@ class Fitter:
         residuals = self._residuals(rows, values, entries)
         losses = [LOSSES[recipe["loss"]](part, model.shape.widths) for part in residuals]
         loss = torch.stack(losses).mean()
-        if self.ranks.count > 1:
+        if sharing.rows.count > 1:
             loss = loss * share
         loss = loss + self._penalty(values, steps, entries[1], size)
         fired = entries[1] if steps is None else entries[1][steps.detach() > 0]
         self._count_silent(fired, size)
         dead = (self.silent > self.dead_after).nonzero().squeeze(1)
-        if len(dead) and recipe["aux_weight"]:
+        active, dying = sharing.features.summed(
+            np.array([len(fired), len(dead)], np.float64)
+        ).tolist()
+        if dying and recipe["aux_weight"]:
             self._lift(dead[self.silent[dead] - size <= self.dead_after], rows)
             left = self._auxiliary(rows, residuals[-1].detach(), dead, weight)
             loss = loss + recipe["aux_weight"] * left
         loss.backward()
-        self.ranks.sum_gradients(self.trained.parameters())
+        sharing.rows.sum_gradients(self.trained.parameters())
         self._clip()
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -143,10 +154,10 @@ class Fitter:
         sums = {
             "error": float(residuals[-1].detach().square().sum()),
             "total": float(rows.square().sum()),
-            "active": float(len(fired)),
+            "active": active,
             "rows": float(len(rows)),
         }
-        whole = self.ranks.summed(np.array(list(sums.values()))).tolist()
+        whole = sharing.rows.summed(np.array(list(sums.values()))).tolist()
         return dict(zip(sums, whole, strict=True))
 
     def _select(self, rows: Tensor) -> tuple[Entries, Tensor, Tensor]:
@@ -162,13 +173,20 @@ class Fitter:
         total, residuals = model.decoder_bias.expand(len(rows), -1), []
         for stop in self.prefixes[:-1]:
             inside, local = localise(entries, slice(start, stop))
-            total = model.add(total, values[inside], (local[0], local[1] + start))
+            total = self._added(total, values[inside], (local[0], local[1] + start))
             residuals.append(rows - total)
             start = stop
         if start:
             inside, local = localise(entries, slice(start, model.shape.features))
             values, entries = values[inside], (local[0], local[1] + start)
-        return [*residuals, rows - model.add(total, values, entries)]
+        return [*residuals, rows - self._added(total, values, entries)]
+
+    def _added(self, total: Tensor, values: Tensor, entries: Entries) -> Tensor:
+        """Rows [row, D] with what the entries of all ranks decode to added."""
+        if self.sharing.features.count == 1:
+            return self.dictionary.add(total, values, entries)
+        own = self.dictionary.add(torch.zeros_like(total), values, entries)
+        return total + self.sharing.decoded(own)
 
     def _penalty(
         self, values: Tensor, steps: Tensor | None, features: Tensor, size: int
@@ -191,19 +209,30 @@ class Fitter:
 
     def _clip(self) -> None:
         """Scale the gradient to the recipe's norm, with no pass over it where it is smaller."""
-        parameters = list(self.trained.parameters())
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        parameters, ranks = list(self.trained.parameters()), self.sharing.features
+        every = self.dictionary.decoder_bias  # which each rank has
+        counted = parameters if ranks.leads else [p for p in parameters if p is not every]
+        norm = nn.utils.get_total_norm([p.grad for p in counted if p.grad is not None])
+        if ranks.count > 1:
+            norm = norm.new_tensor(ranks.total(float(norm) ** 2) ** 0.5)
         if norm > self.recipe["clip"]:
             nn.utils.clip_grads_with_norm_(parameters, self.recipe["clip"], norm)
 
     def _count_silent(self, features: Tensor, size: int) -> None:
         self.silent += size
-        if self.ranks.count > 1:
+        if self.sharing.rows.count > 1:
             fired = torch.zeros(len(self.silent), device=self.silent.device)
             fired[features] = 1
-            self.ranks.sum_([fired])
+            self.sharing.rows.sum_([fired])
             features = fired.nonzero().squeeze(1)
         self.silent[features] = 0
+
+    def dead_share(self) -> float:
+        """Dead features among those of all ranks."""
+        dead = self.silent > self.dead_after
+        if self.sharing.features.count == 1:
+            return float(dead.double().mean())
+        return self.sharing.features.total(float(dead.sum())) / self.features
 
     # --- dead features ---
 
@@ -214,14 +243,14 @@ class Fitter:
         As many rows as an average feature fires on then activate it, faintly: AuxK reaches it, but
         it does not push its way into the codes of other rows.
         """
-        size = int(self.ranks.total(len(rows)))
-        firings = size * self.recipe["k"] // self.dictionary.shape.features
+        size = int(self.sharing.rows.total(len(rows)))
+        firings = size * self.recipe["k"] // self.features
         for block in self.dictionary.blocks.values():
             _, (inside, _) = localise((features, features), block.features)
             own = inside - block.features.start
             before = rows[:, block.columns] @ block.encoder[own].T + block.encoder_bias[own]
             lifted = (before > 0).any(0).float()
-            self.ranks.sum_([lifted])
+            self.sharing.rows.sum_([lifted])
             silent = lifted == 0
             own, before = own[silent], before[:, silent]
             block.encoder_bias[own] -= self._nth_largest(before, min(firings + 2, size))
@@ -236,7 +265,7 @@ class Fitter:
         if not columns:
             return values.new_zeros(0)
         largest = values.topk(min(n, len(values)), dim=0).values  # [n at most, m]
-        parts = self.ranks.gathered(largest.flatten())
+        parts = self.sharing.rows.gathered(largest.flatten())
         every = torch.cat([part.view(-1, columns) for part in parts])
         return every.topk(n, dim=0).values[-1]
 
@@ -248,17 +277,29 @@ class Fitter:
             Linear(encoder.detach(), bias.detach(), weight, block.columns, here)
             for (encoder, bias), (block, _, here, weight) in zip(tables, parts, strict=True)
         ]
-        entries, scores = row_top(DenseScores(rows, linear), self.aux_k)
-        known = scores / torch.cat([weight for *_, weight in parts])[entries[1]]
-        left = residual
+        entries, scores = self._dead_code(rows, linear, self.sharing.among(dead))
+        known = scores / weight[dead][entries[1]]
+        alone = self.sharing.features.count == 1
+        left = residual if alone else torch.zeros_like(residual)
         for (encoder, bias), (block, own, here, _) in zip(tables, parts, strict=True):
             inside, local = localise(entries, here)
             values = selected_values(known[inside], rows[:, block.columns], encoder, bias, local)
             decoded = sparse_decode(values, block.decoder()[own], local, len(rows))
             left = left - widen(decoded, block.columns, rows.shape[1])
+        left = left if alone else residual + self.sharing.decoded(left)
         whole = residual.square().sum()
-        self.ranks.sum_([whole])
+        self.sharing.rows.sum_([whole])
         return left.square().sum() / whole.clamp_min(1e-12)
+
+    def _dead_code(
+        self, rows: Tensor, linear: Sequence[Linear], sharing: Sharing
+    ) -> tuple[Entries, Tensor]:
+        """Entries and scores of the dead features that rebuild the rows; a rank may have none of them."""
+        none = rows.new_empty(0, dtype=torch.int64)
+        found = ((none, none), rows.new_empty(0))
+        if linear:
+            found = row_top(DenseScores(rows, linear), self.aux_k)
+        return row_top_of_all(*found, len(rows), self.aux_k, sharing)
 
     def _dead_parts(self, dead: Tensor, weight: Tensor) -> Sequence[Dead]:
         """The dead features of each block, as if they were a dictionary of their own."""

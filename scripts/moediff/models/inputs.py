@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from moediff.corpus.packing import segment_positions
 from moediff.models.families import ignores_packing, needs_four_positions
+from moediff.models.placement import input_device
 
 Inputs = dict[str, Tensor | bool | dict[str, Tensor]]
 
@@ -33,13 +34,14 @@ def packed_inputs(model: PreTrainedModel, tokens: np.ndarray, starts: np.ndarray
     A family that ignores packing would let attention cross documents (seen in transformers 5.23).
     `proofs.prove_packing` proves of every model that it does not.
     """
-    inputs = model_inputs(tokens, starts, model.device)
+    device = input_device(model)
+    inputs = model_inputs(tokens, starts, device)
     config = model.config.get_text_config()
     if needs_four_positions(model):
         positions = inputs["position_ids"]
         inputs["position_ids"] = torch.stack([positions] * 4)  # type: ignore[list-item]  # a Tensor
     if ignores_packing(model):
-        segment = torch.from_numpy(starts.cumsum(1)).to(model.device)
+        segment = torch.from_numpy(starts.cumsum(1)).to(device)
         inputs["attention_mask"] = {
             "full_attention": _mask(segment, None, model.dtype),
             "sliding_attention": _mask(segment, config.sliding_window, model.dtype),

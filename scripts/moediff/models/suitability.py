@@ -22,6 +22,7 @@ from moediff.corpus.tokenizer import (
     vocabulary_size,
 )
 from moediff.models.fetching import base_folder
+from moediff.models.placement import input_device
 
 
 def check_vocabulary(
@@ -115,7 +116,7 @@ def check_causal(model: PreTrainedModel, name: str) -> None:
     """Refuse a checkpoint that cannot be run on text, or in which a token sees those after it."""
     half = 4
     tokens = torch.arange(2 * half)[None] + embedded(model) // 2  # [1, position], no special ones
-    tokens = tokens.clamp(max=embedded(model) - 1).to(model.device)
+    tokens = tokens.clamp(max=embedded(model) - 1).to(input_device(model))
     changed = torch.cat([tokens[:, :half], tokens[:, half:].flip(1)], 1)
     try:
         one, other = (
