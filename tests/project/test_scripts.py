@@ -37,6 +37,17 @@ ELSEWHERE = {
     "analysis/trend": (END_TO_END, "test_a_panel_is_judged_by_every_other_labelling"),
     "corpus/retokenise": ("corpus/test_retokenise.py", "test_the_job_writes_a_shard_that_aligns"),
     "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
+    **dict.fromkeys(
+        (
+            *(f"experts/{name}" for name in (
+                "concentration", "experts_by_class", "fewer_experts", "gather_fewer_experts",
+                "gather_lens", "gather_prune", "gather_routing", "lens", "prune", "pruned_features",
+                "pruned_model", "usage",
+            )),
+            "report/text_page",
+        ),
+        ("end_to_end/test_moe_lens.py", "test_the_jobs_of_moe_lens_follow_each_other"),
+    ),
     "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),
     "report/budget": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
     "synthetic/planted": ("synthetic/test_grid.py", "test_the_job_takes_up_worlds_that_are_done"),
@@ -51,23 +62,7 @@ ASKED_FOR = [
     "results/baselines/moe-dense/moe.0_dense.0/divergence.parquet",
     "results/baselines/moe-dense/moe.0_dense.0/moved.parquet",
     "results/baselines/moe-dense/moe.0_dense.0/similarity.parquet",
-    f"results/{DICTIONARY}/experts/moe.0/by_class.json",
     f"results/{DICTIONARY}/experts/moe.0/masked.parquet",
-    "results/experts/moe/seed-0/usage.parquet",
-    f"results/{DICTIONARY}/experts/moe.0/pruned.parquet",
-    *(
-        f"results/experts/moe/seed-0/{name}"
-        for name in (
-            "routing.json",
-            "lens.parquet",
-            "fewer_experts.parquet",
-            "prune.parquet",
-            "text.html",
-        )
-    ),
-    "results/routing.json",
-    *(f"results/{name}.json" for name in ("expert_lens", "fewer_experts", "prune")),
-    "results/pruned/moe/seed-0/reap-0.5/model.safetensors",
     f"results/exports/hub/{FIT}/README.md",
 ]
 
