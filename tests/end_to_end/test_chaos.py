@@ -26,7 +26,7 @@ import yaml
 from snake import made_files
 from workflow import ROOT, TINY, command, environment, prepare
 
-KILLS = int(os.environ.get("MOEDIFF_KILLS", "5"))
+KILLS = int(os.environ.get("MOEDIFF_KILLS", "3"))
 KINDS = ("all", "snakemake", "job")  # what a kill ends: all processes, Snakemake alone, one job
 SOONEST = 2  # seconds until a kill; at most it comes after a third of a run
 # As little as has every stage: two models, a crosscoder, its measures, plots and the page.
