@@ -16,7 +16,7 @@ rule concentration:
     conda:
         "../envs/moediff.yaml"
     resources:
-        **needs("analysis", model_weights),
+        **needs("routing", model_weights),
     params:
         shuffles=config["routing"]["shuffles"],
         version=VERSIONS["routing"],

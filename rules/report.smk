@@ -170,28 +170,30 @@ rule budget:
         "../scripts/report/budget.py"
 
 
-rule text_page:
-    input:
-        model=model_files,
-        tokens=own_tokens("validation"),
-        tokenizer=at("tokenizer"),
-        vocabulary=at("vocabulary"),
-    output:
-        at("moe", file="text.html"),
-    log:
-        log_of("text_page/{model}-{seed}"),
-    benchmark:
-        benchmark_of("text_page/{model}-{seed}")
-    conda:
-        "../envs/moediff.yaml"
-    threads: THREADS
-    resources:
-        **needs("reruns", model_weights),
-    params:
-        device_map=own_device_map,
-        own_tokenizer=lambda wildcards: (wildcards.model in settings.own_tokenizers(config)),
-        across=config["corpus"]["sequence"]["attend_across_documents"],
-        sequences=config["lens"]["page_sequences"],
-        version=VERSIONS["lens"],
-    script:
-        "../scripts/report/text_page.py"
+if "corpus" in config:
+
+    rule text_page:
+        input:
+            model=model_files,
+            tokens=own_tokens("validation"),
+            tokenizer=at("tokenizer"),
+            vocabulary=at("vocabulary"),
+        output:
+            at("moe", file="text.html"),
+        log:
+            log_of("text_page/{model}-{seed}"),
+        benchmark:
+            benchmark_of("text_page/{model}-{seed}")
+        conda:
+            "../envs/moediff.yaml"
+        threads: THREADS
+        resources:
+            **needs("reruns", model_weights),
+        params:
+            device_map=own_device_map,
+            own_tokenizer=lambda wildcards: (wildcards.model in settings.own_tokenizers(config)),
+            across=config["corpus"]["sequence"]["attend_across_documents"],
+            sequences=config["lens"]["page_sequences"],
+            version=VERSIONS["lens"],
+        script:
+            "../scripts/report/text_page.py"

@@ -84,6 +84,7 @@ ON_A_DEVICE = (
     "model_and_texts",
     "sides_and_texts",
     "open_fit",
+    "open_model",
     "open_rerun",
 )
 

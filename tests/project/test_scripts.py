@@ -48,6 +48,8 @@ ELSEWHERE = {
         ),
         ("end_to_end/test_moe_lens.py", "test_the_jobs_of_moe_lens_follow_each_other"),
     ),
+    "report/events": ("report/test_event_files.py", "test_a_job_writes_the_event_file_of_every_history"),
+    "report/stages": ("report/test_stage_hours.py", "test_the_report_points_to_that_page"),
     "models/load": (END_TO_END, "test_models_of_two_tokenizers_meet_where_their_tokens_end"),
     "report/budget": (END_TO_END, "test_external_rows_alone_give_the_same_numbers"),
     "synthetic/planted": ("synthetic/test_grid.py", "test_the_job_takes_up_worlds_that_are_done"),

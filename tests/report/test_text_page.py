@@ -27,7 +27,7 @@ def made() -> dict:
     return {
         "experts": 4,
         "tokens": [
-            {"id": n, "domain": "tales", "first": n in (0, 3), "next": said} for n in (0, 1, 2, 14)
+            {"id": n, "domain": "tales", "first": n in (0, 14), "next": said} for n in (0, 1, 2, 14)
         ],
         "layers": [
             {

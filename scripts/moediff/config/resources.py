@@ -51,6 +51,7 @@ STAGES = {
     "components": Needs(2000, 20, input_minutes=30),
     "analysis": Needs(2500, 20, weights=6, input_minutes=60, gpu=True),
     "reruns": Needs(3500, 30, weights=8, input_minutes=120, gpu=True),
+    "routing": Needs(2500, 20, input_mb=1, weights=2, input_minutes=60),
     "exports": Needs(2500, 20, weights=6, input_minutes=60),
     "tables": Needs(1000, 10, input_mb=8),
     "synthetic": Needs(3000, 600),

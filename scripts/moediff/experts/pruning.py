@@ -35,6 +35,7 @@ from moediff.hooks.slots import Slots, slots
 from moediff.models.families import (
     EXPERT_COUNTS,
     blocks,
+    chooses_by_groups,
     expert_count,
     is_expert_parameter,
     known_family,
@@ -206,7 +207,7 @@ def pruned(model: PreTrainedModel, gone: Mapping[int, Collection[int]]) -> PreTr
         raise UserError(f"{name}: {left} experts are left and a token uses {used}")
     config = deepcopy(model.config)
     text = config.get_text_config()
-    if (getattr(text, "n_group", None) or 1) > 1 and left < count:
+    if chooses_by_groups(model) and left < count:
         raise UserError(f"{name}: its experts are chosen by groups, which pruning would change")
     for key in EXPERT_COUNTS:
         if getattr(text, key, None):

@@ -202,6 +202,11 @@ def expert_count(model: PreTrainedModel) -> int | None:
     return _named(model, EXPERT_COUNTS)
 
 
+def chooses_by_groups(model: PreTrainedModel) -> bool:
+    """Whether groups of experts are chosen first, and experts of these alone (DeepSeek-V3)."""
+    return (_named(model, ("n_group",)) or 1) > 1
+
+
 def top_k(model: PreTrainedModel) -> int | None:
     """Experts that a token uses in an MoE layer; None where the config names none."""
     return _named(model, TOP_K)
