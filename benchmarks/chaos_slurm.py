@@ -10,7 +10,6 @@ that ends early is given again. Checkpoints are due at each point, so that there
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 import re
 import shutil
@@ -30,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from clusters import Slurm, processes_of_jobs, scripts, until  # noqa: E402
-from snake import made_files  # noqa: E402
+from snake import incomplete, made_files  # noqa: E402
 from workflow import environment, prepare, run  # noqa: E402
 
 # Made by Slurm unless more is asked for: rows of a model, a dictionary of them, its numbers.
@@ -147,17 +146,6 @@ class Chaos:
 
 def ask(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def incomplete(folder: Path) -> set[str]:
-    """Outputs of jobs that Snakemake began and has not seen end; long names are cut into folders."""
-    marks = folder / ".snakemake/incomplete"
-    found = set()
-    for path in marks.rglob("*"):
-        if path.is_file() and path.name != "migration_underway":
-            parts = path.relative_to(marks).parts
-            found.add(base64.urlsafe_b64decode("".join(p.lstrip("@") for p in parts)).decode())
-    return found
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ parameter, and a rule that forgets one fails here.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import os
@@ -154,3 +155,14 @@ def made_files(folder: Path) -> list[str]:
     hidden = re.compile(r"/(logs|benchmarks|state)/|/\.")
     paths = (path.relative_to(folder).as_posix() for path in (folder / "results").rglob("*"))
     return sorted(path for path in paths if (folder / path).is_file() and not hidden.search(path))
+
+
+def incomplete(folder: Path) -> set[str]:
+    """Outputs of jobs that Snakemake began and has not seen end; long names are cut into folders."""
+    marks = folder / ".snakemake/incomplete"
+    found = set()
+    for path in marks.rglob("*"):
+        if path.is_file() and path.name != "migration_underway":
+            parts = path.relative_to(marks).parts
+            found.add(base64.urlsafe_b64decode("".join(p.lstrip("@") for p in parts)).decode())
+    return found

@@ -5,7 +5,6 @@ $MOEDIFF_KILLS says how many kills, over as many runs as that takes.
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ import psutil
 import pytest
 import yaml
 
-from snake import made_files
+from snake import incomplete, made_files
 from workflow import ROOT, TINY, command, environment, prepare
 
 KILLS = int(os.environ.get("MOEDIFF_KILLS", "3"))
@@ -146,17 +145,6 @@ class Chaos:
 def kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         process.kill()
-
-
-def incomplete(folder: Path) -> set[str]:
-    """Outputs of jobs that Snakemake began and has not seen end; long names are cut into folders."""
-    marks = folder / ".snakemake/incomplete"
-    found = set()
-    for path in marks.rglob("*"):
-        if path.is_file() and path.name != "migration_underway":
-            parts = path.relative_to(marks).parts
-            found.add(base64.urlsafe_b64decode("".join(p.lstrip("@") for p in parts)).decode())
-    return found
 
 
 def scripts_of(process: subprocess.Popen) -> list[psutil.Process]:
