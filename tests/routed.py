@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from conftest import RECIPE, cached, dense_tables
 from families import tiny
 from moediff.activations.rows import AlignedRows
+from moediff.analysis.reruns import Pass, Text
 from moediff.corpus.token_shards import TokenShard, read_token_shard
 from moediff.dictionaries.dictionary import Dictionary, in_float64
 from moediff.dictionaries.fitting import begun
@@ -72,3 +73,14 @@ def fires(dictionary: Dictionary, sources: list[torch.Tensor]) -> torch.Tensor:
     weight = in_float64(dictionary).norms().sum(1)
     scores = pre_activations(dictionary, sources) * weight
     return (scores >= dictionary.threshold) & (scores > 0)
+
+
+def known_shard(path: Path) -> TokenShard:
+    """The token shard of a file, its ids brought into the vocabulary of the tiny models."""
+    shard = read_token_shard(path)
+    return replace(shard, tokens=shard.tokens % 60)
+
+
+def two_passes(model: PreTrainedModel, shard: TokenShard) -> list[Pass]:
+    """Passes of a model over the six sequences of a shard, three at a time."""
+    return [Pass(model, Text(shard), part, False) for part in (slice(0, 3), slice(3, 6))]

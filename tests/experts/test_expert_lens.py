@@ -9,29 +9,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 from families import MOE_FAMILIES, tiny
-from moediff.analysis.reruns import Pass, Text
 from moediff.core.terms import ALL
-from moediff.corpus.token_shards import TokenShard, read_token_shard
+from moediff.corpus.token_shards import TokenShard
 from moediff.experts import lens
 from moediff.hooks.slots import Slots
 from moediff.models.families import blocks, routers
-
-
-def passed(model: PreTrainedModel, shard: TokenShard) -> list[Pass]:
-    """Two passes over a shard whose ids the tiny models know."""
-    return [
-        Pass(model, Text(shard), slice(0, 3), False),
-        Pass(model, Text(shard), slice(3, 6), False),
-    ]
+from routed import known_shard, two_passes
 
 
 @pytest.fixture
 def shard(token_shard) -> TokenShard:
-    found = read_token_shard(token_shard(sequences=6, length=16))
-    return TokenShard(**{**vars(found), "tokens": found.tokens % 60})
+    return known_shard(token_shard(sequences=6, length=16))
 
 
 def orthogonal(k: int, tokens: int = 7, d: int = 24, experts: int = 9) -> Slots:
@@ -105,7 +95,7 @@ def test_an_expert_with_all_of_the_gate_says_all(shard: TokenShard) -> None:
     model = tiny("mixtral")
     for router in routers(model).values():
         router.weight.data *= 1e4
-    table = lens.expert_lens(passed(model, shard), None, shard.domains, None)
+    table = lens.expert_lens(two_passes(model, shard), None, shard.domains, None)
     one = table.filter((table["term"] == "heaviest") & (table["experts"] == 1))
     assert one["cosine"].min() > 0.999
     assert one.filter(one["stream"] == "stream")["kl_layer"].max() < 1e-3
@@ -114,7 +104,7 @@ def test_an_expert_with_all_of_the_gate_says_all(shard: TokenShard) -> None:
 @pytest.mark.parametrize("family", MOE_FAMILIES)
 def test_with_all_experts_a_layer_says_what_it_says(family: str, shard: TokenShard) -> None:
     model = tiny(family)
-    table = lens.expert_lens(passed(model, shard), None, shard.domains, None)
+    table = lens.expert_lens(two_passes(model, shard), None, shard.domains, None)
     assert table["layer"].unique().sort().to_list() == list(routers(model))
     k = table["experts"].max()
     shared = "stream and shared" in table["stream"]
@@ -139,6 +129,6 @@ def test_with_all_experts_a_layer_says_what_it_says(family: str, shard: TokenSha
 
 def test_some_positions_of_each_sequence_are_read_and_the_same_each_time(shard: TokenShard) -> None:
     model = tiny("olmoe")
-    tables = [lens.expert_lens(passed(model, shard), [1], shard.domains, 4) for _ in range(2)]
+    tables = [lens.expert_lens(two_passes(model, shard), [1], shard.domains, 4) for _ in range(2)]
     assert tables[0].equals(tables[1])
     assert tables[0].filter(tables[0]["domain"] == ALL)["tokens"].unique().to_list() == [24]

@@ -8,52 +8,44 @@ import torch
 from transformers import PreTrainedModel
 
 from families import MOE_FAMILIES, tiny
-from moediff.analysis.reruns import Pass, Text
 from moediff.core.bootstrap import Units
 from moediff.core.errors import UserError
 from moediff.core.terms import ALL
-from moediff.corpus.token_shards import TokenShard, read_token_shard
+from moediff.corpus.token_shards import TokenShard
 from moediff.experts import costs
 from moediff.experts.ablation import _any, _chosen, _second, fewer_experts
 from moediff.hooks.capture import Capture
 from moediff.hooks.points import Point
 from moediff.hooks.routing import alone, keep, routing
 from moediff.models.families import routers, top_k
+from routed import known_shard, two_passes
 
 
 @pytest.fixture
 def shard(token_shard) -> TokenShard:
-    found = read_token_shard(token_shard(sequences=6, length=16))
-    return TokenShard(**{**vars(found), "tokens": found.tokens % 60})
-
-
-def passed(model: PreTrainedModel, shard: TokenShard) -> list[Pass]:
-    return [
-        Pass(model, Text(shard), slice(0, 3), False),
-        Pass(model, Text(shard), slice(3, 6), False),
-    ]
+    return known_shard(token_shard(sequences=6, length=16))
 
 
 @pytest.mark.parametrize("family", MOE_FAMILIES)
 def test_with_all_experts_the_loss_is_the_models_own(family: str, shard: TokenShard) -> None:
     model, k = tiny(family), top_k(tiny(family))
-    table = fewer_experts(passed(model, shard), [1], shard.domains)
-    own = np.concatenate([run.losses() for run in passed(model, shard)])
+    table = fewer_experts(two_passes(model, shard), [1], shard.domains)
+    own = np.concatenate([run.losses() for run in two_passes(model, shard)])
     first = table.row(0, named=True)
     assert (first["domain"], first["k"], first["cost"], first["ratio"]) == (ALL, k, 0, 1)
     assert first["cross_entropy"] == pytest.approx(own.mean(), abs=1e-12)
     with routing(model, keep(k)):
-        kept = np.concatenate([run.losses() for run in passed(model, shard)])
+        kept = np.concatenate([run.losses() for run in two_passes(model, shard)])
     assert np.array_equal(kept, own)  # the change of no change, to the bit
     with routing(model, keep(1), [list(routers(model))[-1]]):
-        one = np.concatenate([run.losses() for run in passed(model, shard)])
+        one = np.concatenate([run.losses() for run in two_passes(model, shard)])
     alone = table.filter((table["layer"] == list(routers(model))[-1]) & (table["domain"] == ALL))
     assert alone["cross_entropy"].to_list() == [pytest.approx(one.mean(), abs=1e-6)]
 
 
 def test_every_setting_stands_once_for_each_domain(shard: TokenShard) -> None:
     model = tiny("deepseek-v2")
-    table = fewer_experts(passed(model, shard), [1, 2, 9], shard.domains)
+    table = fewer_experts(two_passes(model, shard), [1, 2, 9], shard.domains)
     names = ["kind", "k", "weights", "layer", "domain"]
     assert table.select(names).is_unique().all()
     whole = table.filter((table["domain"] == ALL) & table["layer"].is_null())
@@ -72,7 +64,7 @@ def test_experts_that_are_alike_can_be_exchanged(shard: TokenShard) -> None:
     for name, parameter in model.named_parameters():
         if ".experts." in name:
             parameter.data[:] = parameter.data[:1]
-    table = fewer_experts(passed(model, shard), [], shard.domains)
+    table = fewer_experts(two_passes(model, shard), [], shard.domains)
     one = table.filter((table["domain"] == ALL) & (table["k"] == 1))
     by = {(r["kind"], r["weights"]): r["cost"] for r in one.iter_rows(named=True)}
     assert by["second", "routed"] == pytest.approx(by["keep", "routed"], abs=1e-6)
@@ -100,14 +92,14 @@ def test_equal_changes_run_once(shard: TokenShard) -> None:
         return routing(plain, keep(1))
 
     wanted = [costs.Setting({"n": n}, noted, same=n % 2) for n in range(6)]
-    table = costs.costs(passed(model, shard), lambda _: wanted, {"n": None}, shard.domains)
+    table = costs.costs(two_passes(model, shard), lambda _: wanted, {"n": None}, shard.domains)
     assert len(runs) == 2 * 2  # two changes, two passes
     assert table.filter(table["domain"] == ALL)["cost"][1:].n_unique() == 1
 
 
 def test_a_dense_model_is_refused(shard: TokenShard) -> None:
     with pytest.raises(UserError, match="no layer has experts"):
-        fewer_experts(passed(tiny("llama"), shard), [1], shard.domains)
+        fewer_experts(two_passes(tiny("llama"), shard), [1], shard.domains)
 
 
 def test_others_in_the_place_of_the_heaviest_have_its_gate(shard: TokenShard) -> None:

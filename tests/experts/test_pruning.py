@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from families import MOE_FAMILIES, tiny
-from moediff.analysis.reruns import Pass, Text
 from moediff.core.errors import UserError
 from moediff.core.terms import ALL
-from moediff.corpus.token_shards import TokenShard, read_token_shard
+from moediff.corpus.token_shards import TokenShard
 from moediff.experts import pruning
 from moediff.experts.pruning import Choice, Usage, left_out, pruned, without
 from moediff.hooks.slots import slots
 from moediff.models.families import expert_count, routers, top_k
+from routed import known_shard, two_passes
 
 GROUPED = ("deepseek-v2, groups", "deepseek-v3")
 IDS = torch.randint(1, 60, (2, 12), generator=torch.Generator().manual_seed(3))
@@ -25,15 +25,7 @@ IDS = torch.randint(1, 60, (2, 12), generator=torch.Generator().manual_seed(3))
 
 @pytest.fixture
 def shard(token_shard) -> TokenShard:
-    found = read_token_shard(token_shard(sequences=6, length=16))
-    return TokenShard(**{**vars(found), "tokens": found.tokens % 60})
-
-
-def passed(model: PreTrainedModel, shard: TokenShard) -> list[Pass]:
-    return [
-        Pass(model, Text(shard), slice(0, 3), False),
-        Pass(model, Text(shard), slice(3, 6), False),
-    ]
+    return known_shard(token_shard(sequences=6, length=16))
 
 
 def test_scores_by_hand() -> None:
@@ -53,8 +45,8 @@ def test_scores_by_hand() -> None:
 
 def test_usage_is_that_of_each_token_and_expert(shard: TokenShard) -> None:
     model, (domains, whole) = tiny("qwen2-moe"), (shard.domains, {})
-    found = pruning.measured(passed(model, shard), False, domains)
-    for run in passed(model, shard):
+    found = pruning.measured(two_passes(model, shard), False, domains)
+    for run in two_passes(model, shard):
         with slots(model, [0, 1, 2]) as parts, torch.no_grad():
             model(**run.inputs)
         target = np.zeros_like(run.starts)
@@ -80,7 +72,7 @@ def test_usage_is_that_of_each_token_and_expert(shard: TokenShard) -> None:
 def test_renormalised_gates_of_a_token_sum_to_one(shard: TokenShard) -> None:
     model = tiny("qwen3-moe, raw")
     (plain, scaled) = (
-        pruning.measured(passed(model, shard), same, shard.domains)[ALL][1]
+        pruning.measured(two_passes(model, shard), same, shard.domains)[ALL][1]
         for same in (False, True)
     )
     assert scaled.gates.sum() == pytest.approx(scaled.tokens.sum() / 2)
@@ -140,9 +132,9 @@ def test_what_cannot_be_pruned_is_refused() -> None:
 
 def test_costs_are_those_of_the_smaller_models(shard: TokenShard) -> None:
     model = tiny("olmoe")
-    usage = pruning.measured(passed(model, shard), True, shard.domains)
+    usage = pruning.measured(two_passes(model, shard), True, shard.domains)
     choice = Choice(["reap", "random"], [1.0, 0.5, 0.25])
-    table = pruning.prune_costs(usage, choice, passed(model, shard), shard.domains)
+    table = pruning.prune_costs(usage, choice, two_passes(model, shard), shard.domains)
     assert not (table.filter(table["score"].is_not_null())["keep"] == 1).any()
     row = table.filter(
         (table["chosen_on"] == ALL)
@@ -153,7 +145,7 @@ def test_costs_are_those_of_the_smaller_models(shard: TokenShard) -> None:
     assert row["kept"] == 4
     gone = left_out(usage[ALL], "reap", 0.5, 2)
     smaller = pruned(model, gone)
-    losses = np.concatenate([run.losses() for run in passed(smaller, shard)])
+    losses = np.concatenate([run.losses() for run in two_passes(smaller, shard)])
     assert row["cross_entropy"] == pytest.approx(losses.mean(), abs=1e-6)
     assert row["parameters"] == sum(p.numel() for p in smaller.parameters())
     first = table.row(0, named=True)
