@@ -11,7 +11,7 @@ heaviest stand controls: the second, one of the chosen and one of those that wer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +83,44 @@ def terms(found: Slots, rows: Tensor, random: torch.Generator) -> Iterator[Term]
     yield Term(NOTHING, 0, ROUTED, torch.zeros_like(shared))
 
 
+class Layered(NamedTuple):
+    """What a pass found of some MoE layers; streams are [batch, position, d_model], by layer."""
+
+    slots: Mapping[int, Slots]
+    middle: dict[int, Tensor]  # the stream before the experts
+    after: dict[int, Tensor]  # what leaves the layer
+    last: Tensor  # what leaves the last block
+
+
+def read_layers(run: Pass, layers: Sequence[int]) -> Layered:
+    """A pass of an MoE, read at some layers. Raises UserError as `slots` does, and without a layer."""
+    model = run.model
+    if not layers:
+        raise UserError(f"{type(model).__name__}: no layer has experts")
+    last = Point("resid_post", len(blocks(model)) - 1)
+    points = [Point(hook, layer) for layer in layers for hook in ("resid_mid", "resid_post")]
+    every = list(dict.fromkeys([*points, last]))
+    with slots(model, layers) as found, Capture(model, every) as capture:
+        passed = capture(**run.inputs).points
+    middle, after = (
+        {layer: passed[Point(hook, layer)] for layer in layers}
+        for hook in ("resid_mid", "resid_post")
+    )
+    return Layered(found, middle, after, passed[last])
+
+
+def proved(run: Pass, last: Tensor) -> Callable[[Tensor], Tensor]:
+    """The unembedding of a pass's model, held against the model's own logits. Raises UserError."""
+    unembed = unembedding.unembedding(run.model)
+    unembedding.prove(run.model, unembed, last, **run.inputs)
+    return unembed
+
+
+def rows_of(stream: Tensor, rows: Tensor) -> Tensor:
+    """The stream [batch, position, d_model] at places of its flattened positions: [row, d_model]."""
+    return stream.flatten(0, 1)[rows.to(stream.device)]
+
+
 @torch.no_grad()
 def expert_lens(
     runs: Iterable[Pass],
@@ -104,31 +142,20 @@ def expert_lens(
     sums: dict[tuple[Any, ...], np.ndarray] = {}
     unembed = None
     for run in runs:
-        model = run.model
-        every = list(routers(model)) if layers is None else list(layers)
-        if not every:
-            raise UserError(f"{type(model).__name__}: no layer has experts")
-        last = Point("resid_post", len(blocks(model)) - 1)
-        points = [Point(hook, layer) for layer in every for hook in ("resid_mid", "resid_post")]
-        with (
-            slots(model, every) as found,
-            Capture(model, list(dict.fromkeys([*points, last]))) as capture,
-        ):
-            passed = capture(**run.inputs).points
+        every = list(routers(run.model)) if layers is None else list(layers)
+        layered = read_layers(run, every)
         if unembed is None:
-            unembed = unembedding.unembedding(model)
-            unembedding.prove(model, unembed, passed[last], **run.inputs)
+            unembed = proved(run, layered.last)
         rows, domain = _some(run, positions, random)
         if not len(rows):
             continue
-        said = unembed(passed[last].flatten(0, 1)[rows.to(passed[last].device)]).log_softmax(-1)
+        said = unembed(rows_of(layered.last, rows)).log_softmax(-1)
         for layer in every:
-            here = rows.to(found[layer].parts.device)
-            middle, after = (
-                passed[Point(hook, layer)].flatten(0, 1)[here]
-                for hook in ("resid_mid", "resid_post")
+            here = layered.slots[layer]
+            middle, after = (rows_of(part[layer], rows) for part in (layered.middle, layered.after))
+            readings = _readings(
+                here, rows.to(here.parts.device), middle, after, said, unembed, random
             )
-            readings = _readings(found[layer], here, middle, after, said, unembed, random)
             for key, measured in readings:
                 _add(sums, (layer, *key), measured, domain, domains)
         run.says(f"{len(every)} layers read")

@@ -11,11 +11,8 @@ from torch import Tensor
 
 from moediff.analysis.reruns import Pass
 from moediff.corpus.alignment import PADDING
-from moediff.hooks.capture import Capture
-from moediff.hooks.points import Point
-from moediff.hooks.slots import slots
-from moediff.models import unembedding
-from moediff.models.families import blocks, routers
+from moediff.experts.lens import proved, read_layers, rows_of
+from moediff.models.families import routers
 
 SAID = 3  # tokens, the likeliest, that are shown of what is said
 
@@ -30,17 +27,8 @@ def read_text(run: Pass, texts: Sequence[str]) -> dict[str, Any]:
     and all that is shared, and `says` [token], what leaves the layer. What is said is [[id, share], ...] of
     SAID tokens. `texts`: those of the ids that are named. Raises UserError as `slots` and `unembedding` do.
     """
-    model = run.model
-    every = list(routers(model))
-    last = Point("resid_post", len(blocks(model)) - 1)
-    hooks = [Point(hook, layer) for layer in every for hook in ("resid_mid", "resid_post")]
-    with (
-        slots(model, every) as found,
-        Capture(model, list(dict.fromkeys([*hooks, last]))) as capture,
-    ):
-        passed = capture(**run.inputs).points
-    unembed = unembedding.unembedding(model)
-    unembedding.prove(model, unembed, passed[last], **run.inputs)
+    layered = read_layers(run, list(routers(run.model)))
+    unembed = proved(run, layered.last)
     ids = run.tokens.tokens[run.part]
     kept = np.flatnonzero(run.tokens.document[run.part].ravel() != PADDING)
     rows = torch.from_numpy(kept)
@@ -57,12 +45,9 @@ def read_text(run: Pass, texts: Sequence[str]) -> dict[str, Any]:
         ]
 
     layers = []
-    for layer in every:
-        here = found[layer]
+    for layer, here in layered.slots.items():
         own = rows.to(here.parts.device)
-        middle, after = (
-            passed[Point(hook, layer)].flatten(0, 1)[own] for hook in ("resid_mid", "resid_post")
-        )
+        middle, after = (rows_of(part[layer], rows) for part in (layered.middle, layered.after))
         stream, parts = middle + here.shared[own], here.parts[own].unbind(1)
         layers.append(
             {
@@ -74,7 +59,7 @@ def read_text(run: Pass, texts: Sequence[str]) -> dict[str, Any]:
                 "says": said(after),
             }
         )
-    heard = said(passed[last].flatten(0, 1)[rows.to(passed[last].device)])
+    heard = said(rows_of(layered.last, rows))
     starts, domain = run.starts.ravel()[kept], run.tokens.domain[run.part].ravel()[kept]
     tokens = [
         {"id": int(token), "domain": run.tokens.domains[of], "first": bool(first), "next": next_}
