@@ -247,7 +247,7 @@ def of_routing(small: Small) -> Outcome:
 
 
 def of_lens(small: Small) -> Outcome:
-    table = lens.expert_lens(runs_of(small), None, small.tokens.domains, 8)
+    table = lens.expert_lens(runs_of(small), small.tokens.domains, 8)
     names = ("cosine", "cosine_layer", "kl_layer", "kl_model", "agrees_layer", "agrees_model")
     return [*means(table, *names), *flat(table["term"].unique().sort().to_list())]
 

@@ -8,6 +8,6 @@ with job(snakemake, torch_threads=True):
 
     model, facts = open_model(snakemake)
     runs, domains = moe_runs(snakemake, model, snakemake.input.tokens, "expert lens")
-    table = lens.expert_lens(runs, None, domains, snakemake.params.positions)
+    table = lens.expert_lens(runs, domains, snakemake.params.positions)
     made_by = artifact.made_by("lens", model=facts["digest"])
     artifact.write_parquet(snakemake.output[0], table, made_by)

@@ -95,7 +95,7 @@ def test_an_expert_with_all_of_the_gate_says_all(shard: TokenShard) -> None:
     model = tiny("mixtral")
     for router in routers(model).values():
         router.weight.data *= 1e4
-    table = lens.expert_lens(two_passes(model, shard), None, shard.domains, None)
+    table = lens.expert_lens(two_passes(model, shard), shard.domains, None)
     one = table.filter((table["term"] == "heaviest") & (table["experts"] == 1))
     assert one["cosine"].min() > 0.999
     assert one.filter(one["stream"] == "stream")["kl_layer"].max() < 1e-3
@@ -104,7 +104,7 @@ def test_an_expert_with_all_of_the_gate_says_all(shard: TokenShard) -> None:
 @pytest.mark.parametrize("family", MOE_FAMILIES)
 def test_with_all_experts_a_layer_says_what_it_says(family: str, shard: TokenShard) -> None:
     model = tiny(family)
-    table = lens.expert_lens(two_passes(model, shard), None, shard.domains, None)
+    table = lens.expert_lens(two_passes(model, shard), shard.domains, None)
     assert table["layer"].unique().sort().to_list() == list(routers(model))
     k = table["experts"].max()
     shared = "stream and shared" in table["stream"]
@@ -129,6 +129,6 @@ def test_with_all_experts_a_layer_says_what_it_says(family: str, shard: TokenSha
 
 def test_some_positions_of_each_sequence_are_read_and_the_same_each_time(shard: TokenShard) -> None:
     model = tiny("olmoe")
-    tables = [lens.expert_lens(two_passes(model, shard), [1], shard.domains, 4) for _ in range(2)]
+    tables = [lens.expert_lens(two_passes(model, shard), shard.domains, 4) for _ in range(2)]
     assert tables[0].equals(tables[1])
     assert tables[0].filter(tables[0]["domain"] == ALL)["tokens"].unique().to_list() == [24]

@@ -9,6 +9,7 @@ told without: an answer never differs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -29,60 +30,64 @@ def lighten(workflow: Any, temporary: bool) -> None:
     _read_signatures_once()
 
 
+def _replace(owner: type, name: str, answer: Callable[[Callable[..., Any]], Any]) -> None:
+    """Give a class `answer(plain)` in the place of its method `plain`, once in a process."""
+    plain = getattr(owner, name)
+    if not hasattr(plain, "replaced"):
+        found = answer(plain)
+        found.replaced = plain
+        setattr(owner, name, found)
+
+
 def _find_by_name() -> None:
     """A rule without wildcards makes the files that it names: they are looked up, not matched one by one."""
     from snakemake.rules import Rule
 
-    plain = Rule.is_producer
-    if hasattr(plain, "replaced"):
-        return
     names: dict[Any, frozenset[str]] = {}
 
-    def is_producer(self: Any, requested_output: str) -> bool:
-        if self.has_wildcards():
-            return bool(plain(self, requested_output))
-        if self not in names:
-            names[self] = frozenset(str(path) for path in self.products())
-        return str(requested_output) in names[self]
+    def answer(plain: Callable[..., Any]) -> Any:
+        def is_producer(self: Any, requested_output: str) -> bool:
+            if self.has_wildcards():
+                return bool(plain(self, requested_output))
+            if self not in names:
+                names[self] = frozenset(str(path) for path in self.products())
+            return str(requested_output) in names[self]
 
-    is_producer.replaced = plain  # type: ignore[attr-defined]
-    Rule.is_producer = is_producer
+        return is_producer
+
+    _replace(Rule, "is_producer", answer)
 
 
 def _ask_no_files_of_until() -> None:
     """Without `--until` no job is named by it."""
     from snakemake.dag import DAG
 
-    plain = DAG.in_until
-    if hasattr(plain, "replaced"):
-        return
+    def answer(plain: Callable[..., Any]) -> Any:
+        def in_until(self: Any, job: Any) -> bool:
+            return bool(self.untilrules or self.untilfiles) and bool(plain(self, job))
 
-    def in_until(self: Any, job: Any) -> bool:
-        return bool(self.untilrules or self.untilfiles) and bool(plain(self, job))
+        return in_until
 
-    in_until.replaced = plain  # type: ignore[attr-defined]
-    DAG.in_until = in_until
+    _replace(DAG, "in_until", answer)
 
 
 def _open_a_script_once() -> None:
     """That a script is there is seen once for a rule, unless wildcards are in its path."""
     from snakemake.dag import ScriptProcessor
 
-    plain = ScriptProcessor.process_job
-    if hasattr(plain, "replaced"):
-        return
+    def answer(plain: Callable[..., Any]) -> Any:
+        def process_job(self: Any, job: Any) -> None:
+            seen = self.__dict__.setdefault("rules_seen", set())
+            path = getattr(job.rule, self.script_type)
+            if path and "{" not in str(path):
+                if job.rule in seen:
+                    return
+                seen.add(job.rule)
+            plain(self, job)
 
-    def process_job(self: Any, job: Any) -> None:
-        seen = self.__dict__.setdefault("rules_seen", set())
-        path = getattr(job.rule, self.script_type)
-        if path and "{" not in str(path):
-            if job.rule in seen:
-                return
-            seen.add(job.rule)
-        plain(self, job)
+        return process_job
 
-    process_job.replaced = plain  # type: ignore[attr-defined]
-    ScriptProcessor.process_job = process_job
+    _replace(ScriptProcessor, "process_job", answer)
 
 
 def _read_signatures_once() -> None:

@@ -84,7 +84,7 @@ def terms(found: Slots, rows: Tensor, random: torch.Generator) -> Iterator[Term]
 
 
 class Layered(NamedTuple):
-    """What a pass found of some MoE layers; streams are [batch, position, d_model], by layer."""
+    """What a pass found of all MoE layers; streams are [batch, position, d_model], by layer."""
 
     slots: Mapping[int, Slots]
     middle: dict[int, Tensor]  # the stream before the experts
@@ -92,9 +92,10 @@ class Layered(NamedTuple):
     last: Tensor  # what leaves the last block
 
 
-def read_layers(run: Pass, layers: Sequence[int]) -> Layered:
-    """A pass of an MoE, read at some layers. Raises UserError as `slots` does, and without a layer."""
+def read_layers(run: Pass) -> Layered:
+    """A pass of an MoE, read at every layer with experts. Raises UserError without one, and as `slots`."""
     model = run.model
+    layers = list(routers(model))
     if not layers:
         raise UserError(f"{type(model).__name__}: no layer has experts")
     last = Point("resid_post", len(blocks(model)) - 1)
@@ -124,14 +125,13 @@ def rows_of(stream: Tensor, rows: Tensor) -> Tensor:
 @torch.no_grad()
 def expert_lens(
     runs: Iterable[Pass],
-    layers: Sequence[int] | None,
     domains: Sequence[str],
     positions: int | None,
     seed: int = 0,
 ) -> pl.DataFrame:
     """One row for each layer, domain (and all text), reading, stream and weights: means over tokens.
 
-    `runs` are passes of one MoE; `layers` None: all with experts. Tokens are those that predict a target, or
+    `runs` are passes of one MoE. Tokens are those that predict a target, or
     `positions` of each sequence at random. Columns: `layer`, `domain`, `term` (of TERMS), `experts` (how
     many), `stream` (of STREAMS), `weights`, `tokens`; `cosine` with H_k read with the same stream;
     `cosine_layer` with what leaves the layer; `kl_layer`, `kl_model`: nats from the layer's and the model's
@@ -142,23 +142,21 @@ def expert_lens(
     sums: dict[tuple[Any, ...], np.ndarray] = {}
     unembed = None
     for run in runs:
-        every = list(routers(run.model)) if layers is None else list(layers)
-        layered = read_layers(run, every)
+        layered = read_layers(run)
         if unembed is None:
             unembed = proved(run, layered.last)
         rows, domain = _some(run, positions, random)
         if not len(rows):
             continue
         said = unembed(rows_of(layered.last, rows)).log_softmax(-1)
-        for layer in every:
-            here = layered.slots[layer]
+        for layer, here in layered.slots.items():
             middle, after = (rows_of(part[layer], rows) for part in (layered.middle, layered.after))
             readings = _readings(
                 here, rows.to(here.parts.device), middle, after, said, unembed, random
             )
             for key, measured in readings:
                 _add(sums, (layer, *key), measured, domain, domains)
-        run.says(f"{len(every)} layers read")
+        run.says(f"{len(layered.slots)} layers read")
     return _table(sums)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from moediff.analysis.reruns import Pass
 from moediff.corpus.alignment import PADDING
 from moediff.experts.lens import proved, read_layers, rows_of
-from moediff.models.families import routers
 
 SAID = 3  # tokens, the likeliest, that are shown of what is said
 
@@ -27,7 +26,7 @@ def read_text(run: Pass, texts: Sequence[str]) -> dict[str, Any]:
     and all that is shared, and `says` [token], what leaves the layer. What is said is [[id, share], ...] of
     SAID tokens. `texts`: those of the ids that are named. Raises UserError as `slots` and `unembedding` do.
     """
-    layered = read_layers(run, list(routers(run.model)))
+    layered = read_layers(run)
     unembed = proved(run, layered.last)
     ids = run.tokens.tokens[run.part]
     kept = np.flatnonzero(run.tokens.document[run.part].ravel() != PADDING)
