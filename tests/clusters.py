@@ -119,10 +119,13 @@ class Slurm:
         self._do("node")
 
     def shorten(self, job: str) -> None:
-        """Let a job's time end within the next minute."""
-        minutes = int(self._ask("squeue", "-h", "-j", job, "-o", "%M").split(":")[-2])
+        """Let a job's time end within two minutes, and not before it could leave once it is told to."""
+        minutes, seconds = map(
+            int, self._ask("squeue", "-h", "-j", job, "-o", "%M").split(":")[-2:]
+        )
+        left = 1 if seconds < 15 else 2
         subprocess.run(
-            ["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 1}"], check=True
+            ["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + left}"], check=True
         )
 
     @staticmethod
