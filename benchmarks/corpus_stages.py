@@ -251,6 +251,16 @@ def caching(place: Place) -> None:
 # --- rows ---------------------------------------------------------------------------------------------
 
 
+def _routed(row: np.ndarray) -> dict[str, np.ndarray]:
+    """Tokens by Zipf's law, and two of 8 experts in a layer, of rows [row]."""
+    random = np.random.default_rng(int(row[0]))
+    chances = np.cumsum(1 / np.arange(10, VOCABULARY + 10))
+    tokens = np.searchsorted(chances / chances[-1], random.random(len(row)))
+    first = random.integers(0, 8, len(row))
+    experts = np.stack([first, (first + random.integers(1, 8, len(row))) % 8], axis=1)
+    return {"token": tokens.astype(np.int32), "experts.0": experts.astype(np.int16)}
+
+
 def make_rows(place: Place) -> None:
     from read_speed import write_store
 
@@ -258,7 +268,7 @@ def make_rows(place: Place) -> None:
         folder = place(f"rows/{split}")
         folder.mkdir(parents=True, exist_ok=True)
         count = place.sequences(split) * LENGTH
-        write_store(folder, count, -(-count // SHARD), WIDTH)
+        write_store(folder, count, -(-count // SHARD), WIDTH, _routed)
 
 
 def manifest(place: Place) -> None:
@@ -364,11 +374,11 @@ def similarity(place: Place) -> None:
     )  # fmt: skip
 
 
-def firings(place: Place) -> None:
-    from moediff.experts.firings import firings as fired
+def affinity(place: Place) -> None:
+    from moediff.experts.affinity import feature_affinity
 
     dictionary, rows, device = _dictionary(place)
-    fired(dictionary, rows, 2048, device)
+    feature_affinity(dictionary, rows, 0, [0], 2048, device, place.folder)
 
 
 STAGES: dict[str, Callable[[Place], None]] = {
@@ -392,5 +402,5 @@ STAGES: dict[str, Callable[[Place], None]] = {
     "deletion": deletion,
     "similarity": similarity,
     "moved": moved,
-    "firings (affinity)": firings,
+    "affinity": affinity,
 }

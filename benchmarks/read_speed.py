@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,14 @@ CHUNK_ROWS = 1024  # activations.chunk_rows
 BATCH = 2048
 
 
-def write_store(folder: Path, rows: int, shards: int, width: int) -> list[Path]:
-    """Shards of random rows; documents have 500 rows."""
+def write_store(
+    folder: Path,
+    rows: int,
+    shards: int,
+    width: int,
+    more: Callable[[np.ndarray], dict[str, np.ndarray]] = lambda row: {},
+) -> list[Path]:
+    """Shards of random rows; documents have 500 rows. `more` gives columns of rows by their numbers [row]."""
     random, paths, first = np.random.default_rng(0), [], 0
     for number in range(shards):
         count = rows // shards + (number < rows % shards)
@@ -43,6 +50,7 @@ def write_store(folder: Path, rows: int, shards: int, width: int) -> list[Path]:
             "group": row // 500,
             "domain": np.zeros(count, np.uint8),
         }
+        columns |= more(row)
         path = folder / f"{number:05d}.zarr.zip"
         writer = ShardWriter(path, columns, {"p": Stored("p.0", width, 0)}, "float16", CHUNK_ROWS)
         for start in range(0, count, 4096):

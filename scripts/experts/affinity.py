@@ -3,6 +3,8 @@
 from moediff.job import job, open_fit
 
 with job(snakemake, torch_threads=True) as log:
+    from pathlib import Path
+
     from moediff.core import artifact
     from moediff.experts import affinity
 
@@ -12,7 +14,8 @@ with job(snakemake, torch_threads=True) as log:
     layers = affinity.layers_of(rows, source)
     if not layers:  # of a loaded model nothing says so before its rows are there
         log.warning("%s: no routing is stored below its hook point; the table has no rows", name)
-    table = affinity.feature_affinity(dictionary, rows, source, layers, recipe["batch"], device)
+    scratch, batch = Path(snakemake.output[0]).parent, recipe["batch"]
+    table = affinity.feature_affinity(dictionary, rows, source, layers, batch, device, scratch)
     made_by = artifact.made_by("affinity", origins=rows.origins, source=name)
     artifact.write_parquet(snakemake.output[0], table, made_by)
     for (layer,), part in table.group_by("layer", maintain_order=True):

@@ -9,13 +9,19 @@ import pytest
 from moediff.analysis.moved import COLUMNS, distances, moved
 
 
+def whole(data, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distance and cosine of all rows."""
+    distance, cosine = zip(*distances(data, batch), strict=True)
+    return np.concatenate(distance), np.concatenate(cosine)
+
+
 def test_equal_rows_are_0_opposite_ones_2_and_unrelated_ones_the_root_of_2_apart(
     aligned_rows,
 ) -> None:
     a = np.array([[3, 4, 0], [3, 4, 0], [1, 0, 0], [2, 0, 0]], np.float32)
     b = np.array([[3, 4, 0], [-3, -4, 0], [0, 1, 0], [1, 0, 0]], np.float32)
     for batch in (1, 3, 4):
-        distance, cosine = distances(aligned_rows([a, b], 4, 2), batch)
+        distance, cosine = whole(aligned_rows([a, b], 4, 2), batch)
         # Shards hold rows in an order of their own.
         assert sorted(distance) == pytest.approx([0, 2 / 3, 2**0.5, 2])
         assert cosine[np.argsort(distance)] == pytest.approx([1, 1, 0, -1])
@@ -30,7 +36,7 @@ def test_the_table_is_over_all_rows_and_by_domain_those_that_moved_most_first(
     data = aligned_rows([a, b], 1999, 300)
     table = moved(data, 256)
     assert dict(table.schema) == COLUMNS
-    distance, cosine = distances(data, 256)
+    distance, cosine = whole(data, 256)
     row = table.row(0, named=True)
     assert (row["domain"], row["rows"]) == ("all", 3000)
     assert row["median"] == pytest.approx(np.median(distance))

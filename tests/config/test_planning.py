@@ -74,6 +74,26 @@ def test_until_names_the_same_jobs(until: tuple[str, ...], files: tuple[str, ...
     assert DAG.in_until(dag, job) == ("fit" in until or "a" in files)
 
 
+@pytest.mark.parametrize("count", [0, 1, planning.FEW - 1, planning.FEW, 100])
+def test_an_input_is_found_by_its_name(study: Study, count: int) -> None:
+    rule = study.workflow.get_rule("gather_fve")
+    paths = [IOFile(f"shards/{n}", rule=rule) for n in range(count)]
+    inputs = InputFiles(paths)
+    asked = [*paths, *map(str, paths), "shards", "", "shards/100", IOFile("shards/101", rule=rule)]
+    assert [path in inputs for path in asked] == [path in list(inputs) for path in asked]
+    inputs.append("shards/100")
+    assert "shards/100" in inputs
+
+
+@pytest.mark.usefixtures("study")
+def test_many_inputs_are_not_compared_one_by_one() -> None:
+    inputs = InputFiles(f"shards/{n}" for n in range(100))
+    last = "".join(["shards", "/99"])  # not the same object
+    assert last in inputs
+    with mock.patch.object(InputFiles, "__iter__", side_effect=AssertionError):
+        assert last in inputs
+
+
 def test_a_script_is_opened_once_for_a_rule_and_each_time_where_wildcards_name_it(
     study: Study,
 ) -> None:

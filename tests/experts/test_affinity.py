@@ -18,10 +18,10 @@ from families import tiny
 from moediff.activations.rows import AlignedRows
 from moediff.core.errors import UserError
 from moediff.corpus.token_shards import read_token_shard
-from moediff.experts import information
+from moediff.experts import information, strata
 from moediff.experts.affinity import _best, feature_affinity, layers_of
-from moediff.experts.firings import Firings, firing_blocks, firings
-from moediff.experts.information import Information, affinity, whole_choice
+from moediff.experts.firings import Firings, Part, firing_blocks, firings
+from moediff.experts.information import Information
 from routed import fires, made_dictionary, routed_rows
 
 CPU = torch.device("cpu")
@@ -34,6 +34,20 @@ def fired_where(mask: np.ndarray) -> Firings:
     """Firings of a mask [row, F]."""
     starts = np.concatenate([[0], np.cumsum(mask.sum(1))])
     return Firings(np.nonzero(mask)[1].astype(np.int32), starts, mask.shape[1])
+
+
+def affinity(
+    fired: Firings, tokens: np.ndarray, experts: np.ndarray, n_experts: int
+) -> Information:
+    """With all rows in one part."""
+    return information.affinity([Part(fired, tokens, experts)], fired.count, n_experts)
+
+
+def whole_choice(
+    fired: Firings, tokens: np.ndarray, experts: np.ndarray, **more: int
+) -> Information:
+    """With all rows in one part."""
+    return information.whole_choice([Part(fired, tokens, experts)], fired.count, **more)
 
 
 def chosen(weights: np.ndarray, k: int, random: np.random.Generator) -> np.ndarray:
@@ -284,9 +298,11 @@ def test_the_table_is_of_the_rows_and_routing_that_are_stored(stored) -> None:
     dictionary = made_dictionary(data, 40)
     parts = [torch.cat(part) for part in zip(*data.in_order(100), strict=True)]
     mask = fires(dictionary, parts).numpy()
-    found = firings(dictionary, data, 64, CPU)
-    np.testing.assert_array_equal(found.fired(), mask.sum(0))
-    np.testing.assert_array_equal(found.features, np.nonzero(mask)[1])
+    found = list(firings(dictionary, data, 64, CPU))
+    assert {len(part.sizes) for part in found[:-1]} == {64}
+    np.testing.assert_array_equal(sum(part.fired() for part in found), mask.sum(0))
+    features = np.concatenate([part.features for part in found])
+    np.testing.assert_array_equal(features, np.nonzero(mask)[1])
     assert layers_of(data, 1) == [0, 1]
     assert layers_of(data, 0) == []
     table = feature_affinity(dictionary, data, 1, [0, 1], 64, CPU)
@@ -309,6 +325,55 @@ def test_the_table_is_of_the_rows_and_routing_that_are_stored(stored) -> None:
         whole = whole_choice(fired_where(mask[odd]), tokens[odd], experts[odd])
         np.testing.assert_allclose(mine["whole_z"], whole.z, atol=1e-9)
         np.testing.assert_array_equal(mine["fired"], mask[odd].sum(0))
+
+
+@pytest.mark.parametrize(("cells", "read"), [(1 << 21, 1 << 16), (300, 50), (1, 7)])
+def test_rows_on_disk_tell_what_rows_in_memory_do_in_parts_of_any_size(
+    stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int, read: int
+) -> None:
+    _, _, data = stored(("resid_post", 1), beside=True)
+    dictionary = made_dictionary(data, 40)
+    parts = [torch.cat(part) for part in zip(*data.in_order(100), strict=True)]
+    mask = fires(dictionary, parts).numpy()
+    tokens, half_of = data.column("token", 1), data.column("half")
+    for module, name, value in (
+        (information, "CELLS", cells),
+        (strata, "CELLS", cells),
+        (strata, "READ", read),
+    ):
+        monkeypatch.setattr(module, name, value)
+    scratch = tmp_path / "scratch"
+    halves, seen = strata.strata_of_halves(dictionary, data, 1, [0, 1], 64, CPU, scratch)
+    assert list(scratch.iterdir()) == []
+    for number, half in enumerate(halves):
+        rows = np.flatnonzero(half_of == number)
+        again = [t for t in np.unique(tokens[rows]) if (tokens[rows] == t).sum() > 1]
+        assert half.count == 1 if cells > 300 else half.count > 1
+        assert half.count <= len(again)
+        for layer in (0, 1):
+            experts = data.column(f"experts.{layer}", 1)
+            assert seen[layer] == experts.max() + 1
+            told = list(half.of(layer))
+            ids = [set(part.tokens.tolist()) for part in told]
+            assert sum(map(len, ids)) == len(set.union(*ids)) == len(again)
+            for part in told:
+                own = rows[np.isin(tokens[rows], part.tokens)]
+                assert part.tokens.tolist() == tokens[own].tolist()
+                assert part.experts.tolist() == experts[own].tolist()
+                assert part.fired.sizes.tolist() == mask[own].sum(1).tolist()
+                assert part.fired.features.tolist() == np.nonzero(mask[own])[1].tolist()
+            plain = Part(fired_where(mask[rows]), tokens[rows], experts[rows])
+            for ours, theirs in (
+                (
+                    information.affinity(told, 40, seen[layer]),
+                    information.affinity([plain], 40, seen[layer]),
+                ),
+                (information.whole_choice(told, 40), information.whole_choice([plain], 40)),
+            ):
+                assert ours.rows == theirs.rows
+                for name in ("value", "null_mean", "null_sd"):
+                    np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        assert half.fired.tolist() == mask[rows].sum(0).tolist()
 
 
 def test_a_feature_that_never_fires_has_no_expert(stored) -> None:

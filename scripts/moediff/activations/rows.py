@@ -223,11 +223,11 @@ class AlignedRows:
             yield from cutter.cut(self._stored(chunk))
         yield from cutter.rest()
 
-    def column_in_order(self, name: str, batch: int) -> Iterator[Tensor]:
-        """One of COLUMNS, or HALF, int64, in the batches of `in_order`."""
+    def column_in_order(self, name: str, batch: int, source: int = 0) -> Iterator[Tensor]:
+        """What `column_of` gives, int64, in the batches of `in_order`."""
         cutter = Cutter(list, batch)
         for chunk in self.chunks:
-            column = self.column_of(chunk, name).astype(np.int64)
+            column = self.column_of(chunk, name, source).astype(np.int64)
             yield from (part for (part,) in cutter.cut([torch.from_numpy(column)]))
         yield from (part for (part,) in cutter.rest())
 

@@ -3,22 +3,27 @@
 One job makes all token shards of a split, and caching asks for each of them alone. In the version of READ
 Snakemake then goes through all files of that job for each of its files (which rule makes it? does `--until`
 name one of the rule's? is one temporary?), which is 10,000 x 5,000 steps for 10,000 shards of activations;
-and for each of its jobs it opens the script and takes every function of the rule apart. Here the same is
-told without: an answer never differs.
+for each file of a model it goes through all shards that the model is trained on; and for each job it opens
+the script and takes every function of the rule apart. Here the same is told without: an answer never
+differs.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+FEW = 16  # inputs of a job; fewer are compared one by one as fast
+MADE = 200_000  # objects between two looks for garbage: a plan keeps nearly all that it makes
 READ = "9.27.1"  # whose methods were read; another version plans by its own
 
 
 def lighten(workflow: Any, temporary: bool) -> None:
     """Replace slow answers of Snakemake in this process. `temporary`: some output of a rule is."""
+    gc.set_threshold(MADE, 10, 10)
     if version("snakemake") != READ:
         return
     settings = workflow.storage_settings
@@ -26,6 +31,7 @@ def lighten(workflow: Any, temporary: bool) -> None:
         settings.notemp = True  # looks for no temporary files among all outputs, as each job ends
     _find_by_name()
     _ask_no_files_of_until()
+    _find_an_input_by_name()
     _open_a_script_once()
     _read_signatures_once()
 
@@ -69,6 +75,25 @@ def _ask_no_files_of_until() -> None:
         return in_until
 
     _replace(DAG, "in_until", answer)
+
+
+def _find_an_input_by_name() -> None:
+    """Whether a file is among a job's many inputs is looked up: asked of each file that the job makes."""
+    from snakemake.iocontainers import InputFiles
+
+    def answer(plain: Callable[..., Any]) -> Any:
+        def __contains__(self: Any, file: Any) -> bool:
+            if len(self) < FEW:
+                return bool(plain(self, file))
+            count, names = self.__dict__.get("_looked_up", (None, frozenset()))
+            if count != len(self):
+                names = frozenset(str(path) for path in self)
+                self._looked_up = len(self), names
+            return str(file) in names
+
+        return __contains__
+
+    _replace(InputFiles, "__contains__", answer)
 
 
 def _open_a_script_once() -> None:

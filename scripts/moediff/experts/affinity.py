@@ -28,16 +28,17 @@ not: there its null is estimated by seeded shuffles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
-from moediff.activations.rows import HALF, AlignedRows
+from moediff.activations.rows import AlignedRows
 from moediff.core.errors import UserError
 from moediff.dictionaries.dictionary import Dictionary
-from moediff.experts.firings import firings
 from moediff.experts.information import Information, affinity, whole_choice
+from moediff.experts.strata import strata_of_halves
 from moediff.hooks.points import Point
 
 NONE = -1  # the expert of a feature that has none
@@ -61,6 +62,7 @@ def feature_affinity(
     layers: Sequence[int],
     batch: int,
     device: torch.device,
+    scratch: Path | str | None = None,
 ) -> pl.DataFrame:
     """One row a feature and layer: the expert that its firing tells most of, and how much.
 
@@ -69,9 +71,9 @@ def feature_affinity(
     many is not better by chance. `source` is the MoE whose routing and token ids are taken.
     Columns: `feature`, `layer`, `expert` (null where none could be told), `fired` (in the measured
     half), `information`, `null_mean`, `null_sd`, `corrected`, `z` of that expert; the same of the
-    whole choice, with `whole_` before. In nats. Without `layers` the table has no rows. Memory: 4
-    bytes a firing, twice; see `affinity`. Raises UserError where a layer's routing is not stored,
-    or lies behind the hook.
+    whole choice, with `whole_` before. In nats. Without `layers` the table has no rows. Memory: see
+    `affinity`; what grows with the rows lies in files under `scratch`. Raises UserError where a layer's
+    routing is not stored, or lies behind the hook.
     """
     known = layers_of(data, source)
     for layer in layers:
@@ -83,27 +85,21 @@ def feature_affinity(
             )
     if not layers:
         return pl.DataFrame(schema=COLUMNS)
-    every = firings(dictionary, data, batch, device)
-    halves_of = data.column(HALF)
-    halves = [np.flatnonzero(halves_of == half) for half in range(2)]
-    fired = [every.take(rows) for rows in halves]
-    tokens = data.column("token", source)
+    halves, experts = strata_of_halves(dictionary, data, source, layers, batch, device, scratch)
+    features = np.arange(dictionary.shape.features)
     tables = []
     for layer in layers:
-        experts = data.column(f"experts.{layer}", source)
-        count = int(experts.max()) + 1
         choosing, measured = (
-            affinity(part, tokens[rows], experts[rows], count)
-            for part, rows in zip(fired, halves, strict=True)
+            affinity(half.of(layer), len(features), experts[layer]) for half in halves
         )
-        whole = whole_choice(fired[1], tokens[halves[1]], experts[halves[1]])
+        whole = whole_choice(halves[1].of(layer), len(features))
         best = _best(choosing)
-        place = np.arange(every.count), np.maximum(best, 0)
+        place = features, np.maximum(best, 0)
         columns = {
-            "feature": np.arange(every.count),
-            "layer": np.full(every.count, layer),
+            "feature": features,
+            "layer": np.full(len(features), layer),
             "expert": best,
-            "fired": fired[1].fired(),
+            "fired": halves[1].fired,
         }
         for prefix, found, at in (("", measured, place), ("whole_", whole, ...)):
             columns |= {

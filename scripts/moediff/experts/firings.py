@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,9 +25,19 @@ class Firings:
     starts: np.ndarray  # [row + 1], int64
     count: int  # features there are, F
 
+    @classmethod
+    def of_sizes(cls, features: np.ndarray, sizes: np.ndarray, count: int) -> Self:
+        """From the number of firings of each row [row]."""
+        return cls(features, np.concatenate([[0], np.cumsum(sizes)]), count)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Firings of each row [row]."""
+        return np.diff(self.starts)
+
     def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Place in `rows`, which are row numbers, and feature of each of their firings."""
-        sizes = self.starts[rows + 1] - self.starts[rows]
+        sizes = self.sizes[rows]
         first = np.cumsum(sizes) - sizes
         place = np.repeat(np.arange(len(rows)), sizes)
         return place, self.features[np.arange(len(place)) + (self.starts[rows] - first)[place]]
@@ -36,21 +46,29 @@ class Firings:
         """Rows on which each feature fires [F]."""
         return np.bincount(self.features, minlength=self.count)
 
-    def take(self, rows: np.ndarray) -> Firings:
+    def take(self, rows: np.ndarray) -> Self:
         """Those of some rows, in that order."""
-        sizes = self.starts[rows + 1] - self.starts[rows]
-        return Firings(self.of(rows)[1], np.concatenate([[0], np.cumsum(sizes)]), self.count)
+        return self.of_sizes(self.of(rows)[1], self.sizes[rows], self.count)
+
+
+class Part(NamedTuple):
+    """All rows of some token ids."""
+
+    fired: Firings
+    tokens: np.ndarray  # [row]
+    experts: np.ndarray  # [row, k], each at most once a row
 
 
 @torch.no_grad()
-def firings(dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device) -> Firings:
-    """What a dictionary fires on every row, by its thresholds, in float64 as `evaluation` does."""
-    features, sizes = [], []
+def firings(
+    dictionary: Dictionary, data: AlignedRows, batch: int, device: torch.device
+) -> Iterator[Firings]:
+    """What a dictionary fires on each batch of rows, by its thresholds, in float64 as `evaluation` does."""
     for rows, (row, feature), _ in coded(dictionary, data, batch, device, "firings"):
-        features.append(feature.to(torch.int32).cpu().numpy())
-        sizes.append(torch.bincount(row, minlength=len(rows)).cpu().numpy())
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
-    return Firings(np.concatenate(features), starts, dictionary.shape.features)
+        sizes = torch.bincount(row, minlength=len(rows)).cpu().numpy()
+        yield Firings.of_sizes(
+            feature.to(torch.int32).cpu().numpy(), sizes, dictionary.shape.features
+        )
 
 
 class _Block(NamedTuple):
@@ -72,7 +90,7 @@ def firing_blocks(fired: Firings, tokens: np.ndarray, cells: int) -> Iterator[_B
     sizes = np.unique(tokens, return_counts=True)[1]
     order, sizes = order[np.repeat(sizes > 1, sizes)], sizes[sizes > 1]
     ends = np.cumsum(sizes)
-    each = np.add.reduceat(np.diff(fired.starts)[order], ends - sizes) if len(sizes) else sizes
+    each = np.add.reduceat(fired.sizes[order], ends - sizes) if len(sizes) else sizes
     for first, last in cuts(np.maximum(each, sizes), cells):
         inside = sizes[first:last]
         rows = order[ends[first] - sizes[first] : ends[last - 1]]

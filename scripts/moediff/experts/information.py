@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from moediff.core.errors import UserError
-from moediff.experts.firings import Firings, cuts, firing_blocks
+from moediff.experts.firings import Part, cuts, firing_blocks
 
 CELLS = 1 << 21  # of tables that are worked on at once
 SHUFFLES = 20
@@ -86,44 +87,41 @@ class _Logs:
         return mean, variance
 
 
-def affinity(
-    fired: Firings, tokens: np.ndarray, experts: np.ndarray, n_experts: int
-) -> Information:
+def affinity(parts: Iterable[Part], features: int, n_experts: int) -> Information:
     """I(firing; expert | token) of every feature and expert [F, E], and its exact null.
 
-    `tokens` [row] and `experts` [row, k] (each at most once a row) stand beside the firings. Sums in
-    float64. Beside its arguments it holds three tables [F, E] and about 200 bytes for each of CELLS
-    cells, or F E cells where one token id alone has more. Raises UserError where an expert's number is
-    not below `n_experts`, or rows differ in number.
+    All rows of a token id are in one part. Sums in float64. Beside a part it holds three tables [F, E] and
+    about 200 bytes for each of CELLS cells, or F E cells where one token id alone has more. Raises UserError
+    where an expert's number is not below `n_experts`, or columns differ in their rows.
     """
-    experts = np.asarray(experts, np.int64)
-    _check_rows(fired, tokens, experts)
-    if experts.size and not 0 <= experts.min() <= experts.max() < n_experts:
-        raise UserError(f"experts {experts.min()} to {experts.max()}, where there are {n_experts}")
-    seen = _seen_again(tokens)
-    logs = _Logs(int(seen.max(initial=0)))
-    value, mean, variance = (np.zeros(fired.count * n_experts) for _ in range(3))
-    for block in firing_blocks(fired, tokens, max(CELLS // n_experts, 1)):
-        mine = experts[block.rows]  # [row, k]
-        strata = int(block.stratum[-1]) + 1
-        used = np.zeros((strata, n_experts), np.int64)
-        joint = np.zeros(len(block.of) * n_experts, np.int64)  # [pair, expert]
-        for chosen in mine.T:
-            np.add.at(used, (block.stratum, chosen), 1)
-            joint += np.bincount(block.pair * n_experts + chosen[block.place], minlength=len(joint))
-        b = used[block.of]  # [pair, expert]
-        varies = ((block.a < block.n)[:, None] & (b > 0) & (b < block.n[:, None])).ravel()
-        live = np.flatnonzero(varies)  # cells of this block; all others have no information
-        pair, expert = np.divmod(live, n_experts)
-        n, a, b = block.n[pair], block.a[pair], b.ravel()[live]
-        cell = block.feature[pair] * n_experts + expert
-        np.add.at(value, cell, logs.information(n, a, b, joint[live]))
-        tables, which = _distinct(n, a, b)
-        for total, found in zip((mean, variance), logs.null(*tables), strict=True):
-            np.add.at(total, cell, found[which])
-    rows = int(seen.sum())
+    value, mean, variance = (np.zeros(features * n_experts) for _ in range(3))
+    rows = 0
+    for part in parts:
+        _check(part, n_experts)
+        seen = _seen_again(part.tokens)
+        rows += int(seen.sum())
+        logs = _Logs(int(seen.max(initial=0)))
+        for block in firing_blocks(part.fired, part.tokens, max(CELLS // n_experts, 1)):
+            mine = np.asarray(part.experts, np.int64)[block.rows]  # [row, k]
+            strata = int(block.stratum[-1]) + 1
+            used = np.zeros((strata, n_experts), np.int64)
+            joint = np.zeros(len(block.of) * n_experts, np.int64)  # [pair, expert]
+            for chosen in mine.T:
+                np.add.at(used, (block.stratum, chosen), 1)
+                cells = block.pair * n_experts + chosen[block.place]
+                joint += np.bincount(cells, minlength=len(joint))
+            b = used[block.of]  # [pair, expert]
+            varies = ((block.a < block.n)[:, None] & (b > 0) & (b < block.n[:, None])).ravel()
+            live = np.flatnonzero(varies)  # cells of this block; all others have no information
+            pair, expert = np.divmod(live, n_experts)
+            n, a, b = block.n[pair], block.a[pair], b.ravel()[live]
+            cell = block.feature[pair] * n_experts + expert
+            np.add.at(value, cell, logs.information(n, a, b, joint[live]))
+            tables, which = _distinct(n, a, b)
+            for total, found in zip((mean, variance), logs.null(*tables), strict=True):
+                np.add.at(total, cell, found[which])
     value, mean, sd = (
-        sums.reshape(fired.count, n_experts) / max(rows, 1)
+        sums.reshape(features, n_experts) / max(rows, 1)
         for sums in (value, mean, np.sqrt(variance))
     )
     return Information(value, mean, sd, rows)
@@ -141,11 +139,7 @@ def _distinct(*columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def whole_choice(
-    fired: Firings,
-    tokens: np.ndarray,
-    experts: np.ndarray,
-    shuffles: int = SHUFFLES,
-    seed: int = 0,
+    parts: Iterable[Part], features: int, shuffles: int = SHUFFLES, seed: int = 0
 ) -> Information:
     """I(firing; set of experts | token) of every feature [F], its null from seeded shuffles.
 
@@ -154,41 +148,46 @@ def whole_choice(
     its own, which would tell all of any firing; next to nothing is then left above chance. Memory as
     of `affinity`, one cell a firing.
     """
-    _check_rows(fired, tokens, experts)
-    sets = np.unique(np.sort(experts, axis=1), axis=0, return_inverse=True)[1].ravel()  # [row]
-    seen = _seen_again(tokens)
-    logs = _Logs(int(seen.max(initial=0)))
-    total = np.zeros((1 + shuffles, fired.count))
-    for number, block in enumerate(firing_blocks(fired, tokens, CELLS)):
-        random = np.random.default_rng([seed, number])
-        _, label = np.unique(
-            block.stratum * (int(sets.max()) + 1) + sets[block.rows], return_inverse=True
-        )  # [row], of a set in an id
-        b = np.bincount(label)
-        f = logs.plogp
-        margin = f[block.n] - f[block.a] - f[block.n - block.a]  # [pair]
-        for turn in range(1 + shuffles):
-            mine = label
-            if turn:
-                mine = label[np.lexsort((random.random(len(label)), block.stratum))]
-            cells, c = np.unique(block.pair * len(b) + mine[block.place], return_counts=True)
-            pair, which = np.divmod(cells, len(b))
-            found = f[c] + f[b[which] - c] - f[b[which]]  # 0 where c is
-            total[turn] += np.bincount(block.feature, margin, fired.count)
-            total[turn] += np.bincount(block.feature[pair], found, fired.count)
-    rows = int(seen.sum())
+    total, rows, number = np.zeros((1 + shuffles, features)), 0, 0
+    for part in parts:
+        _check(part)
+        seen = _seen_again(part.tokens)
+        rows += int(seen.sum())
+        logs = _Logs(int(seen.max(initial=0)))
+        ordered = np.sort(part.experts, axis=1)
+        sets = np.unique(ordered, axis=0, return_inverse=True)[1].ravel()  # [row]
+        for block in firing_blocks(part.fired, part.tokens, CELLS):
+            random = np.random.default_rng([seed, number])
+            number += 1
+            _, label = np.unique(
+                block.stratum * (int(sets.max()) + 1) + sets[block.rows], return_inverse=True
+            )  # [row], of a set in an id
+            b = np.bincount(label)
+            f = logs.plogp
+            margin = f[block.n] - f[block.a] - f[block.n - block.a]  # [pair]
+            for turn in range(1 + shuffles):
+                mine = label
+                if turn:
+                    mine = label[np.lexsort((random.random(len(label)), block.stratum))]
+                cells, c = np.unique(block.pair * len(b) + mine[block.place], return_counts=True)
+                pair, which = np.divmod(cells, len(b))
+                found = f[c] + f[b[which] - c] - f[b[which]]  # 0 where c is
+                total[turn] += np.bincount(block.feature, margin, features)
+                total[turn] += np.bincount(block.feature[pair], found, features)
     total /= max(rows, 1)
     sd = total[1:].std(axis=0, ddof=1) * (1 + 1 / shuffles) ** 0.5
     sd[sd < _ROUNDING] = 0.0  # every shuffle tells as much, and their mean is rounded
     return Information(total[0], total[1:].mean(axis=0), sd, rows)
 
 
-def _check_rows(fired: Firings, tokens: np.ndarray, experts: np.ndarray) -> None:
-    rows = len(fired.starts) - 1
+def _check(part: Part, n_experts: int | None = None) -> None:
+    rows, tokens, experts = len(part.fired.starts) - 1, part.tokens, part.experts
     if not rows == len(tokens) == len(experts):
         raise UserError(
             f"firings of {rows} rows, tokens of {len(tokens)} and experts of {len(experts)}"
         )
+    if n_experts and experts.size and not 0 <= experts.min() <= experts.max() < n_experts:
+        raise UserError(f"experts {experts.min()} to {experts.max()}, where there are {n_experts}")
 
 
 def _seen_again(tokens: np.ndarray) -> np.ndarray:
