@@ -52,7 +52,9 @@ def write_store(
         }
         columns |= more(row)
         path = folder / f"{number:05d}.zarr.zip"
-        writer = ShardWriter(path, columns, {"p": Stored("p.0", width, 0)}, "float16", CHUNK_ROWS)
+        writer = ShardWriter(
+            path, columns, {"p": Stored("resid_post.0", width, 0)}, "float16", CHUNK_ROWS
+        )
         for start in range(0, count, 4096):
             size = min(4096, count - start)
             block = random.standard_normal((size, width), np.float32)

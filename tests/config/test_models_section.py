@@ -49,15 +49,25 @@ def test_active_parameters_count_the_experts_that_a_token_uses() -> None:
     assert active_block_parameters(halves) == 1_310_720
 
 
-@pytest.mark.parametrize("ffn", [254, 256, 258])  # 258 is 0.6 % more
+@pytest.mark.parametrize("ffn", [508, 512, 516])  # 516 is 0.6 % more
 def test_models_within_one_percent_match(ffn: int) -> None:
-    assert completed(f"models: {{moe: {{train: {{ffn: {ffn}}}}}}}")
+    assert completed(f"models: {{dense: {{train: {{ffn: {ffn}}}}}}}")
 
 
-@pytest.mark.parametrize("ffn", [252, 260])  # 1.2 % off
+@pytest.mark.parametrize("ffn", [504, 520])  # 1.2 % off
 def test_models_more_than_one_percent_apart_do_not_match(ffn: int) -> None:
-    with pytest.raises(ConfigError, match=r"^models\.moe: .*'dense' has 1310720; more than 1 %"):
-        completed(f"models: {{moe: {{train: {{ffn: {ffn}}}}}}}")
+    with pytest.raises(
+        ConfigError, match=r"^models\.moe: 1310720 active.*, 'dense' has 1\d+; more than 1 %"
+    ):
+        completed(f"models: {{dense: {{train: {{ffn: {ffn}}}}}}}")
+
+
+@pytest.mark.parametrize(("size", "value"), [("ffn", 252), ("ffn", 257), ("d_model", 132)])
+def test_experts_have_sizes_that_their_product_takes(size: str, value: int) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^models\.moe\.train\.{size}: {value} is no multiple of 8"
+    ):
+        completed({"models": {"moe": {"train": {"heads": 2, size: value}, "match!": {}}}})
 
 
 # --- checkpoints on disk ---------------------------------------------------------------------

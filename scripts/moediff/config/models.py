@@ -15,6 +15,7 @@ from moediff.config.places import check_loaded
 from moediff.config.rows import check_rows
 from moediff.core.errors import ConfigError, first_line
 
+EXPERTS_BY = 8  # rows of torch's grouped product are whole 16 bytes, of float32 and of bfloat16
 MOST = {"layers": 10_000, "d_model": 1_048_576}  # as of a model that is trained here (schema.yaml)
 
 
@@ -111,6 +112,12 @@ def check_model(name: str, model: Config, config: Config) -> None:
         raise ConfigError(
             f"models.{name}.train: top_k {train['top_k']} is more than experts {train['experts']}"
         )
+    for size in ("d_model", "ffn"):
+        if train["experts"] > 1 and train[size] % EXPERTS_BY:
+            raise ConfigError(
+                f"models.{name}.train.{size}: {train[size]} is no multiple of {EXPERTS_BY}, which the "
+                "product of all experts at once needs"
+            )
     _check_sees(f"models.{name}.sees.domains", model["sees"]["domains"], config["corpus"])
     share, count = model["sees"]["share"], sequences(config, "train")
     if share and not round(share * count):
