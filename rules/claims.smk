@@ -1,4 +1,4 @@
-# Findings of the primary analysis -> verdicts on claims fixed before a study runs.
+# Findings of the primary analysis, and of the experts of its MoE -> verdicts on claims fixed before a study runs.
 
 
 rule judge:
@@ -39,3 +39,35 @@ rule judge:
         version=VERSIONS["claims"],
     script:
         "../scripts/claims/judge.py"
+
+
+if "corpus" in config:
+
+    rule judge_experts:
+        input:
+            lens=of_judged_moe("lens.parquet"),
+            fewer_experts=of_judged_moe("fewer_experts.parquet"),
+            routing=of_judged_moe("routing.json"),
+            ngrams=ngrams(),
+        output:
+            report(
+                result("expert_claims.json"),
+                category="Numbers",
+                labels={"file": "claims about experts and their verdicts"},
+            ),
+        log:
+            log_of("judge_experts"),
+        benchmark:
+            benchmark_of("judge_experts")
+        # As `judge`.
+        localrule: True
+        conda:
+            "../envs/moediff.yaml"
+        resources:
+            **needs("tables"),
+        params:
+            claims=EXPERT_CLAIMS,
+            model=PRIMARY["moe"],
+            version=VERSIONS["claims"],
+        script:
+            "../scripts/claims/judge_experts.py"

@@ -34,7 +34,10 @@ SCHEMA, PRESETS = (
 try:
     places.check_interpreter(sys.executable)
     config_files.check_files(workflow.configfiles)
-    CLAIMS = reading.read_claims(Path(workflow.basedir) / "config/claims.yaml")
+    CLAIMS, EXPERT_CLAIMS = (
+        reading.read_claims(Path(workflow.basedir) / "config/claims.yaml", group)
+        for group in reading.GROUPS
+    )
     config.update(complete(config, SCHEMA, PRESETS))
     made_in.check(config["results"], Path.cwd(), made_in.config_digest(config))
 except ConfigError as error:
@@ -85,7 +88,10 @@ onstart:
     if workflow.is_main_process:
         try:
             made_in.claim(config["results"], Path.cwd(), made_in.config_digest(config))
-            fixing.fix(Path(config["results"]), CLAIMS["digest"], measured_in_store())
+            digests = [claims["digest"] for claims in (CLAIMS, EXPERT_CLAIMS)]
+            fixing.fix(
+                Path(config["results"]), dict(zip(reading.GROUPS, digests)), measured_in_store()
+            )
         except UserError as error:
             sys.exit(f"config error: {error}")
 

@@ -27,6 +27,20 @@ def of_moes(name):
     return files
 
 
+def of_judged_moe(name):
+    """A file of every seed of the MoE that claims are about."""
+
+    def files(wildcards):
+        model = PRIMARY["moe"]
+        if model not in moes():
+            refuse(result("expert_claims.json"), f"no model '{model}' of this config has experts")
+        return [
+            at("moe", model=model, seed=seed, file=name) for seed in settings.seeds(config, model)
+        ]
+
+    return files
+
+
 def routed_split(wildcards):
     """The validation shards of a model, where they can have stored experts."""
     dense = settings.has_experts(config, wildcards.model) is False

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from claimed import CLAIMS, SHIPPED, permuted, read, verdicts
-from moediff.claims.metrics import METRICS
-from moediff.claims.reading import read_claims
+from claimed import CLAIMS, ROW, SHIPPED, permuted, read, verdicts
+from moediff.claims.metrics import METRICS, OF_EXPERTS
+from moediff.claims.reading import DICTIONARIES, EXPERTS, GROUPS, checked, read_claims
 from moediff.core.errors import ConfigError
 from moediff.core.terms import KNOWN, LABELLINGS, PERMUTED
 
@@ -25,7 +25,10 @@ def claims(tmp_path: Path) -> dict:
 def test_the_shipped_claims_are_whole() -> None:
     claims = read_claims(SHIPPED)
     rows = claims["claims"].values()
-    assert {row["metric"] for row in rows} == set(METRICS)
+    of_experts = read_claims(SHIPPED, EXPERTS)["claims"].values()
+    assert {row["metric"] for row in rows} == set(METRICS) - set(OF_EXPERTS)
+    assert {row["metric"] for row in of_experts} == set(OF_EXPERTS)
+    assert not any(row["primary"] for row in of_experts)
     assert {row["null"] for row in rows} == {KNOWN, PERMUTED, LABELLINGS}
     primary = [row for row in rows if row["primary"]]
     # With 4 + 4 models no p is below 1 in 70: with more primary claims none could be shown.
@@ -147,3 +150,21 @@ def test_the_digest_is_of_what_the_file_says(tmp_path: Path) -> None:
     changed = copy.deepcopy(CLAIMS)
     changed["claims"][0]["minimum_effect"] = 0.4
     assert read(tmp_path, changed)["digest"] != digest
+
+
+def test_a_claim_of_one_group_leaves_the_digest_of_the_other_as_it_was(tmp_path: Path) -> None:
+    more = copy.deepcopy(CLAIMS)
+    more["claims"].append(
+        ROW | {"id": "cost", "metric": "one_expert_cost", "null": KNOWN, "reference": 0.1}
+    )
+    before, after = (
+        {group: checked(copy.deepcopy(claims), group) for group in GROUPS}
+        for claims in (CLAIMS, more)
+    )
+    assert before[DICTIONARIES]["digest"] == after[DICTIONARIES]["digest"]
+    assert before[EXPERTS]["digest"] != after[EXPERTS]["digest"]
+    assert list(after[EXPERTS]["claims"]) == ["cost"]
+    assert before[DICTIONARIES]["claims"] == after[DICTIONARIES]["claims"]
+    more["claims"][-1] |= {"null": PERMUTED, "reference": None}
+    with pytest.raises(ConfigError, match=r"claims\.cost\.null: one_expert_cost is of one model"):
+        checked(more)

@@ -24,6 +24,7 @@ FILES = [
     f"{OF_MOE}/usage.parquet", f"{OF_MOE}/prune.parquet", f"{OF_MOE}/text.html",
     "results/pruned/moe/seed-0/reap-0.5/model.safetensors",
     "results/routing.json", "results/expert_lens.json", "results/fewer_experts.json", "results/prune.json",
+    "results/expert_claims.json",
     f"{OF_SOURCE}/by_class.json", f"{OF_SOURCE}/pruned.parquet", "results/plots/pruning.svg",
 ]  # fmt: skip
 
@@ -67,3 +68,14 @@ def test_the_jobs_of_moe_lens_follow_each_other(copied: Path) -> None:
     # The model as it is has one loss in every table.
     fewer = artifact.read_parquet(results / "experts/moe/seed-0/fewer_experts.parquet")
     assert fewer["cross_entropy"][0] == table.filter(pl.col("score").is_null())["cross_entropy"][0]
+    # One seed has no interval, and this model beats no trigram.
+    judged = artifact.read_json(results / "expert_claims.json")
+    plain = lens.filter((pl.col("domain") == ALL) & (pl.col("weights") == "routed"))
+    beside = plain.filter(
+        (pl.col("term") == "heaviest") & (pl.col("experts") == 1) & (pl.col("stream") == "stream")
+    )
+    found = {row["metric"]: row["estimate"] for row in judged["claims"]}
+    assert found["top1_cosine_with_stream"] == pytest.approx(beside["cosine"].max())
+    assert found["one_expert_cost"] == fewer.filter(pl.col("k") == 1)["cost"][0]
+    assert judged["losses"] == {"moe/seed-0": fewer["cross_entropy"][0]}
+    assert {row["verdict"] for row in judged["claims"]} == {"no verdict", "not measured"}

@@ -34,6 +34,7 @@ NEEDS = {
     "analysis/detectable": "numpy polars",
     "analysis/kinds": "numpy polars",
     "claims/judge": "numpy polars",
+    "claims/judge_experts": MODEL,
     "corpus/documents": "polars",
     "corpus/tokenizer": "polars tokenizers",
     "corpus/token_shards": "h5py numpy polars tokenizers",

@@ -36,6 +36,7 @@ STUDIES = {  # folder of results -> config files
     "results/kinds": ["kinds"],
     "results/local-text": ["local-text"],
     "results/paper": ["paper"],
+    "results/moe-lens": ["moe-lens"],
     "results/study": ["study"],
     "results/graded": ["config", "planted"],
 }

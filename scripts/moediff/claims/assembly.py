@@ -13,6 +13,7 @@ from moediff.analysis.measured import at_inference
 from moediff.claims import findings, judging
 from moediff.config import layout
 from moediff.core import artifact
+from moediff.core.terms import ALL
 from moediff.training import history
 
 # Columns of a table of features that claims ask about.
@@ -88,16 +89,22 @@ def gather(
         if where["model"] in kinds:
             losses = history.final_losses(history.read(path))
             evidence.final_losses[layout.run_name(where["model"], where["seed"])] = losses["all"]
-    for path in ngrams:
-        for row in artifact.read_json(path)["rows"]:
-            if (row["model"], row["domain"]) == ("trigram", "all"):
-                evidence.trigram = row["cross_entropy"]
+    evidence.trigram = trigram(ngrams)
     evidence.exclusive = {
         row["control"]: row["exclusive"]
         for row in artifact.read_json(classes)["error_rates"]
         if row["recipe"] == primary["recipe"]
     }
     return evidence
+
+
+def trigram(paths: Sequence[str]) -> float | None:
+    """Cross-entropy of the trigram over all text, in nats a token; None without such a file."""
+    for path in paths:
+        for row in artifact.read_json(path)["rows"]:
+            if (row["model"], row["domain"]) == ("trigram", ALL):
+                return float(row["cross_entropy"])
+    return None
 
 
 def read_pair(

@@ -43,18 +43,7 @@ def reasons_to_withhold(
     exclusive: of a rotated copy `rotated` at most, of permuted rows `permuted` at least. What is not
     known does not count as passed.
     """
-    reasons = []
-    if not losses or trigram is None:
-        reasons.append("it is not known whether the models beat n-grams")
-    else:
-        weak = [
-            name for name, loss in losses.items() if trigram - loss <= limits["nats_over_trigram"]
-        ]
-        if weak:
-            reasons.append(
-                f"models do not beat the trigram by more than {limits['nats_over_trigram']:g} nats a token "
-                f"({', '.join(weak)})"
-            )
+    reasons = weak_models(limits, losses, trigram)
     few = [
         f"{name} ({kind} {median:g})"
         for name, medians in firings.items()
@@ -88,6 +77,21 @@ def reasons_to_withhold(
                 f"of the control '{control}' {100 * share:.1f} % are exclusive, not {least} {100 * limit:g} %"
             )
     return reasons
+
+
+def weak_models(
+    limits: Mapping[str, float], losses: Mapping[str, float], trigram: float | None
+) -> list[str]:
+    """Why models are too weak for any verdict, as one sentence; none where they are not."""
+    if not losses or trigram is None:
+        return ["it is not known whether the models beat n-grams"]
+    weak = [name for name, loss in losses.items() if trigram - loss <= limits["nats_over_trigram"]]
+    if not weak:
+        return []
+    return [
+        f"models do not beat the trigram by more than {limits['nats_over_trigram']:g} nats a token "
+        f"({', '.join(weak)})"
+    ]
 
 
 def _moved(before: int, after: int, share: float) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 # Of lambda_s to lambda_f: the paper's, and one of those that did not work.
 STRONG_RATIO, WEAK_RATIO = 0.7, 0.15
 FIDELITY = ("faithful", "adapted")
-# What a claim can be about. A is the MoE, B the dense model; pairs are averaged over dictionary seeds.
+# What a claim can be about; here of dictionaries. A is the MoE, B the dense model; pairs are averaged over
+# dictionary seeds.
 METRICS = {
     # levels, a mean over pairs
     "fve_pooled": "FVE of the crosscoder, threshold mode, pooled over its sources",
@@ -38,6 +39,26 @@ METRICS = {
     "panel_moe_only_loss": "mean share of the MoEs' recovered loss that goes with features used by every "
     "MoE and no dense model",
 }  # fmt: skip
+# Of MoEs alone, seed by seed; over all text where no domain is named.
+OF_EXPERTS = {
+    "one_expert_cost": "nats a token that one expert in every layer costs, gates as routed: log of a ratio "
+    "of perplexities",
+    "cost_fall_an_expert": "log of the factor by which that cost falls with one expert more, mean of the "
+    "steps from two experts to all but one",
+    "top1_cosine_with_stream": "cosine of the heaviest expert's output and of all routed experts', each "
+    "added to the stream, largest over layers",
+    "top1_cosine_with_layer": "cosine of the heaviest expert's output added to the stream and of what leaves "
+    "the layer, largest over layers",
+    "top1_cosine_over_chosen": "cosine, without the stream, of the heaviest expert's output and of all "
+    "routed experts', less that of one of the chosen experts at random, mean over layers",
+    "busiest_expert_tokens": "share of a domain's tokens that use its busiest expert, largest over layers "
+    "and domains",
+    "experts_for_half_of_slots": "experts that take half of a domain's slots over all experts, mean over "
+    "layers and domains",
+    "domain_information_within_token": "nats that experts tell of domains within token ids, less the mean of "
+    "its null, mean over layers",
+}
+METRICS |= OF_EXPERTS
 # Orders of several groups: the steps from one to the next, metrics that all must go the claimed way.
 ORDERS = {
     "density_order_margin": ("density_moe_only_over_common", "density_common_over_dense_only"),

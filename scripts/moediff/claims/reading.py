@@ -9,7 +9,14 @@ from typing import Any
 
 import yaml
 
-from moediff.claims.metrics import FIDELITY, METRICS, ORDERS, STRONG_RATIO, WEAK_RATIO
+from moediff.claims.metrics import (
+    FIDELITY,
+    METRICS,
+    OF_EXPERTS,
+    ORDERS,
+    STRONG_RATIO,
+    WEAK_RATIO,
+)
 from moediff.config.schema import fill
 from moediff.core import artifact
 from moediff.core.errors import ConfigError, first_line
@@ -83,24 +90,28 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def read_claims(path: Path | str) -> dict[str, Any]:
-    """The claims of a YAML file, checked: alpha, primary analysis, limits, claims by id, and their digest.
+DICTIONARIES, EXPERTS = GROUPS = ("dictionaries", "experts")  # that claims are about
 
-    The digest is of what stands in the file, without comments, order of keys and defaults: a key that the
-    schema gains leaves it as it was.
+
+def read_claims(path: Path | str, group: str = DICTIONARIES) -> dict[str, Any]:
+    """The claims of a YAML file about one of GROUPS, checked: alpha, primary analysis, limits, claims by id,
+    and their digest.
+
+    The digest is of what stands in the file of that group, without comments, order of keys and defaults: a
+    key that the schema gains, or a claim of the other group, leaves it as it was.
 
     Raises ConfigError with one line that names the file, the claim and the key.
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return checked(found)
+        return checked(found, group)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({first_line(error)})") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def checked(found: Any) -> dict[str, Any]:
+def checked(found: Any, group: str = DICTIONARIES) -> dict[str, Any]:
     """The claims of a parsed YAML file. Raises ConfigError with one line that names claim and key."""
     if not isinstance(found, dict) or not isinstance(found.get("claims"), list):
         raise ConfigError("claims: must be a list of rows")
@@ -113,8 +124,7 @@ def checked(found: Any) -> dict[str, Any]:
         # YAML reads the key `null`, which a claim has, as nothing.
         named = {"null" if key is None else key: value for key, value in row.items()}
         rows[row["id"]] = {key: value for key, value in named.items() if key != "id"}
-    written = found | {"claims": rows}
-    claims = fill(written, _SCHEMA, {})
+    claims = fill(found | {"claims": rows}, _SCHEMA, {})
     for name, row in claims["claims"].items():
         _check(f"claims.{name}", row)
     low, high = claims["primary"]["bounds"]
@@ -122,9 +132,17 @@ def checked(found: Any) -> dict[str, Any]:
         raise ConfigError(f"primary.bounds: [{low:g}, {high:g}] do not rise")
     if claims["primary"]["moe"] == claims["primary"]["dense"]:
         raise ConfigError("primary.dense: the same model as primary.moe")
+
+    def own(every: Mapping[str, Any]) -> dict[str, Any]:
+        of_experts = group == EXPERTS
+        return {
+            name: row for name, row in every.items() if (row["metric"] in OF_EXPERTS) == of_experts
+        }
+
     # Not artifact.digest: the Snakefile reads this each time that it is parsed, and needs no NumPy for it.
-    digest = hashlib.sha256(artifact.canonical(written).encode()).hexdigest()[:32]
-    return claims | {"digest": digest}
+    written = artifact.canonical(found | {"claims": own(rows)})
+    digest = hashlib.sha256(written.encode()).hexdigest()[:32]
+    return claims | {"claims": own(claims["claims"]), "digest": digest}
 
 
 def _check(where: str, row: Mapping[str, Any]) -> None:
@@ -141,6 +159,10 @@ def _check(where: str, row: Mapping[str, Any]) -> None:
     if not known and row["reference"] is not None:
         raise ConfigError(
             f"{where}.reference: that of null '{row['null']}' is its median; leave the key out"
+        )
+    if row["metric"] in OF_EXPERTS and not known:
+        raise ConfigError(
+            f"{where}.null: {row['metric']} is of one model, without labels to exchange; write {KNOWN}"
         )
     of_panel = row["metric"].startswith("panel_")
     if not known and (row["null"] == LABELLINGS) != of_panel:

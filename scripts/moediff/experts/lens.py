@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from moediff.analysis.reruns import Pass
 from moediff.core.errors import UserError
@@ -148,7 +147,7 @@ def expert_lens(
         rows, domain = _some(run, positions, random)
         if not len(rows):
             continue
-        said = unembed(rows_of(layered.last, rows)).log_softmax(-1)
+        said = _wanted(unembed(rows_of(layered.last, rows)))
         for layer, here in layered.slots.items():
             middle, after = (rows_of(part[layer], rows) for part in (layered.middle, layered.after))
             readings = _readings(
@@ -179,7 +178,7 @@ def _readings(
     rows: Tensor,
     middle: Tensor,
     after: Tensor,
-    said: Tensor,
+    model: _Wanted,
     unembed: Callable[[Tensor], Tensor],
     random: torch.Generator,
 ) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
@@ -188,7 +187,7 @@ def _readings(
     beside = {ALONE: torch.zeros_like(middle), STREAM: middle}
     if bool(shared.any()):
         beside[BLOCK] = middle + shared
-    layer = unembed(after).log_softmax(-1)
+    layer, model = _wanted(unembed(after)), model.to(after.device)
     whole: Tensor | None = None
     for term in terms(found, rows, random):
         whole = term.output if whole is None else whole
@@ -196,7 +195,7 @@ def _readings(
             if stream == BLOCK and term.name == SHARED:
                 continue
             read = other + term.output
-            mine = unembed(read).log_softmax(-1)
+            mine = _said(unembed(read))
             yield (
                 (term.name, term.experts, stream, term.weights),
                 torch.stack(
@@ -204,18 +203,52 @@ def _readings(
                         cosine(read, other + whole),
                         cosine(read, after),
                         _kl(layer, mine),
-                        _kl(said.to(mine.device), mine),
-                        (mine.argmax(-1) == layer.argmax(-1)).double(),
-                        (mine.argmax(-1) == said.argmax(-1).to(mine.device)).double(),
+                        _kl(model, mine),
+                        (mine.first == layer.first).double(),
+                        (mine.first == model.first).double(),
                     ],
                     1,
                 ).cpu(),
             )
 
 
-def _kl(wanted: Tensor, found: Tensor) -> Tensor:
-    """KL(wanted || found) in nats [row], of log probabilities [row, vocabulary]."""
-    return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1).double()
+class _Said(NamedTuple):
+    """What is said after each token."""
+
+    logits: Tensor  # [row, vocabulary]
+    total: Tensor  # [row], log of the sum of their exponentials
+    first: Tensor  # [row], the likeliest token
+
+
+class _Wanted(NamedTuple):
+    """What readings are held against."""
+
+    share: Tensor  # [row, vocabulary]
+    entropy: Tensor  # [row], nats
+    first: Tensor  # [row]
+
+    def to(self, device: torch.device) -> _Wanted:
+        return _Wanted(*(part.to(device) for part in self))
+
+
+def _said(logits: Tensor) -> _Said:
+    return _Said(logits, logits.logsumexp(-1), logits.argmax(-1))
+
+
+def _wanted(logits: Tensor) -> _Wanted:
+    said = _said(logits)
+    share = (logits - said.total[:, None]).exp()
+    return _Wanted(share, _cross_entropy(share, said), said.first)
+
+
+def _cross_entropy(share: Tensor, found: _Said) -> Tensor:
+    """Of shares of tokens in what is said, nats [row]; no table [row, vocabulary] is made for it."""
+    return found.total.double() - torch.einsum("rv,rv->r", share, found.logits).double()
+
+
+def _kl(wanted: _Wanted, found: _Said) -> Tensor:
+    """KL(wanted || found) in nats [row]; 0 to the bit where the logits are the same."""
+    return _cross_entropy(wanted.share, found) - wanted.entropy
 
 
 def _add(
