@@ -39,7 +39,8 @@ def write_store(
     width: int,
     more: Callable[[np.ndarray], dict[str, np.ndarray]] = lambda row: {},
 ) -> list[Path]:
-    """Shards of random rows; documents have 500 rows. `more` gives columns of rows by their numbers [row]."""
+    """Shards of random rows; documents have 500 rows. `more` gives further arrays of rows by their
+    numbers [row]."""
     random, paths, first = np.random.default_rng(0), [], 0
     for number in range(shards):
         count = rows // shards + (number < rows % shards)
@@ -50,7 +51,8 @@ def write_store(
             "group": row // 500,
             "domain": np.zeros(count, np.uint8),
         }
-        columns |= more(row)
+        own = more(row)
+        columns |= {name: own.pop(name) for name in columns.keys() & own.keys()}
         path = folder / f"{number:05d}.zarr.zip"
         writer = ShardWriter(
             path, columns, {"p": Stored("resid_post.0", width, 0)}, "float16", CHUNK_ROWS
@@ -58,7 +60,8 @@ def write_store(
         for start in range(0, count, 4096):
             size = min(4096, count - start)
             block = random.standard_normal((size, width), np.float32)
-            writer.add({"p": torch.from_numpy(block)})
+            beside = {name: torch.from_numpy(v[start : start + size]) for name, v in own.items()}
+            writer.add({"p": torch.from_numpy(block)}, beside)
         facts = {"model": "m", "domains": ["made"], "tokens": count, "left_out": {},
                  "alignment": None, "tokenizer": "made"}  # fmt: skip
         writer.write(artifact.made_by("activations") | facts)
