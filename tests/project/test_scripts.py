@@ -39,6 +39,7 @@ ELSEWHERE = {
     "experts/attribution": (END_TO_END, "test_models_are_run_again_with_parts_replaced_or_masked"),
     **dict.fromkeys(
         (
+            "claims/judge_experts",
             *(f"experts/{name}" for name in (
                 "concentration", "experts_by_class", "fewer_experts", "gather_fewer_experts",
                 "gather_lens", "gather_prune", "gather_routing", "lens", "prune", "pruned_features",
