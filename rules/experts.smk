@@ -19,6 +19,7 @@ rule concentration:
         **needs("routing", model_weights),
     params:
         shuffles=config["routing"]["shuffles"],
+        tokens=config["routing"]["tokens"],
         version=VERSIONS["routing"],
     script:
         "../scripts/experts/concentration.py"

@@ -14,7 +14,7 @@ with job(snakemake) as log:
     found, wildcards = snakemake.input, snakemake.wildcards
     model, facts = open_manifest(found.model[0], torch.device("cpu"))
     weights = {layer: router.weight for layer, router in routers(model).items()}
-    text = routing_record.read(found.validation, expert_count(model) or 0)
+    text = routing_record.read(found.validation, expert_count(model) or 0, snakemake.params.tokens)
     if not text.layers:
         log.warning("%s.%s: no routing is stored; the tables have no rows", *wildcards)
     told = routing_record.measured(text, weights, snakemake.params.shuffles)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from moediff.core.errors import UserError
 from moediff.core.terms import ALL
-from moediff.experts import concentration
+from moediff.experts import concentration, routing_record
+from routed import routed_rows
 
 
 def test_even_routing_has_even_shares() -> None:
@@ -93,3 +96,20 @@ def test_cosines_of_a_routers_rows() -> None:
 def test_overlap_is_of_the_busiest_k() -> None:
     shares = {"a": np.array([0.9, 0.8, 0.2, 0.1]), "b": np.array([0.9, 0.1, 0.8, 0.2])}
     assert concentration.overlap(shares, 2) == {"a, b": 1 / 3}
+
+
+def test_no_more_tokens_are_read_than_are_asked_for(tmp_path: Path, token_shard) -> None:
+    _, _, data = routed_rows(tmp_path, token_shard, ("resid_post", 1))
+    (shard,) = data.sources[0]
+    each = shard.count
+    twice = routing_record.read([shard.path, shard.path], 8)
+    assert len(twice.token) == 2 * each
+    for tokens in (1, each - 1, each, each + 1, 2 * each, 3 * each):
+        some = routing_record.read([shard.path, shard.path], 8, tokens)
+        count = min(tokens, 2 * each)
+        for name in ("token", "group", "domain"):
+            assert getattr(some, name).tolist() == getattr(twice, name)[:count].tolist()
+        assert list(some.layers) == list(twice.layers) == [0, 1]
+        for layer, (experts, gates) in some.layers.items():
+            np.testing.assert_array_equal(experts, twice.layers[layer][0][:count])
+            np.testing.assert_array_equal(gates, twice.layers[layer][1][:count])
