@@ -28,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from clusters import Slurm, processes_of_jobs, scripts, until  # noqa: E402
+from clusters import Slurm, heed_interrupts, processes_of_jobs, scripts, until  # noqa: E402
 from snake import incomplete, made_files  # noqa: E402
 from workflow import environment, prepare, run  # noqa: E402
 
@@ -38,6 +38,7 @@ UNMADE = [
     "dictionaries/moe-dense",
 ]  # fmt: skip
 SOONEST, LATEST = 1.0, 10.0  # seconds from one kill to the next
+FORGOTTEN = 60.0  # seconds without any job in the queue: Slurm has forgotten what is waited for
 DOWN = 4.0  # at most so many seconds what was killed is away
 
 
@@ -46,7 +47,7 @@ class Chaos:
         self.folder, self.slurm, self.random = folder, slurm, np.random.default_rng(seed)
         self.journal = folder / "journal"
         self.kills: Counter[str] = Counter()
-        self.commands = 0
+        self.commands = self.interrupted = 0
         self.done: dict[str, int] = {}  # outputs of jobs that Snakemake has seen end -> inode
         self.again: set[str] = set()  # those of them that were made again
 
@@ -68,6 +69,7 @@ class Chaos:
                  "slurm", *options, "--configfile", str(self.folder / "config.yaml"), "--",
                  "results/fve.json"],
                 cwd=self.folder, env=environment() | spied, stdout=log, stderr=log,
+                preexec_fn=heed_interrupts,
             )  # fmt: skip
 
     def look(self) -> None:
@@ -121,7 +123,7 @@ class Chaos:
 
     def through(self, kills: int) -> None:
         """Run the study to its end, with so many kills on the way."""
-        process = self.start()
+        process, seen = self.start(), time.monotonic()
         while True:
             wait = time.monotonic() + self.random.uniform(SOONEST, LATEST)
             while process.poll() is None and (
@@ -129,6 +131,12 @@ class Chaos:
                 or time.monotonic() < wait
                 or not processes_of_jobs()
             ):
+                if processes_of_jobs() or self.slurm.queue():
+                    seen = time.monotonic()
+                elif time.monotonic() > seen + FORGOTTEN:  # as docs/faults.md says
+                    self.interrupted += 1
+                    process.send_signal(signal.SIGINT)
+                    process.wait(60)
                 time.sleep(0.1)
             if process.poll() is None:
                 self.look()
@@ -141,7 +149,7 @@ class Chaos:
                 until(
                     lambda: not ask("squeue", "-h"), 300, f"the end of jobs {ended.stdout.split()}"
                 )
-                process = self.start()
+                process, seen = self.start(), time.monotonic()
 
 
 def ask(*command: str) -> str:
@@ -186,6 +194,7 @@ def main() -> None:
     twice = sum(next <= one for steps in saved.values() for one, next in pairwise(steps))
     print(
         f"{sum(chaos.kills.values())} kills {dict(chaos.kills)}, {chaos.commands} commands, "
+        f"{chaos.interrupted} ended by Ctrl-C since Slurm had forgotten a job, "
         f"{time.monotonic() - began:.0f} s; {len(jobs)} jobs {dict(states)}, {restarts} put back into the "
         f"queue; {sum(map(len, saved.values()))} steps saved by {len(saved)} jobs, {twice} of them twice; "
         f"{len(chaos.again)} finished files made again; {len(other)} of {len(names)} files differ"

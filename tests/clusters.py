@@ -69,6 +69,11 @@ def processes_of_jobs() -> list[int]:
     return sorted(found)
 
 
+def heed_interrupts() -> None:
+    """Before a command starts: Ctrl-C ends it, also where that is ignored by what started the tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Slurm:
     """`cluster.sh`, which was brought up in a folder."""
 
@@ -97,6 +102,24 @@ class Slurm:
 
     def start_controller(self) -> None:
         self._do("controller")
+
+    def forget_jobs(self) -> None:
+        """The controller dies before it has written down what was submitted, and its node with it."""
+        self.kill_controller()
+        self.kill_node()
+        # Numbers of jobs begin anew, and slurmd knows those that it has ended.
+        for kept in (
+            *(self.folder / "state").glob("job_state*"),
+            *self.folder.glob("**/cred_state*"),
+        ):
+            kept.unlink()
+        self.start_controller()
+        self.start_node()
+        assert not self.queue()
+
+    def queue(self) -> list[str]:
+        """Numbers of the jobs that wait or run."""
+        return self._ask("squeue", "-h", "-o", "%i").split()
 
     def kill_node(self) -> None:
         """slurmd, and all of every job on it: as where the power goes."""

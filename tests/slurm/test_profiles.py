@@ -25,7 +25,7 @@ import polars as pl
 import pytest
 import yaml
 
-from clusters import Script, Slurm, scripts, until
+from clusters import Script, Slurm, heed_interrupts, processes_of_jobs, scripts, until
 from moediff.config import plugins
 from workflow import ROOT, environment, prepare
 
@@ -372,5 +372,31 @@ def test_the_generic_profile_runs_a_job(slurm: Slurm, finished: Path, tmp_path: 
         run, cwd=config.parent, env=environment(), capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr
+    made, local = (folder / "results/corpus/made.parquet" for folder in (config.parent, finished))
+    assert made.read_bytes() == local.read_bytes()
+
+
+@pytest.mark.slurm
+def test_what_slurm_forgets_is_waited_for_and_made_by_the_same_command(
+    slurm: Slurm, finished: Path, tmp_path: Path
+) -> None:
+    config = prepare(tmp_path / "study") / "config.yaml"
+    options = ["--slurm-init-seconds-before-status-checks", "1"]
+    run = command("slurm", *options, configs=[config], target="results/corpus/made.parquet")
+    with open(config.parent / "run.log", "w") as log:
+        process = subprocess.Popen(
+            run, cwd=config.parent, env=environment(), stdout=log, stderr=log,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
+    until(lambda: bool(processes_of_jobs()), 60, "a job that runs")
+    slurm.forget_jobs()
+    time.sleep(8)  # several looks at the jobs
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    again = subprocess.run(
+        run, cwd=config.parent, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
     made, local = (folder / "results/corpus/made.parquet" for folder in (config.parent, finished))
     assert made.read_bytes() == local.read_bytes()
