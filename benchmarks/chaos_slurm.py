@@ -47,7 +47,7 @@ class Chaos:
         self.folder, self.slurm, self.random = folder, slurm, np.random.default_rng(seed)
         self.journal = folder / "journal"
         self.kills: Counter[str] = Counter()
-        self.commands = self.interrupted = 0
+        self.commands = self.interrupted = self.mended = 0
         self.done: dict[str, int] = {}  # outputs of jobs that Snakemake has seen end -> inode
         self.again: set[str] = set()  # those of them that were made again
 
@@ -131,13 +131,14 @@ class Chaos:
                 or time.monotonic() < wait
                 or not processes_of_jobs()
             ):
+                self.mended += self.slurm.mend()
                 if processes_of_jobs() or self.slurm.queue():
                     seen = time.monotonic()
                 elif time.monotonic() > seen + FORGOTTEN:  # as docs/faults.md says
                     self.interrupted += 1
                     process.send_signal(signal.SIGINT)
                     process.wait(60)
-                time.sleep(0.1)
+                time.sleep(0.5)
             if process.poll() is None:
                 self.look()
                 self.kill()
@@ -195,6 +196,7 @@ def main() -> None:
     print(
         f"{sum(chaos.kills.values())} kills {dict(chaos.kills)}, {chaos.commands} commands, "
         f"{chaos.interrupted} ended by Ctrl-C since Slurm had forgotten a job, "
+        f"{chaos.mended} times a drained node or a held job set free, "
         f"{time.monotonic() - began:.0f} s; {len(jobs)} jobs {dict(states)}, {restarts} put back into the "
         f"queue; {sum(map(len, saved.values()))} steps saved by {len(saved)} jobs, {twice} of them twice; "
         f"{len(chaos.again)} finished files made again; {len(other)} of {len(names)} files differ"

@@ -121,6 +121,21 @@ class Slurm:
         """Numbers of the jobs that wait or run."""
         return self._ask("squeue", "-h", "-o", "%i").split()
 
+    def mend(self) -> bool:
+        """What an administrator does where a controller was killed as it started a job, and starts it again.
+
+        slurmd knows that job (`Duplicate jobid`): the node is drained, the job held. Says whether there was
+        need.
+        """
+        drained = "drain" in self._ask("sinfo", "-h", "-o", "%T")
+        waiting = self._ask("squeue", "-h", "-t", "PD", "-o", "%i %r").splitlines()
+        held = [line.split()[0] for line in waiting if "held" in line]
+        for job in held:
+            subprocess.run(["scontrol", "release", job], check=False)
+        if drained:
+            subprocess.run(["scontrol", "update", "NodeName=ALL", "State=RESUME"], check=False)
+        return bool(drained or held)
+
     def kill_node(self) -> None:
         """slurmd, and all of every job on it: as where the power goes."""
         self.kill("slurmd")
