@@ -25,7 +25,8 @@ FLOORS = (
     ("activations",),
     ("dictionaries",),
     ("exchange", "analysis"),
-    ("experts", "claims", "synthetic"),
+    ("experts", "synthetic"),
+    ("claims",),
     ("report",),
 )
 FLOOR = {package: number for number, floor in enumerate(FLOORS) for package in floor}
