@@ -67,7 +67,6 @@ if "corpus" in config:
             **needs("tables"),
         params:
             claims=EXPERT_CLAIMS,
-            model=PRIMARY["moe"],
             version=VERSIONS["claims"],
         script:
             "../scripts/claims/judge_experts.py"

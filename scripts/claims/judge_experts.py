@@ -10,21 +10,17 @@ with job(snakemake) as log:
     from moediff.config import layout
     from moediff.core import artifact
 
-    found, params = snakemake.input, snakemake.params
+    found, claims = snakemake.input, snakemake.params.claims
     seeds, losses = [], {}
     for paths in zip(found.lens, found.fewer_experts, found.routing, strict=True):
         lens, fewer = (artifact.read_parquet(path) for path in paths[:2])
         where = layout.parse("moe", paths[0])
         losses[layout.run_name(where["model"], where["seed"])] = expert_findings.loss(fewer)
         seeds.append(expert_findings.expert_values(lens, fewer, artifact.read_json(paths[2])))
-    withheld = judging.weak_models(params.claims["limits"], losses, assembly.trigram(found.ngrams))
-    judged = judging.judge(
-        params.claims | {"primary": {"moe": params.claims["primary"]["moe"]}},
-        expert_findings.expert_findings(seeds),
-        {"moe": params.model},
-        withheld,
-    )
-    digest, results = params.claims["digest"], Path(snakemake.config["results"])
+    withheld = judging.weak_models(claims["limits"], losses, assembly.trigram(found.ngrams))
+    measured, primary = expert_findings.expert_findings(seeds), {"moe": claims["primary"]["moe"]}
+    judged = judging.judge(claims | {"primary": primary}, measured, primary, withheld)
+    digest, results = claims["digest"], Path(snakemake.config["results"])
     told = {
         "claims_digest": digest,
         "exploratory": fixing.exploratory(results, digest, EXPERTS),
